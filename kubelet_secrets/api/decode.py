@@ -1,0 +1,112 @@
+"""Bytes of JSON (and parsed YAML) ⇄ the structs of ``api/core.py``.
+
+The only room where ``Any`` is at home. ``null`` for a field means "absent", as in Go: the fast path decodes straight into
+the struct, and only when that fails are nulls stripped and the conversion tried again. Error texts name a path such as
+``$.spec.containers[0].image`` and never the offending value.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, TypeVar
+
+import msgspec
+
+from kubelet_secrets.api.core import Secret
+from kubelet_secrets.errors import UsageError
+from kubelet_secrets.sensitive import SensitiveBytes
+
+T = TypeVar("T")
+
+
+class DecodeError(UsageError):
+    """The bytes are not the kind that was expected. The message names kind and field path."""
+
+
+def _decode_custom(wanted: type, value: Any) -> Any:
+    if wanted is SensitiveBytes:
+        if isinstance(value, bytes):
+            return SensitiveBytes(value)
+        if not isinstance(value, str):
+            raise ValueError("Expected a base64 string")
+        try:
+            # Go's encoding/json accepts line breaks inside base64, so do we.
+            return SensitiveBytes(base64.b64decode("".join(value.split()), validate=True))
+        except (binascii.Error, ValueError):
+            raise ValueError("Invalid base64-encoded string") from None
+    raise NotImplementedError(wanted)
+
+
+def _encode_custom(value: Any) -> Any:
+    if isinstance(value, SensitiveBytes):
+        return base64.b64encode(value.reveal()).decode("ascii")
+    raise NotImplementedError(type(value))
+
+
+def strip_nulls(value: Any) -> Any:
+    """Return *value* without mapping entries that are ``None``, at every depth. Lists keep their length."""
+    if isinstance(value, dict):
+        return {key: strip_nulls(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [strip_nulls(entry) for entry in value]
+    return value
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """Turn parsed JSON or YAML into *kind*.
+
+    Raises:
+        DecodeError: a field has the wrong type; the message gives its path, not its value.
+    """
+    try:
+        return _finish(msgspec.convert(_merge_string_data(strip_nulls(value), kind), kind, dec_hook=_decode_custom))
+    except msgspec.ValidationError as error:
+        raise DecodeError(f"{kind.__name__}: {error}") from None
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Decode one JSON object into *kind*.
+
+    Raises:
+        DecodeError: not JSON, or a field has the wrong type; the message gives a path, never a value.
+    """
+    # stringData holds plain text where data holds base64, and the decoder sees one type for both: see _merge_string_data.
+    if b'"stringData"' not in data:
+        try:
+            return _finish(msgspec.json.decode(data, type=kind, dec_hook=_decode_custom))
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            pass  # once more below, without nulls
+    try:
+        return convert(msgspec.json.decode(data), kind)
+    except msgspec.DecodeError:
+        # msgspec's own text quotes no input, but it is chained to nothing on purpose.
+        raise DecodeError(f"{kind.__name__}: not valid JSON") from None
+
+
+def encode(value: Any) -> bytes:
+    """Encode a struct (or plain data holding structs) as JSON. This unwraps secret values: the result is as secret as they."""
+    return msgspec.json.encode(value, enc_hook=_encode_custom)
+
+
+def to_builtins(value: Any) -> Any:
+    """A struct as plain dictionaries and lists, ready for JSON or a patch. Unwraps secret values, like :func:`encode`."""
+    return msgspec.to_builtins(value, enc_hook=_encode_custom)
+
+
+def _merge_string_data(value: Any, kind: type[Any]) -> Any:
+    if kind is Secret and isinstance(value, dict) and isinstance(value.get("stringData"), dict):
+        value = dict(value)
+        value["stringData"] = {
+            key: entry.encode("utf-8") if isinstance(entry, str) else entry
+            for key, entry in value["stringData"].items()
+        }
+    return value
+
+
+def _finish(value: T) -> T:
+    """Merge ``stringData`` over ``data`` (it is write-only in the API), so that no reader has to know of it."""
+    if isinstance(value, Secret) and value.string_data:
+        merged = msgspec.structs.replace(value, data={**value.data, **value.string_data}, string_data={})
+        return merged  # type: ignore[return-value]  # replace() returns the same Struct type it was given
+    return value
