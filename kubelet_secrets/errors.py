@@ -31,6 +31,9 @@ is ever built from a value, and none quotes the input that it could not parse.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class KubeletSecretsError(Exception):
     """Root of everything this package raises on purpose."""
@@ -51,13 +54,23 @@ class ApiError(KubeletSecretsError):
         code: HTTP status code.
         reason: ``Status.reason``, for example ``NotFound``; empty when the server sent none.
         retry_after_s: seconds the server asked us to wait, or None.
+        details: ``Status.details`` as the embedded server sends it; empty in a client.
     """
 
-    def __init__(self, message: str, *, code: int, reason: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int,
+        reason: str = "",
+        retry_after_s: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.details = dict(details or {})
 
 
 class NotFound(ApiError):
