@@ -1,0 +1,89 @@
+"""``kubelet-secrets agent``: the node alone. The process of this command is the keeper (``keeper.py``)."""
+
+from __future__ import annotations
+
+import os
+import socket as socket_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kubelet_secrets.cli.image import image_dir_option
+from kubelet_secrets.control.protocol import DEFAULT_SOCKET
+
+DEFAULT_ROOT_DIR = Path("/var/lib/kubelet-secrets")
+
+F = TypeVar("F")
+
+
+def default_node_name() -> str:
+    """The host's name in lower case, as the kubelet takes it. Source: pkg/util/node, GetHostname."""
+    return socket_module.gethostname().strip().lower()
+
+
+_NODE_OPTIONS = (
+    click.option("--node-name", default=None, help="Name of the Node object.  [default: this host's name]"),
+    click.option(
+        "--root-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=DEFAULT_ROOT_DIR,
+        show_default=True,
+        help="Where the node's mounts are attached. One agent per directory.",
+    ),
+    click.option(
+        "--socket",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=Path(DEFAULT_SOCKET),
+        envvar="KUBELET_SECRETS_SOCKET",
+        show_default=True,
+        help="The control socket that env, tree and audit ask.",
+    ),
+    click.option(
+        "--runtime", type=click.Choice(["runc", "crun"]), default="runc", show_default=True, help="The OCI runtime."
+    ),
+    image_dir_option,
+)
+
+
+def node_options(command: F) -> F:
+    """The options that ``agent`` and ``up`` share."""
+    for option in reversed(_NODE_OPTIONS):
+        command = option(command)  # type: ignore[assignment,arg-type]  # click's decorators keep the callable
+    return command
+
+
+@click.command()
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="Credentials for the API server, of the identity system:node:<node name>.",
+)
+@node_options
+@click.pass_obj
+def agent(verbose: int | None, kubeconfig: Path, node_name: str | None, **node: Any) -> None:
+    """Run the node: bring Secrets to the pods bound to it, until SIGTERM or Ctrl-C.
+
+    When it stops, its containers are stopped and every mount is gone. Killing the agent process alone (it is a child of this
+    one) disturbs no container.
+    """
+    from kubelet_secrets.keeper import KeeperOptions, run_keeper
+
+    raise SystemExit(
+        run_keeper(
+            KeeperOptions(
+                root_dir=Path(os.path.abspath(node["root_dir"])),
+                image_dir=Path(os.path.abspath(node["image_dir"])),
+                agent_options={
+                    "kubeconfig": os.path.abspath(kubeconfig),
+                    "node_name": node_name or default_node_name(),
+                    "root_dir": os.path.abspath(node["root_dir"]),
+                    "image_dir": os.path.abspath(node["image_dir"]),
+                    "socket": os.path.abspath(node["socket"]),
+                    "runtime": node["runtime"],
+                    "verbose": verbose or 0,
+                },
+            )
+        )
+    )

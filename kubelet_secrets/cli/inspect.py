@@ -1,0 +1,156 @@
+"""``env``, ``tree``, ``audit``, ``status``: what the running agent knows, asked over its root-only socket."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kubelet_secrets.cli.output import output_option, print_objects, print_table
+from kubelet_secrets.control.client import ask, ask_one
+from kubelet_secrets.control.protocol import DEFAULT_SOCKET, AuditView, EnvRow, EnvView, NodeSummary, TreeView
+
+socket_option = click.option(
+    "--socket",
+    default=DEFAULT_SOCKET,
+    envvar="KUBELET_SECRETS_SOCKET",
+    show_default=True,
+    show_envvar=True,
+    help="The agent's control socket.",
+)
+namespace_option = click.option("-n", "--namespace", default="default", show_default=True, help="The pod's namespace.")
+container_option = click.option(
+    "-c", "--container", default="", help="The container; the pod's first one when left out."
+)
+
+
+def _masked(row: EnvRow) -> str:
+    if row.value is not None:
+        shown = row.value
+        if row.stale and row.current_value is not None:
+            shown += f"  (now: {row.current_value})"
+        return shown
+    return f"<{row.size} bytes>"
+
+
+def _print_env(view: EnvView) -> None:
+    if view.started_version == 0:
+        started = "not started"
+    elif view.started_version == view.current_version:
+        started = f"version {view.started_version}, current since {view.since}"
+    else:
+        started = (
+            f"started with version {view.started_version}; version {view.current_version} is current since {view.since}"
+        )
+    click.echo(f"{view.namespace}/{view.pod} container {view.container}: {started}")
+    if view.problem:
+        click.echo(f"cannot be made now: {view.problem}")
+    rows = []
+    for row in view.rows:
+        state = "missing now" if row.missing else "stale" if row.stale else "current"
+        rows.append([row.name, _masked(row), state, row.origin])
+    print_table(["NAME", "VALUE", "STATE", "FROM"], rows)
+
+
+@click.command()
+@click.argument("pod")
+@container_option
+@namespace_option
+@click.option("-w", "--watch", is_flag=True, help="Go on printing, each time something changes.")
+@click.option(
+    "--show-values", is_flag=True, help="Print values instead of their sizes. Mind who looks over your shoulder."
+)
+@output_option("table", "json", "yaml", "name")
+@socket_option
+def env(pod: str, container: str, namespace: str, watch: bool, show_values: bool, output: str, socket: str) -> None:
+    """Show a container's variables: as started, and as they would be now.
+
+    A running process keeps the environment it was started with; `stale` marks what a restart would change.
+    """
+    params = {"namespace": namespace, "pod": pod, "container": container, "show_values": show_values, "watch": watch}
+    for index, view in enumerate(ask(socket, "env", EnvView, **params)):
+        if output == "name":
+            for row in view.rows:
+                click.echo(row.name)
+        elif output != "table":
+            print_objects(view, output)
+        else:
+            if index:
+                click.echo()
+            _print_env(view)
+        sys.stdout.flush()
+
+
+@click.command()
+@click.argument("pod")
+@container_option
+@namespace_option
+@output_option("table", "wide", "json", "yaml", "name")
+@socket_option
+def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> None:
+    """Show the secret files of a container as it sees them: mode, owner, size, version, and where each comes from."""
+    view = ask_one(socket, "tree", TreeView, namespace=namespace, pod=pod, container=container)
+    if output in ("json", "yaml"):
+        print_objects(view, output)
+        return
+    if output == "name":
+        for row in view.rows:
+            click.echo(row.path)
+        return
+    headers = ["PATH", "MODE", "OWNER", "SIZE", "UPDATES", "FROM"]
+    rows = [
+        [row.path, row.mode, f"{row.uid}:{row.gid}", str(row.size), "live" if row.updates else "at restart", row.origin]
+        for row in view.rows
+    ]
+    if output == "wide":
+        headers[5:5] = ["VOLUME", "VERSION"]
+        for shown, row in zip(rows, view.rows, strict=True):
+            shown[5:5] = [row.volume, row.version]
+    print_table(headers, rows)
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on printing as verdicts are taken.")
+@click.option("--denied", is_flag=True, help="Only refusals.")
+@output_option("table", "json")
+@socket_option
+def audit(follow: bool, denied: bool, output: str, socket: str) -> None:
+    """Show who opened which secret file, and who was refused. Never values.
+
+    The agent keeps the most recent verdicts in memory; repeats within a moment are folded into one line with a count.
+    """
+    layout = "{:<24}  {:<7}  {:<28}  {:<34}  {}"
+    if output == "table":
+        click.echo(layout.format("TIME", "VERDICT", "FILE", "WHO", "WHY"))
+    for record in ask(socket, "audit", AuditView, follow=follow, denied=denied):
+        if output == "json":
+            sys.stdout.buffer.write(_json_line(record))
+        else:
+            click.echo(layout.format(record.time, record.verdict, record.file, record.who, record.why))
+        sys.stdout.flush()
+
+
+def _json_line(record: AuditView) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(record) + b"\n"
+
+
+@click.command()
+@output_option("table", "json", "yaml")
+@socket_option
+def status(output: str, socket: str) -> None:
+    """Show the node's pods and containers as the agent sees them."""
+    summary = ask_one(socket, "status", NodeSummary)
+    if output != "table":
+        print_objects(summary, output)
+        return
+    click.echo(
+        f"node {summary.node}: agent pid {summary.agent_pid}, start {summary.agent_starts}, root {summary.root_dir}"
+    )
+    rows = [
+        [f"{pod.namespace}/{pod.name}", pod.phase, container.name, container.state, str(container.restarts)]
+        for pod in summary.pods
+        for container in pod.containers
+    ]
+    print_table(["POD", "PHASE", "CONTAINER", "STATE", "RESTARTS"], rows)

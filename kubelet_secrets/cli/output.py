@@ -1,0 +1,56 @@
+"""How commands print: kubectl's tables and ``-o`` formats."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+OUTPUT_FORMATS = ("table", "wide", "json", "yaml", "name")
+
+
+def output_option(*formats: str) -> Any:
+    """The ``-o/--output`` option, limited to the formats a command has."""
+    return click.option(
+        "-o", "--output", type=click.Choice(formats or OUTPUT_FORMATS), default="table", show_default=True
+    )
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, file: Any = None) -> None:
+    """Print left-aligned columns three spaces apart, as kubectl does; nothing but the last column may be long."""
+    lines = [list(headers), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    for line in lines:
+        text = "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        click.echo(text, file=file)
+
+
+def print_objects(value: Any, output: str) -> None:
+    """Print structs or plain data as JSON or YAML."""
+    plain = msgspec.to_builtins(value)
+    if output == "json":
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n")
+    else:
+        import yaml
+
+        yaml.dump(plain, sys.stdout, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+
+
+def human_size(size_bytes: int) -> str:
+    """``4.1 MB``: powers of ten, as image tools print them."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def mode_string(mode: int) -> str:
+    """``-rw-r--r--`` of a full st_mode."""
+    import stat
+
+    return stat.filemode(mode)

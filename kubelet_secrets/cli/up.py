@@ -1,0 +1,113 @@
+"""``kubelet-secrets up``: an embedded API server and a node, in the foreground, with the given manifests applied.
+
+Shows what is happening as it happens: a table that updates itself on a terminal, one line per change otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kubelet_secrets.cli.agent import default_node_name, node_options
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--filename",
+    "filenames",
+    multiple=True,
+    help="A manifest, a directory of manifests, or - for standard input. May be given several times.",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Where to write the admin's kubeconfig, 0600.  [default: on a tmpfs below /run/kubelet-secrets]",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=6443, show_default=True, help="0 takes any free port.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Keep the API server's objects in SQLite there.  [default: in memory]",
+)
+@node_options
+@click.pass_obj
+def up(verbose: int | None, filenames: tuple[str, ...], **options: Any) -> None:
+    """Run an embedded API server and a node on this machine, and apply manifests.
+
+    Prints `ready` and the kubeconfig's path when the node takes pods. Ctrl-C or SIGTERM stops the containers and leaves no
+    mount, process, cgroup or file behind.
+    """
+    import trio
+
+    from kubelet_secrets.manifests import read_manifests
+    from kubelet_secrets.stack import StackOptions
+
+    manifests = [manifest.obj for manifest in read_manifests(filenames)] if filenames else []
+    kubeconfig, data_dir = options["kubeconfig"], options["data_dir"]
+    stack_options = StackOptions(
+        node_name=options["node_name"] or default_node_name(),
+        root_dir=Path(os.path.abspath(options["root_dir"])),
+        image_dir=Path(os.path.abspath(options["image_dir"])),
+        socket=Path(os.path.abspath(options["socket"])),
+        kubeconfig=Path(os.path.abspath(kubeconfig)) if kubeconfig else None,
+        port=options["port"],
+        data_dir=Path(os.path.abspath(data_dir)) if data_dir else None,
+        runtime=options["runtime"],
+        verbose=verbose or 0,
+    )
+    trio.run(_up, stack_options, manifests)
+
+
+async def _up(options: Any, manifests: list[dict[str, Any]]) -> None:
+    import trio
+
+    from kubelet_secrets.errors import HostError
+    from kubelet_secrets.stack import run_stack
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(cancel_on_signal, nursery.cancel_scope)
+        async with run_stack(options, progress=lambda line: click.echo(f"  {line}")) as stack:
+            click.echo("ready")
+            click.echo(f"  export KUBECONFIG={stack.kubeconfig}")
+            for manifest in manifests:
+                click.echo("  " + await apply(stack.client, manifest))
+            sys.stdout.flush()
+            nursery.start_soon(_show, stack)
+            ended = await stack.wait_stopped()
+            # Not reached after Ctrl-C: the signal cancels the wait.
+            raise HostError(f"the {ended} stopped by itself (exit status {stack.stopped[ended]})")
+    click.echo("stopped; nothing is left behind")
+
+
+async def cancel_on_signal(scope: Any, *, task_status: Any) -> None:
+    """Cancel *scope* at the first SIGINT or SIGTERM; later ones are left to the user's patience (clean-up is bounded)."""
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            click.echo("stopping: containers, mounts, server", err=True)
+            scope.cancel()
+            # Stay: a second Ctrl-C must not kill the clean-up half-way, so the handler keeps it.
+            await trio.sleep_forever()
+
+
+async def apply(client: Any, manifest: dict[str, Any]) -> str:
+    """Apply one manifest and say what was done, in kubectl's words: ``pod/web created``."""
+    return str(await client.apply(manifest))
+
+
+async def _show(stack: Any) -> None:
+    from kubelet_secrets.cli.progress import watch_lines, watch_table
+
+    show: Callable[[Any], Awaitable[None]] = watch_table if sys.stdout.isatty() else watch_lines
+    await show(stack.client)

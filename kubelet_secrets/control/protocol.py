@@ -1,0 +1,124 @@
+"""The words of the control socket: one JSON request per connection, answered by one or more JSON lines.
+
+A request is ``{"method": …, "params": {…}}``. Each answer line is ``{"item": …}`` or, last, ``{"error": …}`` or
+``{"end": true}``. Values of secrets appear only in :class:`EnvRow` and only when ``show_values`` was asked; the socket is
+0600 and the server checks the peer's uid besides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+DEFAULT_SOCKET = "/run/kubelet-secrets/agent.sock"
+
+
+class Request(msgspec.Struct, frozen=True):
+    method: str
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    item: Any = None
+    error: str = ""
+    end: bool = False
+
+
+class ContainerSummary(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    state: str  # "Running", a waiting reason, or a terminated reason
+    container_id: str = ""
+    pid: int = 0
+    restarts: int = 0
+
+
+class PodSummary(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str
+    name: str
+    uid: str
+    phase: str
+    containers: tuple[ContainerSummary, ...] = ()
+    volumes: tuple[str, ...] = ()
+
+
+class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ``status``."""
+
+    node: str
+    agent_pid: int
+    agent_starts: int  # how often the keeper has started the agent, this start included
+    root_dir: str
+    pods: tuple[PodSummary, ...] = ()
+
+
+class EnvRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One variable of one container: as started, and as it would be now."""
+
+    name: str
+    origin: str  # "secret/db key password", "field metadata.name", …
+    size: int  # bytes of the value as started (of the current one while the container has not started)
+    value: str | None = None  # only when asked for
+    current_value: str | None = None  # only when asked for and different
+    stale: bool = False  # the value would be another one if the container started now
+    missing: bool = False  # set in the container, but would not be set now
+
+    def __repr__(self) -> str:
+        return f"EnvRow(name={self.name!r}, origin={self.origin!r}, size={self.size}, stale={self.stale})"
+
+
+class EnvView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer item of ``env``; with ``watch`` one more each time something changes."""
+
+    namespace: str
+    pod: str
+    container: str
+    started_version: int  # 0: the container has not been started
+    current_version: int
+    since: str  # RFC 3339: since when the current version is current
+    problem: str = ""  # why the environment cannot be made at the moment
+    rows: tuple[EnvRow, ...] = ()
+
+
+class FileRow(msgspec.Struct, frozen=True, kw_only=True):
+    path: str  # as the container sees it
+    mode: str  # "-rw-r--r--"
+    uid: int
+    gid: int
+    size: int
+    version: str  # "..2026_11_23_19_40_01.123456789"
+    origin: str
+    volume: str
+    updates: bool  # False: frozen until the container restarts (subPath)
+
+
+class TreeView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer item of ``tree``."""
+
+    namespace: str
+    pod: str
+    container: str
+    rows: tuple[FileRow, ...] = ()
+
+
+class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Answer item of ``audit``: one verdict, or several alike folded into one."""
+
+    time: str  # RFC 3339 with milliseconds, UTC
+    verdict: str  # "allowed" or "denied"
+    file: str  # "<volume>/<path>" within the pod
+    who: str  # "ns/pod/container" or "host pid 123 (/usr/bin/cat)"
+    why: str
+    count: int = 1
+    namespace: str = ""  # the pod whose volume it is
+    pod: str = ""
+    container: str = ""  # the container that asked, when it is one of ours
+    volume: str = ""
+    path: str = ""
+    version: str = ""
+    tid: int = 0
+    pid: int = 0
+    uid: int = 0
+    exe: str = ""
+    chain: str = ""
+    dropped: int = 0  # verdicts that this reader was too slow to be shown, before this one

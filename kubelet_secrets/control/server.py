@@ -1,0 +1,136 @@
+"""The agent's end of the control socket.
+
+Handlers are async generators' channels: each method is ``async def handler(params, send)`` that sends answer items. One bad
+request ends its own connection and nothing else; a reader that stops reading is cut off after ``SEND_TIMEOUT_S``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from kubelet_secrets.control.protocol import Answer, Request
+from kubelet_secrets.errors import HostError, KubeletSecretsError
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 64 * 1024
+SEND_TIMEOUT_S = 30
+
+Send = Callable[[Any], Awaitable[None]]
+Handler = Callable[[Mapping[str, Any], Send], Awaitable[None]]
+
+
+async def serve_control(
+    path: Path,
+    handlers: Mapping[str, Handler],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen on *path* (0600, root only) until cancelled; the socket file is removed at the end.
+
+    A socket left by an agent that was killed is replaced: the keeper makes sure that no second agent runs.
+
+    Raises:
+        HostError: the path cannot be bound.
+    """
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        previous = os.umask(0o177)  # the socket is born 0600: there is no instant in which others could connect
+        try:
+            await listener.bind(os.fspath(path))
+        finally:
+            os.umask(previous)
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        raise HostError(f"cannot listen on {path}: {error.strerror}") from error
+    try:
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            while True:
+                connection, _ = await listener.accept()
+                nursery.start_soon(_serve_connection, trio.SocketStream(connection), handlers)
+    finally:
+        listener.close()
+        path.unlink(missing_ok=True)
+
+
+async def _serve_connection(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
+    async def send(item: Any) -> None:
+        await send_answer(Answer(item=item))
+
+    async def send_answer(answer: Answer) -> None:
+        with trio.fail_after(SEND_TIMEOUT_S):
+            await stream.send_all(msgspec.json.encode(answer) + b"\n")
+
+    async with stream:
+        try:
+            if _peer_uid(stream) != 0:
+                await send_answer(Answer(error="only root may ask the agent"))
+                return
+            request = await _receive_request(stream)
+            handler = handlers.get(request.method)
+            if handler is None:
+                await send_answer(
+                    Answer(error=f"unknown method {request.method!r}: agent and command differ in version")
+                )
+                return
+            async with trio.open_nursery() as nursery:
+                # A follower that hangs up (Ctrl-C) must end its handler even when there is nothing to send it.
+                nursery.start_soon(_cancel_on_hangup, stream, nursery.cancel_scope)
+                await handler(request.params, send)
+                nursery.cancel_scope.cancel()
+            await send_answer(Answer(end=True))
+        except* KubeletSecretsError as group:
+            message = "; ".join(str(error) for error in _leaves(group))
+            try:
+                await send_answer(Answer(error=message))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                pass  # nobody is left to be told
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            pass  # the asker went away or stopped reading
+
+
+async def _cancel_on_hangup(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    while await stream.receive_some(1024):
+        pass
+    scope.cancel()
+
+
+async def _receive_request(stream: trio.SocketStream) -> Request:
+    data = b""
+    with trio.move_on_after(SEND_TIMEOUT_S):
+        while not data.endswith(b"\n"):
+            chunk = await stream.receive_some(4096)
+            data += chunk
+            if not chunk or len(data) > MAX_REQUEST_BYTES:
+                break
+    try:
+        return msgspec.json.decode(data, type=Request)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        raise KubeletSecretsError("not a request of this protocol") from None
+
+
+def _peer_uid(stream: trio.SocketStream) -> int:
+    """SO_PEERCRED, unix(7): the uid of whoever called connect()."""
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    return int(uid)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
