@@ -1,0 +1,1 @@
+"""Pods of this node: desired against actual, one worker per pod."""
