@@ -27,8 +27,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from kubelet_secrets.errors import InvalidPath
 from kubelet_secrets.sensitive import SensitiveBytes
+from kubelet_secrets.volume.modes import DIRECTORY_MODE
+from kubelet_secrets.volume.paths import clean_path
 
 DATA_DIR = "..data"
 NEW_DATA_DIR = "..data_tmp"
@@ -173,26 +174,7 @@ def remove_tree(dir_fd: int, name: str) -> None:
 
 
 def _cleaned(payload: Mapping[str, FileLike]) -> dict[str, FileLike]:
-    for path in payload:
-        _check_path(path)
-    return {"/".join(part for part in path.split("/") if part not in {"", "."}): file for path, file in payload.items()}
-
-
-def _check_path(path: str) -> None:
-    if not path:
-        raise InvalidPath(f'invalid path: must not be empty: "{path}"')
-    if path.startswith("/"):
-        raise InvalidPath(f"invalid path: must be relative path: {path}")
-    if len(os.fsencode(path)) > 4096:
-        raise InvalidPath("invalid path: must be less than or equal to 4096 characters")
-    elements = path.split("/")
-    for element in elements:
-        if element == "..":
-            raise InvalidPath(f"invalid path: must not contain '..': {path}")
-        if len(os.fsencode(element)) > 255:
-            raise InvalidPath("invalid path: filenames must be less than or equal to 255 characters")
-    if elements[0].startswith(".."):
-        raise InvalidPath(f"invalid path: must not start with '..': {path}")
+    return {clean_path(path): file for path, file in payload.items()}
 
 
 def _readlink(dir_fd: int, name: str) -> str | None:
@@ -302,7 +284,7 @@ def _make_version_dir(dir_fd: int) -> str:
             os.mkdir(name, 0o700, dir_fd=dir_fd)
         except FileExistsError:
             continue
-        os.chmod(name, 0o755, dir_fd=dir_fd)
+        os.chmod(name, DIRECTORY_MODE, dir_fd=dir_fd)
         return name
 
 
@@ -327,10 +309,10 @@ def _make_parents(dir_fd: int, path: str) -> None:
     for end in range(2, len(elements) + 1):  # elements[0] is the version directory
         parent = "/".join(elements[:end])
         try:
-            os.mkdir(parent, 0o755, dir_fd=dir_fd)
+            os.mkdir(parent, DIRECTORY_MODE, dir_fd=dir_fd)
         except FileExistsError:
             continue
-        os.chmod(parent, 0o755, dir_fd=dir_fd)
+        os.chmod(parent, DIRECTORY_MODE, dir_fd=dir_fd)
 
 
 def _create_links(dir_fd: int, files: Mapping[str, FileLike]) -> None:

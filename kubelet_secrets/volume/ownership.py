@@ -8,27 +8,31 @@ Source: pkg/volume/volume_linux.go, changeFilePermission; pkg/volume/util/util.g
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass
-from enum import Enum
 
 from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.api.references import all_containers
+from kubelet_secrets.volume.modes import (
+    DIRECTORY_MODE,
+    PLAIN_ROOT_MODE,
+    TMPFS_ROOT_MODE,
+    EntryKind,
+    with_fs_group,
+)
 from kubelet_secrets.volume.projection import FileProjection
 
-TMPFS_ROOT_MODE = 0o1777  # the root of a secret, projected or downward API volume, and of a Memory emptyDir
-PLAIN_ROOT_MODE = 0o777  # the root of a configMap volume and of an emptyDir on disk
-DIRECTORY_MODE = 0o755  # timestamp directories, and the directories in them
-
-_READ_ONLY_MASK = 0o440
-_READ_WRITE_MASK = 0o660
-_EXECUTE_MASK = 0o110
-
-
-class EntryKind(Enum):
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
+__all__ = [
+    "DIRECTORY_MODE",
+    "PLAIN_ROOT_MODE",
+    "TMPFS_ROOT_MODE",
+    "EntryKind",
+    "Ownership",
+    "directory_ownership",
+    "file_ownership",
+    "fs_group_of",
+    "fs_user_from",
+    "with_fs_group",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,21 +45,6 @@ class Ownership:
 
     def __str__(self) -> str:
         return f"{self.mode:04o} {self.uid}:{self.gid}"
-
-
-def with_fs_group(mode: int, kind: EntryKind, *, read_only: bool = True) -> int:
-    """The bits of an entry after the fsGroup pass.
-
-    Args:
-        mode: permission bits before it, with setgid and sticky.
-        read_only: True for secret, configMap, downwardAPI and projected volumes; False for emptyDir.
-    """
-    if kind is EntryKind.SYMLINK:
-        return mode  # lchown only
-    mode |= _READ_ONLY_MASK if read_only else _READ_WRITE_MASK
-    if kind is EntryKind.DIRECTORY:
-        mode |= stat.S_ISGID | _EXECUTE_MASK
-    return mode
 
 
 def file_ownership(file: FileProjection, *, fs_group: int | None) -> Ownership:
