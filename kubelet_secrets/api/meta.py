@@ -106,3 +106,23 @@ SERVICES = Resource("", "v1", "services", "Service", True)
 NODES = Resource("", "v1", "nodes", "Node", False)
 EVENTS = Resource("", "v1", "events", "Event", True)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", True)
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", True)
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", True)
+CLUSTER_ROLES = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", False)
+CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False)
+CERTIFICATE_SIGNING_REQUESTS = Resource(
+    "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", False
+)
+
+RESOURCES = (
+    *(NAMESPACES, SECRETS, CONFIG_MAPS, SERVICE_ACCOUNTS, PODS, SERVICES, NODES, EVENTS, LEASES),
+    *(ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, CERTIFICATE_SIGNING_REQUESTS),
+)
+
+
+def find_resource(api_version: str, kind: str) -> Resource | None:
+    """The resource a manifest's ``apiVersion`` and ``kind`` belong to, None when this project does not speak of it."""
+    for resource in RESOURCES:
+        if resource.api_version == api_version and resource.kind == kind:
+            return resource
+    return None
