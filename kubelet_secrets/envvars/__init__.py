@@ -1,0 +1,1 @@
+"""Environment variables of containers: expansion, services and env files make up one environment."""
