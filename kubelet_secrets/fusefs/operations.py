@@ -1,0 +1,398 @@
+"""What the kernel asks, answered from the node table and the store: the FUSE protocol's handlers, thin.
+
+Every handler touches memory and the memory filesystem only, and none of them waits; so a request is answered, or refused,
+before the next one is read. Decisions live elsewhere: who may open is the *guard*'s word, which node is meant is the tree's.
+
+Rules of the house (design decisions 2 and 3):
+
+- A file of a version never changes, so entries, attributes, links and pages may be kept by the kernel for ever. Names of pods
+  and volumes may not: they come and go directly in the store. A missing name is remembered by the kernel only below a
+  version directory, whose names are final.
+- Every open reaches the guard, also of a file whose pages are all cached. So does every opendir.
+- Only the writer's process may change anything; everybody else gets EROFS, as on a read-only tmpfs.
+- A handle is the node's number, so a restarted agent understands handles given out before.
+
+Called by pyfuse3 (through ``fusefs.session``) and directly by tests.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Literal, NamedTuple, Protocol
+
+import pyfuse3
+
+from kubelet_secrets.fusefs.tree import POD_DEPTH, VOLUME_DEPTH, Node, Tree, UnknownNode
+
+FOREVER_S = 10 * 365 * 86400
+_LISTINGS = 32
+
+
+class CallerContext(NamedTuple):
+    """Who asks, as the kernel tells it."""
+
+    tid: int  # thread id in the keeper's pid namespace; 0 for a caller outside it
+    uid: int
+    gid: int
+
+
+class Guard(Protocol):
+    """Who may open what. Implemented by the access part."""
+
+    def may_open(
+        self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: Literal["open", "opendir"]
+    ) -> bool:
+        """Decide and record. Must not wait, and must not touch this filesystem.
+
+        Args:
+            pod_uid, volume: empty for the directories above a volume, which are no container's business.
+            path: within the volume, ``""`` for its root. A file's own path, through no link:
+                ``..2006_01_02_15_04_05.123/tls.key``. A file that was unlinked keeps the path it had.
+        """
+
+
+class _ErrnoBorder:
+    """The one place where failures become errno. Anything else is a bug and ends the main loop, as it should."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(exc, OSError):
+            raise pyfuse3.FUSEError(exc.errno or errno.EIO) from None
+        if isinstance(exc, UnknownNode):
+            raise pyfuse3.FUSEError(errno.ESTALE) from None
+
+
+_AS_ERRNO = _ErrnoBorder()
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers.
+
+    Args:
+        tree: the node table.
+        guard: asked on every open and opendir by anybody but the writer.
+        is_writer: whether a thread id is the writer's.
+        resumed: an earlier agent served this mount; its last change may be delivered once more (see ``_begin_change``).
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, tree: Tree, guard: Guard, is_writer: Callable[[int], bool], *, resumed: bool) -> None:
+        super().__init__()
+        self._tree = tree
+        self._guard = guard
+        self._is_writer = is_writer
+        self._may_be_redone = resumed
+        self._on_init: Callable[[], None] | None = None
+        self._listings: dict[int, list[tuple[int, bytes]]] = {}  # directory → names, for listings read in several parts
+
+    def call_on_init(self, callback: Callable[[], None]) -> None:
+        """Have *callback* run inside the INIT handler, before libfuse answers. For ``fusefs.session``."""
+        self._on_init = callback
+
+    def init(self) -> None:
+        if self._on_init is not None:
+            self._on_init()
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        with _AS_ERRNO:
+            parent = self._tree.node(parent_inode)
+            try:
+                node, result = self._tree.lookup(parent, name)
+            except FileNotFoundError:
+                if self._tree.depth(parent) <= VOLUME_DEPTH:
+                    raise
+                nothing = pyfuse3.EntryAttributes()  # number 0: "does not exist, and you may remember that"
+                nothing.st_ino = 0
+                nothing.entry_timeout = FOREVER_S
+                return nothing
+            self._tree.remember(node)
+            return self._attributes(node, result)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for number, count in inode_list:
+            self._tree.forget(number, count)
+
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        with _AS_ERRNO:
+            node = self._tree.node(inode)
+            return self._attributes(node, self._tree.stat(node))
+
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        with _AS_ERRNO:
+            return self._tree.read_link(self._tree.node(inode))
+
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        with _AS_ERRNO:
+            node = self._tree.node(inode)
+            if not self._is_writer(ctx.pid):
+                if flags & os.O_ACCMODE != os.O_RDONLY:
+                    raise pyfuse3.FUSEError(errno.EROFS)
+                self._ask_guard(node, ctx, "open")
+            if flags & os.O_TRUNC:
+                os.close(self._tree.open(node, os.O_WRONLY | os.O_TRUNC))
+            return pyfuse3.FileInfo(fh=inode, keep_cache=True)
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        with _AS_ERRNO:
+            file_fd = self._tree.open(self._tree.node(fh), os.O_RDONLY)
+            try:
+                return os.pread(file_fd, size, off)
+            finally:
+                os.close(file_fd)
+
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        with _AS_ERRNO:
+            node = self._tree.node(inode)
+            if not self._is_writer(ctx.pid):
+                self._ask_guard(node, ctx, "opendir")
+            return inode
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Positions: 0 start, 1 after ``.``, 2 after ``..``, then the number of the entry last given."""
+        with _AS_ERRNO:
+            directory = self._tree.node(fh)
+            if start_id < 1 and not self._reply_dot(token, b".", directory, 1):
+                return
+            if start_id < 2 and not self._reply_dot(token, b"..", directory.parent or directory, 2):
+                return
+            names = self._listing(directory, restart=start_id <= 2)
+            for _, name in names[bisect.bisect_right(names, (start_id, b"\xff")) :]:
+                try:
+                    node, result = self._tree.lookup(directory, name)
+                except FileNotFoundError:
+                    continue  # removed since the listing began
+                if not pyfuse3.readdir_reply(token, name, self._attributes(node, result), node.number):
+                    return
+                self._tree.remember(node)
+            self._listings.pop(fh, None)
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        with _AS_ERRNO:
+            return _statvfs(self._tree.statvfs())
+
+    async def releasedir(self, fh: int) -> None:
+        pass
+
+    async def release(self, fh: int) -> None:
+        pass
+
+    async def flush(self, fh: int) -> None:
+        # The kernel then stops sending FLUSH, so that close never waits for an agent that is down.
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        pass
+
+    # --- changing, by the writer only -------------------------------------------------------------------------------
+
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        with _AS_ERRNO:
+            parent, is_redo = self._begin_change(parent_inode, ctx)
+            try:
+                node, result = self._tree.make_directory(parent, name, stat.S_IMODE(mode))
+            except FileExistsError:
+                node, result = self._tree.lookup(parent, name)
+                if not is_redo or not stat.S_ISDIR(result.st_mode):
+                    raise
+            self._tree.remember(node)
+            return self._attributes(node, result)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        with _AS_ERRNO:
+            parent, is_redo = self._begin_change(parent_inode, ctx)
+            try:
+                node, result = self._tree.make_file(parent, name, stat.S_IMODE(mode))
+            except FileExistsError:
+                node, result = self._tree.lookup(parent, name)
+                if not is_redo or not stat.S_ISREG(result.st_mode):
+                    raise
+            self._tree.remember(node)
+            return pyfuse3.FileInfo(fh=node.number, keep_cache=True), self._attributes(node, result)
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        # No context here: whoever holds a handle for writing was the writer when it opened it.
+        with _AS_ERRNO:
+            file_fd = self._tree.open(self._tree.node(fh), os.O_WRONLY)
+            try:
+                return os.pwrite(file_fd, buf, off)
+            finally:
+                os.close(file_fd)
+
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        with _AS_ERRNO:
+            parent, is_redo = self._begin_change(parent_inode, ctx)
+            try:
+                node, result = self._tree.make_link(parent, name, target)
+            except FileExistsError:
+                node, result = self._tree.lookup(parent, name)
+                if not is_redo or not stat.S_ISLNK(result.st_mode) or self._tree.read_link(node) != target:
+                    raise
+            self._tree.remember(node)
+            return self._attributes(node, result)
+
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        with _AS_ERRNO:
+            node, _ = self._begin_change(inode, ctx)
+            if fields.update_size:
+                file_fd = self._tree.open(node, os.O_WRONLY)
+                try:
+                    os.ftruncate(file_fd, attr.st_size)
+                finally:
+                    os.close(file_fd)
+            if fields.update_uid or fields.update_gid:
+                self._tree.set_owner(
+                    node, attr.st_uid if fields.update_uid else -1, attr.st_gid if fields.update_gid else -1
+                )
+            if fields.update_mode:  # after the owner: chown clears set-ID bits
+                self._tree.set_mode(node, stat.S_IMODE(attr.st_mode))
+            if fields.update_atime or fields.update_mtime:
+                before = self._tree.stat(node)
+                self._tree.set_times(
+                    node,
+                    attr.st_atime_ns if fields.update_atime else before.st_atime_ns,
+                    attr.st_mtime_ns if fields.update_mtime else before.st_mtime_ns,
+                )
+            return self._attributes(node, self._tree.stat(node))
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        with _AS_ERRNO:
+            parent, is_redo = self._begin_change(parent_inode, ctx)
+            try:
+                self._tree.unlink(parent, name)
+            except FileNotFoundError:
+                if not is_redo:
+                    raise
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        with _AS_ERRNO:
+            parent, is_redo = self._begin_change(parent_inode, ctx)
+            try:
+                self._tree.remove_directory(parent, name)
+            except FileNotFoundError:
+                if not is_redo:
+                    raise
+
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        with _AS_ERRNO:
+            old_parent, is_redo = self._begin_change(parent_inode_old, ctx)
+            new_parent = self._tree.node(parent_inode_new)
+            self._listings.pop(parent_inode_new, None)
+            if flags:
+                raise pyfuse3.FUSEError(errno.EINVAL)  # RENAME_EXCHANGE, RENAME_NOREPLACE: AtomicWriter needs neither
+            try:
+                self._tree.rename(old_parent, name_old, new_parent, name_new)
+            except FileNotFoundError:
+                if not is_redo:
+                    raise
+                self._tree.lookup(new_parent, name_new)
+
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM if self._is_writer(ctx.pid) else errno.EROFS)
+
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM if self._is_writer(ctx.pid) else errno.EROFS)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _ask_guard(self, node: Node, ctx: pyfuse3.RequestContext, kind: Literal["open", "opendir"]) -> None:
+        who = self._tree.identity(node)
+        if not self._guard.may_open(who.pod_uid, who.volume, who.path, CallerContext(ctx.pid, ctx.uid, ctx.gid), kind):
+            raise pyfuse3.FUSEError(errno.EACCES)
+
+    def _begin_change(self, number: int, ctx: pyfuse3.RequestContext) -> tuple[Node, bool]:
+        """Admit the writer; tell whether this change may have been made already.
+
+        The writer is one thread, so at most one of its changes was under way when an agent died. The kernel delivers it to
+        the next agent again, and it may find its work done. So the first change after a restart takes "already so" for
+        success.
+        """
+        if not self._is_writer(ctx.pid):
+            raise pyfuse3.FUSEError(errno.EROFS)
+        is_redo, self._may_be_redone = self._may_be_redone, False
+        self._listings.pop(number, None)
+        return self._tree.node(number), is_redo
+
+    def _listing(self, directory: Node, *, restart: bool) -> list[tuple[int, bytes]]:
+        """Names for a listing under way. A full cache forgets its oldest listing, which is then read again."""
+        names = None if restart else self._listings.get(directory.number)
+        if names is None:
+            names = self._tree.names(directory)
+            if len(self._listings) >= _LISTINGS:
+                self._listings.pop(next(iter(self._listings)))
+            self._listings[directory.number] = names
+        return names
+
+    def _reply_dot(self, token: pyfuse3.ReaddirToken, name: bytes, node: Node, position: int) -> bool:
+        # The kernel counts no reference for these two.
+        return pyfuse3.readdir_reply(token, name, self._attributes(node, self._tree.stat(node)), position)
+
+    def _attributes(self, node: Node, result: os.stat_result) -> pyfuse3.EntryAttributes:
+        depth = self._tree.depth(node)
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node.number
+        entry.generation = 0
+        entry.entry_timeout = 0 if depth <= VOLUME_DEPTH else FOREVER_S
+        entry.attr_timeout = 0 if depth <= POD_DEPTH else FOREVER_S
+        entry.st_mode = result.st_mode
+        entry.st_nlink = result.st_nlink
+        entry.st_uid = result.st_uid
+        entry.st_gid = result.st_gid
+        entry.st_size = result.st_size
+        entry.st_blksize = result.st_blksize
+        entry.st_blocks = result.st_blocks
+        entry.st_atime_ns = result.st_atime_ns
+        entry.st_mtime_ns = result.st_mtime_ns
+        entry.st_ctime_ns = result.st_ctime_ns
+        return entry
+
+
+def _statvfs(result: os.statvfs_result) -> pyfuse3.StatvfsData:
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = result.f_bsize
+    data.f_frsize = result.f_frsize
+    data.f_blocks = result.f_blocks
+    data.f_bfree = result.f_bfree
+    data.f_bavail = result.f_bavail
+    data.f_files = result.f_files
+    data.f_ffree = result.f_ffree
+    data.f_favail = result.f_favail
+    data.f_namemax = 255
+    return data
