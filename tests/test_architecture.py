@@ -141,7 +141,8 @@ def test_values_are_unwrapped_in_few_places() -> None:
     found = {own_name(path) for path in modules() if ".reveal(" in path.read_text()}
     assert found == {
         "api.decode",
-        "client.kubeconfig",
+        "client.credentials",
+        "client.tls",
         "envvars.environment",
         "sensitive",
         "volume.atomicwriter",

@@ -8,6 +8,7 @@ The pool: which connection a request rides on, when another one is opened, what 
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -209,6 +210,6 @@ def _reason(error: BaseException) -> str:
         return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS handshake failed: {error.reason or type(error).__name__}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:  # name resolution has negative ones
+        return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
