@@ -1,0 +1,1 @@
+"""What the cluster sees of this node: its object, its lease, its identity, and the kubelet's HTTP API."""

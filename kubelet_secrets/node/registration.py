@@ -1,0 +1,136 @@
+"""Keep the Node object there and up to date: register or reconcile, then report the status.
+
+Started by the composition root as one service. Everything it sends is made in ``node/status.py``. Source:
+pkg/kubelet/kubelet_node_status.go; semantics §10.4.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import trio
+
+from kubelet_secrets.api.core import Node, NodeStatus, Quantity
+from kubelet_secrets.api.decode import to_builtins
+from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.client.rest import ApiClient
+from kubelet_secrets.errors import AlreadyExists, ApiError, ApiUnavailable
+from kubelet_secrets.node.facts import NodeFacts
+from kubelet_secrets.node.status import default_labels, is_changed, make_allocatable, make_node, make_node_status
+
+logger = logging.getLogger(__name__)
+
+UPDATE_S = 10.0  # nodeStatusUpdateFrequency: how often the status is computed
+REPORT = timedelta(minutes=5)  # nodeStatusReportFrequency: how often it is sent though nothing changed
+UPDATE_TRIES = 5
+REGISTER_FIRST_PAUSE_S = 0.1
+REGISTER_LAST_PAUSE_S = 7.0
+
+
+class NodeReporter:
+    """This node's object.
+
+    Args:
+        problems: asked each time the status is computed: why pods cannot run here now; empty means ready.
+        clock: wall time, aware.
+
+    Attributes:
+        node: the object as the API server has it (status as sent last); None until registered.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        facts: NodeFacts,
+        *,
+        clock: Callable[[], datetime],
+        problems: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self.node: Node | None = None
+        self._client = client
+        self._facts = facts
+        self._clock = clock
+        self._problems = problems
+        self._sent: NodeStatus | None = None
+        self._sent_at: datetime | None = None
+
+    @property
+    def allocatable(self) -> Mapping[str, Quantity]:
+        """What ``resourceFieldRef`` falls back to."""
+        return make_allocatable(self._facts)
+
+    async def run(self, *, task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED) -> None:
+        """Register, then report, until cancelled.
+
+        Started with the Node as soon as the API server has it. An API server that is away is waited for.
+        """
+        self.node = await self._register()
+        task_status.started(self.node)
+        await self.report()  # an object found from earlier has an old status
+        while True:
+            await trio.sleep(UPDATE_S)
+            await self.report()
+
+    async def report(self) -> bool:
+        """Compute the status, and send it if it changed or was last sent :data:`REPORT` ago.
+
+        Returns:
+            Whether it was sent. Failures are tried :data:`UPDATE_TRIES` times, then left to the next call.
+        """
+        now = self._clock()
+        previous = self._sent or (self.node.status if self.node is not None else NodeStatus())
+        status = make_node_status(self._facts, previous=previous, problems=self._problems(), now=now)
+        is_due = self._sent is None or self._sent_at is None or now - self._sent_at >= REPORT
+        if not is_due and self._sent is not None and not is_changed(self._sent, status):
+            return False
+        for attempt in range(1, UPDATE_TRIES + 1):
+            try:
+                await self._client.patch(
+                    NODES, "", self._facts.name, _status_patch(self._sent, status), subresource="status"
+                )
+            except (ApiError, ApiUnavailable) as error:
+                logger.info("node status, try %d of %d: %s", attempt, UPDATE_TRIES, error)
+                continue
+            self._sent, self._sent_at = status, now
+            return True
+        logger.warning("unable to update node status: update node status exceeds retry count")
+        return False
+
+    async def _register(self) -> Node:
+        pause_s = REGISTER_FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._register_once()
+            except (ApiError, ApiUnavailable) as error:
+                logger.warning("unable to register node %s with the API server: %s", self._facts.name, error)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, REGISTER_LAST_PAUSE_S)
+
+    async def _register_once(self) -> Node:
+        name = self._facts.name
+        try:
+            node = await self._client.create(NODES, "", make_node(self._facts, now=self._clock()))
+            logger.info("registered node %s", name)
+            return node
+        except AlreadyExists:
+            existing = await self._client.get(NODES, "", name, Node)
+        wanted = default_labels(self._facts)
+        stale = {key: value for key, value in wanted.items() if existing.metadata.labels.get(key) != value}
+        if stale:
+            await self._client.patch(NODES, "", name, {"metadata": {"labels": stale}})
+        logger.info("node %s was registered before", name)
+        return existing
+
+
+def _status_patch(old: NodeStatus | None, new: NodeStatus) -> dict[str, Any]:
+    """Strategic merge: conditions merge by type. Addresses do too, which would keep old ones of a type: they replace."""
+    status = to_builtins(new)
+    if old is None or old.addresses != new.addresses:
+        # Source: fixupPatchForNodeStatusAddresses.
+        status["addresses"] = [*status["addresses"], {"$patch": "replace"}]
+    else:
+        del status["addresses"]
+    return {"status": status}

@@ -1,0 +1,179 @@
+"""``EventRecorder``: tell the API server what happened to a pod or to the node.
+
+:meth:`EventRecorder.record` never waits and never fails, so every part may call it anywhere. One task sends: what the
+correlator lets pass is created, or patched onto the event that stands for it already. Source: client-go tools/record/event.go
+(recordToSink, recordEvent); semantics §8.2.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import trio
+
+from kubelet_secrets.api.core import Container, Event, EventSource, Pod
+from kubelet_secrets.api.meta import EVENTS, ObjectMeta, ObjectReference
+from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.client.rest import ApiClient
+from kubelet_secrets.errors import ApiError, ApiUnavailable, NotFound
+from kubelet_secrets.pod.correlator import Create, Drop, EventCorrelator, Recount
+from kubelet_secrets.pod.state import ContainerKind
+
+logger = logging.getLogger(__name__)
+
+QUEUE_LENGTH = 1000
+MAX_TRIES = 12
+RETRY_S = 10.0
+QPS = 50.0  # eventRecordQPS
+BURST = 100  # eventBurst
+
+NORMAL = "Normal"
+WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    about: ObjectReference
+    event_type: str
+    reason: str
+    message: str
+    at: datetime
+
+
+class EventRecorder:
+    """The events of one node.
+
+    Args:
+        node_name: the reporting instance.
+        clock: wall time, aware.
+
+    Attributes:
+        dropped: events lost because the queue was full (the API server was away for long).
+    """
+
+    def __init__(self, client: ApiClient, *, node_name: str, clock: Callable[[], datetime]) -> None:
+        self.dropped = 0
+        self._client = client
+        self._source = EventSource(component="kubelet", host=node_name)
+        self._clock = clock
+        self._correlator = EventCorrelator()
+        self._last_name_ns = 0
+        self._send, self._receive = trio.open_memory_channel[_Report](QUEUE_LENGTH)
+
+    def record(self, about: ObjectReference, event_type: str, reason: str, message: str) -> None:
+        """Report something.
+
+        Never waits: when :data:`QUEUE_LENGTH` reports wait already (the API server has been away), this one is dropped and
+        counted. *message* is published: no values in it.
+        """
+        logger.log(
+            logging.WARNING if event_type == WARNING else logging.INFO,
+            "%s %s/%s %s: %s",
+            about.kind,
+            about.namespace,
+            about.name,
+            reason,
+            message,
+        )
+        try:
+            self._send.send_nowait(_Report(about, event_type, reason, message, self._clock()))
+        except trio.WouldBlock:
+            self.dropped += 1
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Send what was recorded, in order, until cancelled."""
+        pace = _Pace(QPS, BURST)
+        task_status.started()
+        async for report in self._receive:
+            outcome = self._correlator.correlate(self._event(report), report.at)
+            if isinstance(outcome, Drop):
+                continue
+            await pace.wait()
+            await self._deliver(outcome)
+
+    def _event(self, report: _Report) -> Event:
+        # Unique even when two events fall into one tick of the clock.
+        self._last_name_ns = max(self._last_name_ns + 1, int(report.at.timestamp() * 1e9))
+        stamp = rfc3339(report.at)
+        return Event(
+            metadata=ObjectMeta(
+                name=f"{report.about.name}.{self._last_name_ns:x}", namespace=report.about.namespace or "default"
+            ),
+            involved_object=report.about,
+            reason=report.reason,
+            message=report.message,
+            source=self._source,
+            first_timestamp=stamp,
+            last_timestamp=stamp,
+            count=1,
+            type=report.event_type,
+            reporting_component=self._source.component,
+            reporting_instance=self._source.host,
+        )
+
+    async def _deliver(self, outcome: Create | Recount) -> None:
+        for attempt in range(MAX_TRIES):
+            if attempt:
+                # The first pause is random, so that the nodes of a cluster do not come back all at once.
+                await trio.sleep(RETRY_S * random.random() if attempt == 1 else RETRY_S)
+            try:
+                await self._deliver_once(outcome)
+            except ApiUnavailable:
+                continue
+            except ApiError as error:
+                if error.code in (429, 500, 502, 503, 504):
+                    continue
+                # Refused for good: a namespace that is being deleted, an event that exists already.
+                logger.info("event %s %s was refused: %s", outcome.event.reason, outcome.event.metadata.name, error)
+            return
+        logger.warning(
+            "event %s %s: gave up after %d tries", outcome.event.reason, outcome.event.metadata.name, MAX_TRIES
+        )
+
+    async def _deliver_once(self, outcome: Create | Recount) -> None:
+        namespace, name = outcome.event.metadata.namespace, outcome.event.metadata.name
+        if isinstance(outcome, Recount):
+            try:
+                await self._client.patch(EVENTS, namespace, name, outcome.patch)
+                return
+            except NotFound:
+                pass  # it has expired: write it anew, with the count so far
+        await self._client.create(EVENTS, namespace, outcome.event)
+
+
+class _Pace:
+    """A token bucket: *burst* at once, then *rate* per second."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate, self._burst = rate, float(burst)
+        self._tokens, self._filled_at = float(burst), trio.current_time()
+
+    async def wait(self) -> None:
+        now = trio.current_time()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate) - 1.0
+        self._filled_at = now
+        if self._tokens < 0:
+            await trio.sleep(-self._tokens / self._rate)
+
+
+def pod_reference(pod: Pod, kind: ContainerKind | None = None, container: Container | None = None) -> ObjectReference:
+    """What an event about *pod*, or about one container of it, refers to."""
+    field_path = f"{kind.value}{{{container.name}}}" if kind is not None and container is not None else ""
+    return ObjectReference(
+        kind="Pod",
+        namespace=pod.metadata.namespace,
+        name=pod.metadata.name,
+        uid=pod.metadata.uid,
+        api_version="v1",
+        resource_version=pod.metadata.resource_version,
+        field_path=field_path,
+    )
+
+
+def node_reference(node_name: str) -> ObjectReference:
+    """What an event about the node refers to. Source: the kubelet's nodeRef, whose uid is the name."""
+    return ObjectReference(kind="Node", name=node_name, uid=node_name)
