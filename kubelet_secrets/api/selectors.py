@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from kubelet_secrets.api.fieldpath import go_quote
 from kubelet_secrets.api.validation.names import label_value_errors, qualified_name_errors
 
 
@@ -217,7 +218,7 @@ class _LabelParser:
             raise ValueError(f"found '{key}', expected: identifier")
         if errors := qualified_name_errors(key):
             # "<nil>" is how upstream prints the path that a selector in a query string does not have.
-            raise ValueError(f"<nil>: Invalid value: {_quote(key)}: {'; '.join(errors)}")
+            raise ValueError(f"<nil>: Invalid value: {go_quote(key)}: {'; '.join(errors)}")
         token, is_symbol = self._peek()
         if is_symbol and token in (_END, ","):
             return LabelRequirement(key, Operator.DOES_NOT_EXIST if is_negated else Operator.EXISTS)
@@ -236,9 +237,9 @@ class _LabelParser:
         for index, value in enumerate(values):
             if operator in (Operator.GREATER_THAN, Operator.LESS_THAN) and _parse_int(value) is None:
                 detail = "for 'Gt', 'Lt' operators, the value must be an integer"
-                raise ValueError(f"values[{index}]: Invalid value: {_quote(value)}: {detail}")
+                raise ValueError(f"values[{index}]: Invalid value: {go_quote(value)}: {detail}")
             if errors := label_value_errors(value):
-                raise ValueError(f"values[{index}][{key}]: Invalid value: {_quote(value)}: {'; '.join(errors)}")
+                raise ValueError(f"values[{index}][{key}]: Invalid value: {go_quote(value)}: {'; '.join(errors)}")
         return LabelRequirement(key, operator, values)
 
     def _exact_value(self) -> str:
@@ -324,7 +325,3 @@ def _parse_int(text: str) -> int | None:
         return None
     value = int(text)
     return value if -(2**63) <= value < 2**63 else None
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
