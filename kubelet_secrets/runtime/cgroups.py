@@ -1,0 +1,191 @@
+"""Cgroups of pods and containers, on v1, hybrid and pure v2 hosts.
+
+The runtime creates and removes a container's own cgroup; this module knows where it is, reads from it, and creates and removes
+the parents::
+
+    /kubelet-secrets/<instance>/pod<uid>/<container id>
+    /kubelet-secrets/<instance>/monitor            the conmon processes
+
+Paths handed around are relative to the cgroup root ("/kubelet-secrets/…"), as ``/proc/<pid>/cgroup`` prints them: ``access``
+compares exactly those. Not a resource manager: limits go into the OCI spec.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kubelet_secrets.errors import HostError
+
+logger = logging.getLogger(__name__)
+
+ROOT = "/kubelet-secrets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupLayout:
+    """Where this host's hierarchies are mounted.
+
+    Attributes:
+        unified: the v2 mount, or None; on a hybrid host it has no controllers.
+        controllers: v1 controller (``memory``, ``name=systemd``) → mount point; empty on pure v2.
+    """
+
+    unified: Path | None = None
+    controllers: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def is_v2(self) -> bool:
+        return self.unified is not None and not self.controllers
+
+    @property
+    def hierarchies(self) -> tuple[Path, ...]:
+        """Every mount point once; each may hold a directory of ours."""
+        found = dict.fromkeys(self.controllers.values())
+        if self.unified is not None:
+            found[self.unified] = None
+        return tuple(found)
+
+
+def parse_mountinfo(text: str) -> CgroupLayout:
+    """Read the layout out of ``/proc/self/mountinfo``. The first mount of a hierarchy wins.
+
+    Source: proc(5): optional fields end at a lone ``-``; then type, source, super options.
+    """
+    unified: Path | None = None
+    controllers: dict[str, Path] = {}
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        fields = before.split(" ")
+        tail = after.split(" ")
+        if not separator or len(fields) < 5 or len(tail) < 3:
+            continue
+        point = Path(fields[4].encode().decode("unicode_escape"))
+        if tail[0] == "cgroup2":
+            unified = unified or point
+        elif tail[0] == "cgroup":
+            for option in tail[2].split(","):
+                if option not in ("rw", "ro", "xattr") and "=" not in option.removeprefix("name="):
+                    controllers.setdefault(option, point)
+    return CgroupLayout(unified=unified, controllers=controllers)
+
+
+class CgroupTree:
+    """The cgroups of one node on one host.
+
+    Args:
+        instance: this node's name among those on the host; one path component.
+    """
+
+    def __init__(self, instance: str, layout: CgroupLayout) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", instance):
+            raise HostError(f"{instance!r} cannot name a cgroup: use letters, digits, dots and dashes")
+        self.layout = layout
+        self.instance_path = f"{ROOT}/{instance}"
+
+    def pod_path(self, pod_uid: str) -> str:
+        return f"{self.instance_path}/pod{pod_uid}"
+
+    def container_path(self, pod_uid: str, container_id: str) -> str:
+        return f"{self.pod_path(pod_uid)}/{container_id}"
+
+    def processes(self, path: str) -> tuple[int, ...]:
+        """Host pids in the cgroup *path* itself, in any hierarchy; empty when it is gone."""
+        found: set[int] = set()
+        for hierarchy in self.layout.hierarchies:
+            try:
+                text = _below(hierarchy, path).joinpath("cgroup.procs").read_text()
+            except OSError:
+                continue
+            found.update(int(line) for line in text.split())
+        found.discard(0)  # a process of another pid namespace
+        return tuple(sorted(found))
+
+    def kill_all(self, path: str) -> None:
+        """SIGKILL whatever still runs in *path*. For containers without a pid namespace of their own."""
+        for pid in self.processes(path):
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:
+                continue
+            try:
+                if pid in self.processes(path):  # still that process, now that the descriptor holds it
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(fd)
+
+    def oom_kills(self, path: str) -> int:
+        """How many processes of *path* the kernel's OOM killer took; 0 when that cannot be told."""
+        if self.layout.is_v2:
+            assert self.layout.unified is not None
+            return _counter(_below(self.layout.unified, path) / "memory.events", "oom_kill")
+        memory = self.layout.controllers.get("memory")
+        return 0 if memory is None else _counter(_below(memory, path) / "memory.oom_control", "oom_kill")
+
+    def adopt_monitor(self, pid: int) -> None:
+        """Move a conmon out of the agent's cgroup, so that stopping the agent's service does not take it along.
+
+        Best effort: without it containers still outlive a SIGKILLed agent, only not a service manager that kills by cgroup.
+        """
+        hierarchy = self.layout.unified if self.layout.is_v2 else self.layout.controllers.get("name=systemd")
+        if hierarchy is None:
+            return
+        directory = _below(hierarchy, f"{self.instance_path}/monitor")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.joinpath("cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            logger.debug("conmon %d stays in the agent's cgroup: %s", pid, error.strerror)
+
+    def remove(self, path: str) -> None:
+        """Remove *path* and the empty cgroups below it, in every hierarchy. What still holds processes stays."""
+        for hierarchy in self.layout.hierarchies:
+            _remove_tree(_below(hierarchy, path))
+
+    def remove_instance(self) -> None:
+        """At teardown: everything of this node, then the common root if no other node uses it."""
+        self.remove(self.instance_path)
+        for hierarchy in self.layout.hierarchies:
+            _rmdir(_below(hierarchy, ROOT))
+
+
+def _below(hierarchy: Path, path: str) -> Path:
+    return hierarchy / path.lstrip("/")
+
+
+def _counter(file: Path, name: str) -> int:
+    try:
+        text = file.read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _remove_tree(directory: Path) -> None:
+    try:
+        children = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for child in children:
+        _remove_tree(Path(child))
+    _rmdir(directory)
+
+
+def _rmdir(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # EBUSY, ENOTEMPTY: in use, by us or by another node
+        logger.debug("cgroup %s stays: %s", directory, error.strerror)

@@ -1,0 +1,389 @@
+"""Containers on this host: create, start, watch, kill, delete, and find again after a restart.
+
+Facts live in the bundles on the run tmpfs (``bundle.py``), not in this object: a new agent that opens the same directory knows
+everything the old one knew. Used by ``pod.worker``; knows containers, not pods.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.errors import ContainerRunError
+from kubelet_secrets.runtime import bundle as bundles
+from kubelet_secrets.runtime.bundle import Bundle, ContainerRecord
+from kubelet_secrets.runtime.cgroups import CgroupTree
+from kubelet_secrets.runtime.conmon import StartFailed, launch, open_conmon, open_container
+from kubelet_secrets.runtime.exec import ExecResult, ExecSession, open_exec
+from kubelet_secrets.runtime.images import Image
+from kubelet_secrets.runtime.settings import ContainerSettings, HostFacts
+from kubelet_secrets.runtime.spec import make_spec
+from kubelet_secrets.runtime.tools import Tools, run_tool
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_EXIT_CODE = 137  # the kubelet's for a container whose end nobody saw: ContainerStatusUnknown
+START_FAILED_EXIT_CODE = 128  # CRI's for a process that never came to be: StartError
+_CLEANUP_S = 20.0
+
+
+class ContainerState(enum.Enum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    code: int  # 0..255; 128 + n for a process that signal n ended
+    oom: bool
+    finished_at: datetime
+    known: bool = True  # False: nobody collected the status; code is 137
+
+    @property
+    def signal(self) -> int:
+        """The signal that ended it, or 0, as far as the code tells."""
+        return self.code - 128 if self.known and 128 < self.code < 128 + signal.NSIG else 0
+
+    @property
+    def reason(self) -> str:
+        """The terminated reason: OOMKilled, Completed, Error or ContainerStatusUnknown."""
+        if not self.known:
+            return "ContainerStatusUnknown"
+        if self.oom:
+            return "OOMKilled"
+        return "Error" if self.code else "Completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerHandle:
+    """One container as it is at this moment."""
+
+    record: ContainerRecord
+    state: ContainerState
+    pid: int | None  # of the first process, on the host; None once it has gone
+    started_at: datetime | None
+    exit: ExitStatus | None  # set when state is EXITED
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def cgroup_path(self) -> str:
+        return self.record.cgroup_path
+
+
+def new_container_id() -> str:
+    """64 random hex digits, like containerd's. No relation to names, so nothing can be guessed from one."""
+    return secrets.token_hex(32)
+
+
+class OciRuntime:
+    """The containers of one node.
+
+    Args:
+        run_dir: the attached noswap tmpfs of the node, 0700; must exist.
+    """
+
+    def __init__(self, run_dir: Path, *, tools: Tools, host: HostFacts, cgroups: CgroupTree) -> None:
+        self._tools = tools
+        self._host = host
+        self._cgroups = cgroups
+        self._root = run_dir / "runc"  # the runtime's own state; it copies config.json, so it is secret
+        self._containers = run_dir / "containers"
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        self._containers.mkdir(mode=0o700, exist_ok=True)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def create(self, settings: ContainerSettings, image: Image, *, log_path: Path) -> ContainerHandle:
+        """Make the bundle and the container; its process waits for :meth:`start`.
+
+        Args:
+            log_path: where conmon writes the CRI log; on the run tmpfs.
+
+        Raises:
+            StartFailed: the runtime refused (command not found, a mount that cannot be made): RunContainerError.
+            ContainerRunError: anything before that: CreateContainerError.
+
+        Cancellation: nothing stays behind, neither process nor mount nor directory; likewise on any error.
+        """
+        record = _record(settings, log_path)
+        bundle = self._bundle(record.id)
+        termination_log = bundle.termination_log if settings.termination_message_path else None
+        spec = make_spec(settings, self._host, termination_log=termination_log)
+        log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            # Not abandoned on cancel: a mount made behind our back would stay.
+            await trio.to_thread.run_sync(bundles.create, bundle, record, spec, image.rootfs)
+            await launch(self._tools, bundle, record, self._root, self._cgroups.adopt_monitor)
+        except BaseException:
+            with trio.move_on_after(_CLEANUP_S, shield=True):
+                await self.delete(record.id)
+            raise
+        return self._handle(bundle, record)
+
+    async def start(self, container_id: str) -> ContainerHandle:
+        """Let the created process run.
+
+        Raises:
+            StartFailed: the runtime refused; the container is dead, delete it.
+        """
+        bundle = self._bundle(container_id)
+        bundle.started.touch(mode=0o600)
+        outcome = await run_tool([self._tools.runtime, f"--root={self._root}", "start", container_id])
+        if outcome.code != 0:
+            raise StartFailed(f"failed to start container: OCI runtime start failed: {outcome.last_line}")
+        return self.state(container_id)
+
+    async def wait_exit(self, container_id: str) -> ExitStatus:
+        """Wait until the container has ended and its status is collected; returns at once if it has.
+
+        Works for containers that an earlier agent started. When conmon itself was killed the status is lost:
+        ``ExitStatus(137, known=False)`` as soon as the container has gone too.
+
+        Raises:
+            ContainerRunError: no such container.
+        """
+        handle = self.state(container_id)
+        if handle.exit is not None:
+            return handle.exit
+        bundle = self._bundle(container_id)
+        for opener in (open_conmon, open_container):
+            fd = opener(bundle)
+            if fd is None:
+                continue
+            try:
+                await trio.lowlevel.wait_readable(fd)
+            finally:
+                os.close(fd)
+            handle = self.state(container_id)
+            if handle.exit is not None:
+                return handle.exit
+        return self._exit_status(bundle, handle.record)
+
+    def kill(self, container_id: str, signal_number: int = signal.SIGTERM) -> None:
+        """Send a signal to the container's first process. No error when it has gone already.
+
+        By pidfd: a pid that was reused meanwhile cannot be hit.
+        """
+        fd = open_container(self._bundle(container_id))
+        if fd is None:
+            return
+        try:
+            signal.pidfd_send_signal(fd, signal_number)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(fd)
+
+    async def stop(self, container_id: str, *, grace_s: float) -> ExitStatus:
+        """The image's stop signal (default SIGTERM), then SIGKILL after *grace_s*.
+
+        Cancellation: the container may still be running; call again, or :meth:`delete`.
+        """
+        record = self.state(container_id).record
+        self.kill(container_id, signal_by_name(record.stop_signal))
+        with trio.move_on_after(grace_s):
+            return await self.wait_exit(container_id)
+        self.kill(container_id, signal.SIGKILL)
+        return await self.wait_exit(container_id)
+
+    async def delete(self, container_id: str) -> None:
+        """Kill what still runs and remove every trace but the log. Idempotent.
+
+        Cancellation: a part may remain; call again.
+        """
+        bundle = self._bundle(container_id)
+        if not bundle.path.exists():
+            return
+        record = bundles.read_record(bundle)
+        self.kill(container_id, signal.SIGKILL)
+        if record is not None:
+            self._cgroups.kill_all(record.cgroup_path)  # what shares a pid namespace outlives the first process
+            await self._wait_gone(bundle, open_container)
+        if record is not None and (self._root / container_id).exists():
+            # --force: also when nobody has reaped the first process yet.
+            outcome = await run_tool([self._tools.runtime, f"--root={self._root}", "delete", "--force", container_id])
+            if outcome.code != 0:
+                logger.warning("container %s: delete: %s", container_id[:12], outcome.last_line)
+        if record is not None:
+            # conmon still writes into the bundle for a moment; do not pull it away under it.
+            await self._wait_gone(bundle, open_conmon)
+            self._cgroups.remove(record.cgroup_path)
+        await trio.to_thread.run_sync(bundles.remove, bundle)
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def state(self, container_id: str) -> ContainerHandle:
+        """How a container is now.
+
+        Raises:
+            ContainerRunError: no such container.
+        """
+        bundle = self._bundle(container_id)
+        record = bundles.read_record(bundle)
+        if record is None:
+            raise ContainerRunError(f'container "{container_id}" not found')
+        return self._handle(bundle, record)
+
+    def list(self) -> tuple[ContainerHandle, ...]:
+        """Every container of this node, of earlier agents too, oldest first. Directories without a record are left out."""
+        found = []
+        for path in self._containers.iterdir():
+            record = bundles.read_record(Bundle(path))
+            if record is not None:
+                found.append(self._handle(Bundle(path), record))
+        return tuple(sorted(found, key=lambda handle: handle.record.created_at))
+
+    async def adopt(self) -> tuple[ContainerHandle, ...]:
+        """After a restart: delete what an earlier agent left unfinished, and return the rest, oldest first.
+
+        Unfinished is a bundle without a record, and a container whose process still waits to be started.
+        """
+        for path in tuple(self._containers.iterdir()):
+            bundle = Bundle(path)
+            # The runtime removes this pipe when the process passes it.
+            waits = (self._root / bundle.id / "exec.fifo").exists()
+            if bundles.read_record(bundle) is None or not bundle.started.exists() or waits:
+                logger.info("container %s was never started: removing it", bundle.id[:12])
+                await self.delete(bundle.id)
+        return self.list()
+
+    def termination_message(self, container_id: str) -> bytes:
+        """What the container wrote to its terminationMessagePath, at most the last 4096 bytes."""
+        return bundles.read_termination_message(self._bundle(container_id))
+
+    # --- exec -------------------------------------------------------------------------------------------------------
+
+    async def exec(
+        self, container_id: str, argv: Sequence[str], *, stdin: bytes | None = None, max_output_bytes: int = 1 << 20
+    ) -> ExecResult:
+        """Run a command in the container to its end, with the container's environment, user and limits.
+
+        Returns:
+            Exit code (126 or 127 with the runtime's message on stderr when it cannot be run), stdout and stderr, each cut
+            off after *max_output_bytes*.
+
+        Cancellation: the command is killed.
+        """
+        session = await self.open_exec(container_id, argv, stdin=stdin is not None)
+        return await session.communicate(stdin, max_output_bytes=max_output_bytes)
+
+    async def open_exec(
+        self, container_id: str, argv: Sequence[str], *, tty: bool = False, stdin: bool = False
+    ) -> ExecSession:
+        """Start a command and hand its streams out. The caller closes the session (``async with``).
+
+        Raises:
+            ContainerRunError: the container is not running.
+        """
+        if self.state(container_id).state is not ContainerState.RUNNING:
+            raise ContainerRunError(f'container "{container_id}" is not running')
+        return await open_exec(
+            [str(self._tools.runtime), f"--root={self._root}"],
+            container_id,
+            argv,
+            directory=self._bundle(container_id).path,
+            tty=tty,
+            stdin=stdin,
+        )
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _bundle(self, container_id: str) -> Bundle:
+        assert container_id.isalnum(), container_id
+        return Bundle(self._containers / container_id)
+
+    def _handle(self, bundle: Bundle, record: ContainerRecord) -> ContainerHandle:
+        started_at = bundles.read_time(bundle.started)
+        status: ExitStatus | None = None
+        pid: int | None = None
+        if bundle.exit_file.exists() or not _is_alive(bundle):
+            status = self._exit_status(bundle, record)
+            state = ContainerState.EXITED
+        else:
+            pid = bundles.read_pid(bundle.pid_file)
+            state = ContainerState.RUNNING if started_at else ContainerState.CREATED
+        return ContainerHandle(record=record, state=state, pid=pid, started_at=started_at, exit=status)
+
+    def _exit_status(self, bundle: Bundle, record: ContainerRecord) -> ExitStatus:
+        oom = bundle.oom_file.exists() or self._cgroups.oom_kills(record.cgroup_path) > 0
+        code = bundles.read_pid(bundle.exit_file)
+        finished_at = bundles.read_time(bundle.exit_file)
+        if code is None or finished_at is None:
+            if not bundle.lost.exists():
+                bundle.lost.touch(mode=0o600)  # remembers when the loss was found
+            finished_at = bundles.read_time(bundle.lost) or datetime.now(UTC)
+            return ExitStatus(code=UNKNOWN_EXIT_CODE, oom=oom, finished_at=finished_at, known=False)
+        return ExitStatus(code=code, oom=oom, finished_at=finished_at)
+
+    async def _wait_gone(self, bundle: Bundle, opener: Callable[[Bundle], int | None]) -> None:
+        """Wait for a process to end by itself, SIGKILL it after five seconds."""
+        fd = opener(bundle)
+        if fd is None:
+            return
+        try:
+            with trio.move_on_after(5):
+                await trio.lowlevel.wait_readable(fd)
+                return
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def signal_by_name(name: str) -> int:
+    """``SIGTERM``, ``TERM`` or ``15``, as image configurations spell it; SIGTERM for what cannot be read."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
+    except KeyError:
+        pass
+    base, sign, offset = name.removeprefix("SIG").partition("+")
+    if base == "RTMIN" and sign and offset.isdigit():
+        return int(signal.SIGRTMIN) + int(offset)
+    return int(signal.SIGTERM)
+
+
+def _is_alive(bundle: Bundle) -> bool:
+    """Whether the container's process or the conmon that will tell about its end is there."""
+    for opener in (open_conmon, open_container):
+        fd = opener(bundle)
+        if fd is not None:
+            os.close(fd)
+            return True
+    return False
+
+
+def _record(settings: ContainerSettings, log_path: Path) -> ContainerRecord:
+    return ContainerRecord(
+        id=settings.container_id,
+        pod_uid=settings.pod_uid,
+        pod_namespace=settings.pod_namespace,
+        pod_name=settings.pod_name,
+        container_name=settings.container_name,
+        attempt=settings.attempt,
+        image_name=settings.image_name,
+        image_id=settings.image_id,
+        cgroup_path=settings.cgroup_path,
+        log_path=str(log_path),
+        stop_signal=settings.stop_signal,
+        termination_message_path=settings.termination_message_path,
+        tty=settings.tty,
+        stdin=settings.stdin,
+        created_at=datetime.now(UTC),
+        labels=dict(settings.labels),
+    )

@@ -1,0 +1,100 @@
+"""The few Linux calls the standard library of Python 3.11 lacks: mount, umount2, unshare, inotify, openat2.
+
+Thin: one function per call, ``OSError`` on failure, nothing remembered. Blocking; call from a worker thread where it may take
+more than a millisecond. Not a mount *policy*: who mounts what is decided by the callers in this room.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+
+MNT_DETACH = 2
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+IN_MODIFY = 0x2
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_IN_ROOT = 0x10
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def mount(source: str, target: Path, fstype: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2). *data* must not be a secret: it shows in ``/proc/self/mountinfo``."""
+    _check(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            None if fstype is None else fstype.encode(),
+            ctypes.c_ulong(flags),
+            None if data is None else os.fsencode(data),
+        ),
+        str(target),
+    )
+
+
+def unmount(target: Path, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), str(target))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2) for the calling thread. The thread must not be reused afterwards: end it."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def inotify_open() -> int:
+    """A non-blocking, close-on-exec inotify descriptor; the caller closes it."""
+    return _check(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)), "inotify_init1")
+
+
+def inotify_watch(fd: int, path: Path, mask: int) -> int:
+    """inotify_add_watch(2). Returns the watch descriptor."""
+    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), str(path))
+
+
+def open_in_root(root_fd: int, path: str, flags: int) -> int:
+    """Open *path* as a process chrooted to *root_fd* would: symbolic links and ``..`` cannot lead out of it.
+
+    For reading files of an image: its symlinks are chosen by whoever built it.
+
+    Raises:
+        OSError: as open(2); ENOSYS before Linux 5.6.
+    """
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_OPENAT2),
+        ctypes.c_int(root_fd),
+        os.fsencode(path),
+        ctypes.c_char_p(how),
+        ctypes.c_size_t(len(how)),
+    )
+    return _check(int(result), path)
