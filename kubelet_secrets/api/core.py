@@ -434,7 +434,7 @@ class ContainerStateRunning(ApiStruct):
     started_at: str | None = None
 
 
-class ContainerStateTerminated(ApiStruct, omit_defaults=False):
+class ContainerStateTerminated(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     exit_code: int = 0
     signal: int | msgspec.UnsetType = msgspec.UNSET
     reason: str = ""
@@ -457,7 +457,7 @@ class VolumeMountStatus(ApiStruct):
     recursive_read_only: str | None = None
 
 
-class ContainerStatus(ApiStruct, omit_defaults=False):
+class ContainerStatus(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     name: str = ""
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -525,7 +525,7 @@ class NodeDaemonEndpoints(ApiStruct):
     kubelet_endpoint: DaemonEndpoint = DaemonEndpoint()
 
 
-class NodeSystemInfo(ApiStruct, omit_defaults=False):
+class NodeSystemInfo(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     machine_id: str = msgspec.field(default="", name="machineID")
     system_uuid: str = msgspec.field(default="", name="systemUUID")
     boot_id: str = msgspec.field(default="", name="bootID")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.core import Container, Pod, Volume
 
 
 def all_containers(pod: Pod) -> Iterator[Container]:
@@ -30,21 +30,42 @@ def config_map_names(pod: Pod) -> tuple[str, ...]:
 
 def volume_secret_names(pod: Pod, volume_name: str) -> tuple[str, ...]:
     """Names of the Secrets behind one volume of *pod*."""
-    return tuple(dict.fromkeys(name for volume, name in _visit_volume_secret_names(pod) if volume == volume_name and name))
+    return tuple(
+        dict.fromkeys(name for volume, name in _visit_volume_secret_names(pod) if volume == volume_name and name)
+    )
+
+
+def volume_config_map_names(volume: Volume) -> tuple[str, ...]:
+    """Names of the ConfigMaps behind *volume*."""
+    return tuple(dict.fromkeys(name for name in _visit_volume_config_map_names(volume) if name))
+
+
+def env_secret_names(container: Container) -> tuple[str, ...]:
+    """Names of the Secrets that *container*'s environment refers to."""
+    return tuple(dict.fromkeys(name for name in _visit_env_secret_names(container) if name))
+
+
+def env_config_map_names(container: Container) -> tuple[str, ...]:
+    """Names of the ConfigMaps that *container*'s environment refers to."""
+    return tuple(dict.fromkeys(name for name in _visit_env_config_map_names(container) if name))
 
 
 def _visit_secret_names(pod: Pod) -> Iterator[str]:
     for reference in pod.spec.image_pull_secrets:
         yield reference.name
     for container in all_containers(pod):
-        for source in container.env_from:
-            if source.secret_ref is not None:
-                yield source.secret_ref.name
-        for variable in container.env:
-            if variable.value_from is not None and variable.value_from.secret_key_ref is not None:
-                yield variable.value_from.secret_key_ref.name
+        yield from _visit_env_secret_names(container)
     for _, name in _visit_volume_secret_names(pod):
         yield name
+
+
+def _visit_env_secret_names(container: Container) -> Iterator[str]:
+    for source in container.env_from:
+        if source.secret_ref is not None:
+            yield source.secret_ref.name
+    for variable in container.env:
+        if variable.value_from is not None and variable.value_from.secret_key_ref is not None:
+            yield variable.value_from.secret_key_ref.name
 
 
 def _visit_volume_secret_names(pod: Pod) -> Iterator[tuple[str, str]]:
@@ -64,16 +85,24 @@ def _visit_volume_secret_names(pod: Pod) -> Iterator[tuple[str, str]]:
 
 def _visit_config_map_names(pod: Pod) -> Iterator[str]:
     for container in all_containers(pod):
-        for source in container.env_from:
-            if source.config_map_ref is not None:
-                yield source.config_map_ref.name
-        for variable in container.env:
-            if variable.value_from is not None and variable.value_from.config_map_key_ref is not None:
-                yield variable.value_from.config_map_key_ref.name
+        yield from _visit_env_config_map_names(container)
     for volume in pod.spec.volumes:
-        if volume.config_map is not None:
-            yield volume.config_map.name
-        if volume.projected is not None:
-            for projection in volume.projected.sources:
-                if projection.config_map is not None:
-                    yield projection.config_map.name
+        yield from _visit_volume_config_map_names(volume)
+
+
+def _visit_env_config_map_names(container: Container) -> Iterator[str]:
+    for source in container.env_from:
+        if source.config_map_ref is not None:
+            yield source.config_map_ref.name
+    for variable in container.env:
+        if variable.value_from is not None and variable.value_from.config_map_key_ref is not None:
+            yield variable.value_from.config_map_key_ref.name
+
+
+def _visit_volume_config_map_names(volume: Volume) -> Iterator[str]:
+    if volume.config_map is not None:
+        yield volume.config_map.name
+    if volume.projected is not None:
+        for projection in volume.projected.sources:
+            if projection.config_map is not None:
+                yield projection.config_map.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket as socket_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from kubelet_secrets.control.protocol import DEFAULT_SOCKET
 
 DEFAULT_ROOT_DIR = Path("/var/lib/kubelet-secrets")
 
-F = TypeVar("F")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def default_node_name() -> str:
@@ -49,7 +50,7 @@ _NODE_OPTIONS = (
 def node_options(command: F) -> F:
     """The options that ``agent`` and ``up`` share."""
     for option in reversed(_NODE_OPTIONS):
-        command = option(command)  # type: ignore[assignment,arg-type]  # click's decorators keep the callable
+        command = option(command)
     return command
 
 
@@ -62,7 +63,7 @@ def node_options(command: F) -> F:
 )
 @node_options
 @click.pass_obj
-def agent(verbose: int | None, kubeconfig: Path, node_name: str | None, **node: Any) -> None:
+def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **node: Any) -> None:
     """Run the node: bring Secrets to the pods bound to it, until SIGTERM or Ctrl-C.
 
     When it stops, its containers are stopped and every mount is gone. Killing the agent process alone (it is a child of this

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
+F = TypeVar("F", bound=Callable[..., Any])
 OUTPUT_FORMATS = ("table", "wide", "json", "yaml", "name")
 
 
-def output_option(*formats: str) -> Any:
+def output_option(*formats: str) -> Callable[[F], F]:
     """The ``-o/--output`` option, limited to the formats a command has."""
     return click.option(
         "-o", "--output", type=click.Choice(formats or OUTPUT_FORMATS), default="table", show_default=True

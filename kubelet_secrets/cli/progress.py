@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 import trio
 
 from kubelet_secrets.api.core import ContainerStatus, Event, Pod
-from kubelet_secrets.api.meta import EVENTS, PODS
+from kubelet_secrets.api.meta import EVENTS, PODS, Resource
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import ApiError, ApiUnavailable
 
 RECENT_EVENTS = 8
+RETRY_S = 1.0
+
+K = TypeVar("K", Pod, Event)
+
+
+async def _follow(client: ApiClient, resource: Resource, kind: type[K], tell: Callable[[str, K], None]) -> None:
+    """Call *tell* with each change of every object, from the beginning; starts over when the server goes away."""
+    while True:
+        try:
+            async with client.watch(resource, "", kind, send_initial_events=True) as events:
+                async for event in events:
+                    if event.type in ("ADDED", "MODIFIED", "DELETED") and event.object is not None:
+                        tell(event.type, event.object)
+        except (ApiError, ApiUnavailable):
+            pass  # an expired watch, or a server that is away: nothing to show until it is back
+        await trio.sleep(RETRY_S)
 
 
 def pod_state(pod: Pod) -> str:
@@ -40,22 +57,20 @@ async def watch_lines(client: ApiClient) -> None:
     """Print one line per change of a pod's state and per event, until cancelled."""
     states: dict[str, str] = {}
 
-    async def pods() -> None:
-        async for change, pod in _changes(client, PODS, Pod):
-            name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-            state = "gone" if change == "DELETED" else pod_state(pod)
-            if states.get(name) != state:
-                states[name] = state
-                click.echo(f"{time.strftime('%H:%M:%S')}  {name}  {state}")
+    def tell_pod(change: str, pod: Pod) -> None:
+        name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        state = "gone" if change == "DELETED" else pod_state(pod)
+        if states.get(name) != state:
+            states[name] = state
+            click.echo(f"{time.strftime('%H:%M:%S')}  {name}  {state}")
 
-    async def events() -> None:
-        async for change, event in _changes(client, EVENTS, Event):
-            if change != "DELETED":
-                click.echo(f"{time.strftime('%H:%M:%S')}  {_event_line(event)}")
+    def tell_event(change: str, event: Event) -> None:
+        if change != "DELETED":
+            click.echo(f"{time.strftime('%H:%M:%S')}  {_event_line(event)}")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pods)
-        nursery.start_soon(events)
+        nursery.start_soon(_follow, client, PODS, Pod, tell_pod)
+        nursery.start_soon(_follow, client, EVENTS, Event, tell_event)
 
 
 async def watch_table(client: ApiClient) -> None:
@@ -91,25 +106,23 @@ async def watch_table(client: ApiClient) -> None:
         changed.set()
         changed = trio.Event()
 
-    async def follow_pods() -> None:
-        async for change, pod in _changes(client, PODS, Pod):
-            name = f"{pod.metadata.namespace}/{pod.metadata.name}"
-            if change == "DELETED":
-                pods.pop(name, None)
-            else:
-                pods[name] = pod
-            wake()
+    def tell_pod(change: str, pod: Pod) -> None:
+        name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        if change == "DELETED":
+            pods.pop(name, None)
+        else:
+            pods[name] = pod
+        wake()
 
-    async def follow_events() -> None:
-        async for change, event in _changes(client, EVENTS, Event):
-            if change != "DELETED":
-                recent.append(f"{time.strftime('%H:%M:%S')}  {_event_line(event)}")
-                wake()
+    def tell_event(change: str, event: Event) -> None:
+        if change != "DELETED":
+            recent.append(f"{time.strftime('%H:%M:%S')}  {_event_line(event)}")
+            wake()
 
     with Live(render(), auto_refresh=False) as live:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(follow_pods)
-            nursery.start_soon(follow_events)
+            nursery.start_soon(_follow, client, PODS, Pod, tell_pod)
+            nursery.start_soon(_follow, client, EVENTS, Event, tell_event)
             while True:
                 await changed.wait()
                 await trio.sleep(0.05)  # fold a burst of changes into one redraw

@@ -40,7 +40,7 @@ from kubelet_secrets.cli.agent import default_node_name, node_options
 )
 @node_options
 @click.pass_obj
-def up(verbose: int | None, filenames: tuple[str, ...], **options: Any) -> None:
+def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> None:
     """Run an embedded API server and a node on this machine, and apply manifests.
 
     Prints `ready` and the kubeconfig's path when the node takes pods. Ctrl-C or SIGTERM stops the containers and leaves no

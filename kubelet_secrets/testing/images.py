@@ -13,6 +13,7 @@ import io
 import json
 import platform
 import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,3 +169,8 @@ def _add(blobs: Path, data: bytes, media_type: str) -> dict[str, Any]:
     digest = _digest(data)
     blobs.joinpath(digest.removeprefix("sha256:")).write_bytes(data)
     return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+
+if __name__ == "__main__":
+    # scripts/setup: python -m kubelet_secrets.testing.images DIRECTORY
+    build_busybox_image(Path(sys.argv[1]))

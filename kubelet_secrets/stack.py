@@ -1,0 +1,250 @@
+"""An API server and a node on this machine, as child processes with one lifetime: what ``up``, ``demo``, the bench and the
+pytest plugin run.
+
+The children are the very commands a user can run alone (``kubelet-secrets apiserver``, ``kubelet-secrets agent``). This module
+starts them in order, waits until each says ``READY=1`` (sd_notify), and takes everything down again: containers first, then
+mounts, then the server, then the credentials' tmpfs. It holds admin credentials and no secret values.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.api.core import Node
+from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.client.kubeconfig import load_kubeconfig
+from kubelet_secrets.client.rest import ApiClient, open_client
+from kubelet_secrets.errors import ApiUnavailable, HostError, NotFound
+from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.notify import NotifySocket, parse_notification
+from kubelet_secrets.runtime.tools import find_tools
+
+RUN_DIR = Path("/run/kubelet-secrets")
+CREDENTIALS_SIZE_BYTES = 4 * 1024 * 1024
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60  # the keeper bounds the agent's own clean-up; this is the last resort behind it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackOptions:
+    """What ``up`` takes, with paths made absolute."""
+
+    node_name: str
+    root_dir: Path
+    image_dir: Path
+    socket: Path
+    kubeconfig: Path | None = None  # where to write the admin's; None: on the stack's own tmpfs
+    port: int = 6443  # 0: any free port
+    data_dir: Path | None = None  # None: the API server keeps its objects in memory
+    runtime: str = "runc"
+    verbose: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Stack:
+    """A running API server and node.
+
+    Attributes:
+        client: an admin's client; owned by the stack.
+        kubeconfig: path of the admin's kubeconfig, mode 0600.
+        server_url: for example ``https://127.0.0.1:6443``.
+        keeper: the node's process; its child is the agent.
+        apiserver: the server's process.
+    """
+
+    options: StackOptions
+    client: ApiClient
+    kubeconfig: Path
+    server_url: str
+    keeper: subprocess.Popen[bytes]
+    apiserver: subprocess.Popen[bytes]
+    stopped: dict[str, int] = field(default_factory=dict)
+
+    async def wait_stopped(self) -> str:
+        """Wait until one of the two processes ends by itself, and name it. Cancelling loses nothing."""
+        async with trio.open_nursery() as nursery:
+            for name, process in (("API server", self.apiserver), ("node", self.keeper)):
+                nursery.start_soon(self._note_exit, name, process, nursery.cancel_scope)
+        return next(iter(self.stopped))
+
+    async def _note_exit(self, name: str, process: subprocess.Popen[bytes], scope: trio.CancelScope) -> None:
+        self.stopped[name] = await _wait_exit(process)
+        scope.cancel()
+
+
+def check_host(runtime: str = "runc") -> None:
+    """Say in one line what this machine lacks.
+
+    Raises:
+        HostError: no root, no /dev/fuse, or a program that is not installed.
+    """
+    if os.geteuid() != 0:
+        raise HostError("running containers and mounting their secrets needs root: try again with sudo")
+    if not os.path.exists("/dev/fuse"):
+        raise HostError("/dev/fuse is missing: `modprobe fuse`, or give this machine or container the device")
+    find_tools(runtime)
+
+
+@asynccontextmanager
+async def run_stack(
+    options: StackOptions, *, progress: Callable[[str], None] = lambda line: None
+) -> AsyncIterator[Stack]:
+    """Start both, yield when the Node is Ready, and leave nothing behind.
+
+    Args:
+        progress: called with one line for each step that is done.
+
+    Raises:
+        HostError: something is missing, a port or directory is in use, or a child ended before it was ready. The child's
+            own message has then been printed to standard error.
+
+    Cancellation: at any point everything is stopped and unmounted, within ``STOP_TIMEOUT_S``.
+    """
+    check_host(options.runtime)
+    async with AsyncExitStack() as undo:
+        credentials = RUN_DIR / options.node_name
+        _attach_credentials(credentials, undo)
+        notifications = NotifySocket()
+        undo.callback(notifications.close)
+        admin_kubeconfig = options.kubeconfig or credentials / "kubeconfig"
+        node_kubeconfig = credentials / "node.kubeconfig"
+
+        storage = ["--data-dir", str(options.data_dir)] if options.data_dir else ["--in-memory"]
+        flags = {
+            "--port": str(options.port),
+            "--kubeconfig": str(admin_kubeconfig),
+            "--node-kubeconfig": str(node_kubeconfig),
+            "--node-name": options.node_name,
+        }
+        apiserver = _spawn(["apiserver", *storage, *_flatten(flags)], notifications, options.verbose)
+        undo.callback(lambda: admin_kubeconfig.unlink(missing_ok=True))
+        undo.push_async_callback(_stop, apiserver)
+        await _wait_ready(apiserver, notifications, "the API server")
+        cluster = load_kubeconfig(admin_kubeconfig)
+        progress(f"API server at {cluster.server}, objects in {options.data_dir or 'memory'}")
+
+        flags = {
+            "--kubeconfig": str(node_kubeconfig),
+            "--node-name": options.node_name,
+            "--root-dir": str(options.root_dir),
+            "--image-dir": str(options.image_dir),
+            "--socket": str(options.socket),
+            "--runtime": options.runtime,
+        }
+        keeper = _spawn(["agent", *_flatten(flags)], notifications, options.verbose)
+        undo.push_async_callback(_stop, keeper)
+        await _wait_ready(keeper, notifications, "the node")
+        client = await undo.enter_async_context(open_client(cluster))
+        with trio.fail_after(START_TIMEOUT_S):
+            await wait_node_ready(client, options.node_name)
+        progress(f"node {options.node_name} is Ready")
+        yield Stack(
+            options=options,
+            client=client,
+            kubeconfig=admin_kubeconfig,
+            server_url=cluster.server,
+            keeper=keeper,
+            apiserver=apiserver,
+        )
+
+
+async def wait_node_ready(client: ApiClient, name: str) -> None:
+    """Return once the Node's condition Ready is True. Polls: this happens once per start."""
+    while True:
+        try:
+            node = await client.get(NODES, "", name, Node)
+            if any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions):
+                return
+        except (NotFound, ApiUnavailable):
+            pass  # not registered yet
+        await trio.sleep(0.05)
+
+
+def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:
+    """A small tmpfs for kubeconfigs: client keys stay off the disk, and one umount removes them all."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.path.ismount(path):  # left by a run that was killed
+        mounts.umount_lazy(path)
+    mounts.attach_tmpfs(path, size_bytes=CREDENTIALS_SIZE_BYTES)
+
+    def detach() -> None:
+        mounts.umount_lazy(path)
+        path.rmdir()
+
+    undo.callback(detach)
+
+
+def _flatten(flags: dict[str, str]) -> list[str]:
+    return [word for flag in flags.items() for word in flag]
+
+
+def _spawn(arguments: list[str], notifications: NotifySocket, verbose: int) -> subprocess.Popen[bytes]:
+    """Start ``kubelet-secrets <arguments>`` in a session of its own: Ctrl-C in the terminal is ours to pass on, in order.
+
+    Called from the main thread on purpose: the children ask to be ended with their parent (PR_SET_PDEATHSIG), and that
+    means the parent *thread*, prctl(2).
+    """
+    command = [sys.executable, "-m", "kubelet_secrets.cli.main"]
+    if verbose:
+        command.append("-" + "v" * verbose)
+    environment = dict(os.environ, NOTIFY_SOCKET=notifications.address, KS_PDEATHSIG="1")
+    return subprocess.Popen(command + arguments, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+async def _wait_ready(process: subprocess.Popen[bytes], notifications: NotifySocket, name: str) -> None:
+    """Wait for READY=1 from the one child that has not said it yet.
+
+    Raises:
+        HostError: it ended instead, or took longer than ``START_TIMEOUT_S``.
+    """
+    ready = False
+
+    async def note_exit(scope: trio.CancelScope) -> None:
+        await _wait_exit(process)
+        scope.cancel()
+
+    with trio.move_on_after(START_TIMEOUT_S) as patience:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(note_exit, nursery.cancel_scope)
+            while not ready:
+                await trio.lowlevel.wait_readable(notifications.socket)
+                ready = "READY" in parse_notification(notifications.socket.recv(4096))
+            nursery.cancel_scope.cancel()
+    if patience.cancelled_caught:
+        raise HostError(f"{name} was not ready within {START_TIMEOUT_S} s; run it alone with -v to see why")
+    if not ready:
+        raise HostError(f"{name} did not start (exit status {process.returncode}); its message is above")
+
+
+async def _wait_exit(process: subprocess.Popen[bytes]) -> int:
+    """Reap *process* once it has ended. Cancelling leaves it running and unreaped."""
+    if process.poll() is None:
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            while process.poll() is None:
+                await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+    assert process.returncode is not None
+    return process.returncode
+
+
+async def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, then patience, then SIGKILL. Shielded: clean-up must not be cut short by the cancellation that caused it."""
+    with trio.CancelScope(shield=True):
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        with trio.move_on_after(STOP_TIMEOUT_S) as patience:
+            await _wait_exit(process)
+        if patience.cancelled_caught:
+            process.kill()
+            await _wait_exit(process)
