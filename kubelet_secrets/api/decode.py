@@ -108,5 +108,5 @@ def _finish(value: T) -> T:
     """Merge ``stringData`` over ``data`` (it is write-only in the API), so that no reader has to know of it."""
     if isinstance(value, Secret) and value.string_data:
         merged = msgspec.structs.replace(value, data={**value.data, **value.string_data}, string_data={})
-        return merged  # type: ignore[return-value]  # replace() returns the same Struct type it was given
+        return merged
     return value

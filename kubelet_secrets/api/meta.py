@@ -7,7 +7,7 @@ unknown fields are ignored (a newer server may send more than we know).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import NewType, dataclass_transform
 
 import msgspec
 
@@ -16,6 +16,8 @@ ResourceVersion = NewType("ResourceVersion", str)
 """Opaque: compare for equality only (upstream API conventions, "Concurrency Control")."""
 
 
+# Tells type checkers what msgspec does anyway: a subclass inherits frozen and kw_only.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class ApiStruct(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Base of the API's structs: how they look in JSON. (The one ``Base`` here: msgspec inherits configuration this way.)"""
 
