@@ -54,11 +54,11 @@ def server_side_apply(
     live: Obj | None,
     applied: Obj,
     manager: str,
-    *,
     force: bool,
     api_version: str,
     kind: str,
     now: str,
+    *,
     subresource: str = "",
 ) -> Obj:
     """Merge *applied* into *live* for *manager*, and drop what it applied before and no longer names.
