@@ -1,0 +1,113 @@
+"""Who is asking: client certificates and static bearer tokens; nobody at all is ``system:anonymous``.
+
+A certificate has been verified by TLS against the client CA before it gets here; a wrong one never gets past the handshake.
+Further authenticators (service account tokens, bootstrap tokens) join the sequence given to :class:`Authenticators`.
+
+Source: k8s.io/apiserver pkg/authentication/request/{x509,bearertoken,union,anonymous}.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.registry import User
+
+ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
+_AUTHENTICATED = "system:authenticated"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request carries."""
+
+    certificate_pem: str | None = None  # the client's own certificate, verified by TLS
+    bearer_token: str | None = None
+
+    def __repr__(self) -> str:
+        has_token = self.bearer_token is not None
+        return f"<Credentials certificate={self.certificate_pem is not None} token={has_token}>"
+
+
+class Authenticator(Protocol):
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """The user, without ``system:authenticated``; None when these credentials are not this authenticator's."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """One line of upstream's ``--token-auth-file``."""
+
+    token: str
+    user: str
+    groups: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<StaticToken user={self.user!r}>"
+
+
+class CertificateAuthenticator:
+    """Common name → user, organisations → groups."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, User] = {}  # by PEM: a connection repeats its certificate with every request
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        pem = credentials.certificate_pem
+        if pem is None:
+            return None
+        user = self._users.get(pem)
+        if user is None:
+            if len(self._users) > 256:
+                self._users.clear()
+            user = self._users[pem] = user_of_certificate(x509.load_pem_x509_certificate(pem.encode("ascii")))
+        return user if user.name else None
+
+
+def user_of_certificate(certificate: x509.Certificate) -> User:
+    """The identity a certificate stands for."""
+    names = [str(entry.value) for entry in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    groups = [str(entry.value) for entry in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+    return User(names[0] if names else "", tuple(groups))
+
+
+class TokenAuthenticator:
+    """Tokens given in the server's options, compared in constant time."""
+
+    def __init__(self, tokens: Sequence[StaticToken]) -> None:
+        self._tokens = tuple(tokens)
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        token = credentials.bearer_token
+        if token is None:
+            return None
+        for known in self._tokens:
+            if hmac.compare_digest(known.token.encode(), token.encode()):
+                return User(known.user, known.groups)
+        return None
+
+
+class Authenticators:
+    """The first authenticator that knows the credentials decides."""
+
+    def __init__(self, authenticators: Sequence[Authenticator], *, allows_anonymous: bool = True) -> None:
+        self._authenticators = tuple(authenticators)
+        self._allows_anonymous = allows_anonymous
+
+    async def authenticate(self, credentials: Credentials) -> User:
+        """Raises: Unauthorized: a bearer token nobody knows, or no credentials where anonymous requests are off."""
+        for authenticator in self._authenticators:
+            user = await authenticator.authenticate(credentials)
+            if user is not None:
+                groups = user.groups if _AUTHENTICATED in user.groups else (*user.groups, _AUTHENTICATED)
+                return User(user.name, groups, user.uid, user.extra)
+        if credentials.bearer_token is None and self._allows_anonymous:
+            return ANONYMOUS
+        raise statuses.unauthorized()

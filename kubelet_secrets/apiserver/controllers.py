@@ -1,0 +1,242 @@
+"""The controllers a node depends on, in process: namespaces are filled and emptied, pods get a node, old events go.
+
+Each is a loop over a watch of the registry: list first, then changes, so that it heals whatever happened before it ran. They
+are far simpler than upstream's and do nothing beyond what one node and its tests observe.
+
+Source: kube-controller-manager (serviceaccount, rootcacertpublisher, namespace), kube-scheduler, event TTL of kube-apiserver.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import trio
+
+from kubelet_secrets.api import meta
+from kubelet_secrets.api.times import parse_rfc3339, rfc3339_micro
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.registry import DeleteOptions, Registry, Write
+from kubelet_secrets.apiserver.resources import SERVED, ServedResource, served
+from kubelet_secrets.apiserver.selection import Selection
+from kubelet_secrets.apiserver.subresources import bind_pod
+from kubelet_secrets.apiserver.watch import DELETED, Event, WatchOptions
+from kubelet_secrets.errors import AlreadyExists, ApiError, Conflict, NotFound
+
+log = logging.getLogger(__name__)
+
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+ROOT_CA = "kube-root-ca.crt"
+_ROOT_CA_NOTE = (
+    "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the "
+    "internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes "
+    "clusters."
+)
+EVENT_TTL_S = 3600.0
+_SWEEP_INTERVAL_S = 60.0
+_REWATCH_DELAY_S = 0.1
+
+_NAMESPACES = served(meta.NAMESPACES)
+_ACCOUNTS = served(meta.SERVICE_ACCOUNTS)
+_CONFIG_MAPS = served(meta.CONFIG_MAPS)
+_PODS = served(meta.PODS)
+_NODES = served(meta.NODES)
+_EVENTS = served(meta.EVENTS)
+
+
+class Controllers:
+    """All of them.
+
+    Args:
+        ca_pem: published to every namespace as ``kube-root-ca.crt``.
+        runs_scheduler: whether pods without a node are bound to the one Ready node.
+    """
+
+    def __init__(self, registry: Registry, ca_pem: bytes, runs_scheduler: bool = True) -> None:
+        self._registry = registry
+        self._ca_pem = ca_pem
+        self._runs_scheduler = runs_scheduler
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started once the system's namespaces and what belongs into them exist."""
+        for name in SYSTEM_NAMESPACES:
+            await self._ensure(_NAMESPACES, "", {"metadata": {"name": name}})
+            await self._fill_namespace(name)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_loop, _NAMESPACES, self._sync_namespace)
+            nursery.start_soon(self._run_loop, _ACCOUNTS, self._restore_deleted)
+            nursery.start_soon(self._run_loop, _CONFIG_MAPS, self._restore_deleted)
+            nursery.start_soon(self._sweep_events)
+            if self._runs_scheduler:
+                nursery.start_soon(self._run_loop, _PODS, self._schedule_pod)
+                nursery.start_soon(self._run_loop, _NODES, self._schedule_waiting)
+            task_status.started()
+
+    async def _run_loop(self, row: ServedResource, handle: Callable[[str, Object], Awaitable[None]]) -> None:
+        """Give every object of *row*, now and as it changes, to *handle*."""
+        while True:
+            with self._registry.watch(Selection(row), WatchOptions()) as watcher:
+                while events := await watcher.wait_events():
+                    for event in events:
+                        await self._handle(row, handle, event)
+            await trio.sleep(_REWATCH_DELAY_S)  # ended by overflow or shutdown: begin again with the state
+
+    async def _handle(
+        self, row: ServedResource, handle: Callable[[str, Object], Awaitable[None]], event: Event
+    ) -> None:
+        try:
+            await handle(event.type, event.object)
+        except ApiError as error:
+            # A loop's border: what one object runs into must not stop the others; its next change tries again.
+            log.warning("%s controller: %s", row.plural, error)
+
+    async def _ensure(self, row: ServedResource, namespace: str, obj: Object) -> None:
+        try:
+            await self._registry.create(row, namespace, obj)
+        except AlreadyExists:
+            pass
+
+    # --- namespaces --------------------------------------------------------------------------------------------------
+
+    async def _sync_namespace(self, kind: str, namespace: Object) -> None:
+        name = namespace["metadata"]["name"]
+        if kind == DELETED:
+            return
+        if "deletionTimestamp" in namespace["metadata"]:
+            await self._empty_namespace(name)
+        else:
+            await self._fill_namespace(name)
+
+    async def _fill_namespace(self, name: str) -> None:
+        await self._ensure(_ACCOUNTS, name, {"metadata": {"name": "default"}})
+        await self._ensure(
+            _CONFIG_MAPS,
+            name,
+            {
+                "metadata": {"name": ROOT_CA, "annotations": {"kubernetes.io/description": _ROOT_CA_NOTE}},
+                "data": {"ca.crt": self._ca_pem.decode("ascii")},
+            },
+        )
+
+    async def _restore_deleted(self, kind: str, obj: Object) -> None:
+        metadata = obj["metadata"]
+        belongs = metadata["name"] == (ROOT_CA if obj["kind"] == "ConfigMap" else "default")
+        if kind == DELETED and belongs:
+            found = await self._registry.find(_NAMESPACES, "", metadata["namespace"])
+            if found is not None and "deletionTimestamp" not in found.object["metadata"]:
+                await self._fill_namespace(metadata["namespace"])
+
+    async def _empty_namespace(self, name: str) -> None:
+        """Delete what is in a namespace, then let it go. Pods on a node hold it until the node has let them go."""
+        remaining = 0
+        for row in SERVED:
+            if not row.namespaced:
+                continue
+            for item in (await self._registry.list_objects(Selection(row, name))).items:
+                metadata = item.object["metadata"]
+                try:
+                    _, is_gone = await self._registry.delete(row, name, metadata["name"], DeleteOptions())
+                except NotFound:
+                    continue
+                remaining += not is_gone
+        if remaining:
+            return
+
+        def finalize(namespace: Object) -> Object:
+            namespace["spec"] = {**namespace.get("spec", {}), "finalizers": []}
+            return namespace
+
+        try:
+            await self._registry.update(_NAMESPACES, "", name, finalize, Write(subresource="finalize"))
+        except NotFound:
+            pass
+
+    # --- scheduling --------------------------------------------------------------------------------------------------
+
+    async def _schedule_pod(self, kind: str, pod: Object) -> None:
+        if kind == DELETED:
+            await self._continue_namespace(pod["metadata"]["namespace"])
+            return
+        if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
+            return
+        node = await self._ready_node(pod)
+        if node is None:
+            return
+        metadata = pod["metadata"]
+        try:
+            await bind_pod(self._registry, _PODS, metadata["namespace"], metadata["name"], node, Write())
+        except (NotFound, Conflict):
+            return  # gone, or somebody else was faster
+        await self._record_scheduled(pod, node)
+
+    async def _schedule_waiting(self, kind: str, _node: Object) -> None:
+        if kind == DELETED:
+            return
+        for item in (await self._registry.list_objects(Selection(_PODS))).items:
+            await self._schedule_pod("", item.object)
+
+    async def _ready_node(self, pod: Object) -> str | None:
+        wanted = (pod["spec"].get("nodeSelector") or {}).items()
+        for item in (await self._registry.list_objects(Selection(_NODES))).items:
+            node = item.object
+            labels = node["metadata"].get("labels") or {}
+            conditions = node.get("status", {}).get("conditions") or ()
+            is_ready = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+            if is_ready and not node.get("spec", {}).get("unschedulable") and wanted <= labels.items():
+                return str(node["metadata"]["name"])
+        return None
+
+    async def _record_scheduled(self, pod: Object, node: str) -> None:
+        metadata = pod["metadata"]
+        now = datetime.now(UTC)
+        name, namespace = metadata["name"], metadata["namespace"]
+        event: Object = {
+            "metadata": {"name": f"{name}.{time_suffix(now)}", "namespace": namespace},
+            "involvedObject": {
+                "kind": "Pod",
+                "namespace": namespace,
+                "name": name,
+                "uid": metadata["uid"],
+                "apiVersion": "v1",
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "reason": "Scheduled",
+            "message": f"Successfully assigned {namespace}/{name} to {node}",
+            "source": {},
+            "firstTimestamp": None,
+            "lastTimestamp": None,
+            "eventTime": rfc3339_micro(now),
+            "type": "Normal",
+            "action": "Binding",
+            "reportingComponent": "default-scheduler",
+            "reportingInstance": "default-scheduler",
+        }
+        await self._ensure(_EVENTS, namespace, {key: value for key, value in event.items() if value is not None})
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    async def _sweep_events(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP_INTERVAL_S)
+            now = datetime.now(UTC)
+            for item in (await self._registry.list_objects(Selection(_EVENTS))).items:
+                event = item.object
+                stamp = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+                seen = parse_rfc3339(stamp)
+                if seen is not None and (now - seen).total_seconds() > EVENT_TTL_S:
+                    try:
+                        await self._registry.delete(_EVENTS, event["metadata"]["namespace"], event["metadata"]["name"])
+                    except NotFound:
+                        pass
+
+    async def _continue_namespace(self, name: str) -> None:
+        """A pod is gone: a namespace being deleted may now be empty."""
+        found = await self._registry.find(_NAMESPACES, "", name)
+        if found is not None and "deletionTimestamp" in found.object["metadata"]:
+            await self._empty_namespace(name)
+
+
+def time_suffix(moment: datetime) -> str:
+    """The hexadecimal nanoseconds that make an event's name unique."""
+    return f"{int(moment.timestamp() * 1e9):x}"

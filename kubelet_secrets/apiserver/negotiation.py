@@ -1,0 +1,124 @@
+"""Bodies: what a request's content type means, and which form of an answer its ``Accept`` asks for.
+
+JSON and YAML go both ways, protobuf only in (``kubectl create`` sends nothing else for some kinds and has no fallback); answers
+may be a Table or metadata alone. Pure. Error texts never quote a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+import yaml
+
+from kubelet_secrets.api.decode import strip_nulls
+from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.codec import Object
+
+JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
+BODY_LIMIT_BYTES = 3 * 2**20  # upstream's MaxRequestBodyBytes
+
+
+class View(Enum):
+    """What of an object an answer shows."""
+
+    OBJECT = ""
+    TABLE = "Table"
+    METADATA = "PartialObjectMetadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The form of an answer."""
+
+    media_type: str = JSON
+    view: View = View.OBJECT
+
+
+_VIEWS = {
+    "": View.OBJECT,
+    "Table": View.TABLE,
+    "PartialObjectMetadata": View.METADATA,
+    "PartialObjectMetadataList": View.METADATA,
+}
+
+
+def negotiate(accept: str) -> Answer:
+    """The first form in ``Accept`` that this server speaks; quality values are ignored, as upstream's clients send none.
+
+    Raises:
+        Invalid: 406.
+    """
+    for part in accept.split(",") if accept.strip() else ("*/*",):
+        media_type, parameters = _parse(part)
+        if media_type in ("*/*", "application/*"):
+            media_type = JSON
+        view = _VIEWS.get(parameters.get("as", ""))
+        if media_type not in (JSON, YAML) or view is None:
+            continue
+        if view is not View.OBJECT and (parameters.get("g"), parameters.get("v")) != ("meta.k8s.io", "v1"):
+            continue
+        return Answer(media_type, view)
+    raise statuses.not_acceptable((JSON, YAML))
+
+
+def _parse(part: str) -> tuple[str, dict[str, str]]:
+    media_type, *parameters = (piece.strip() for piece in part.split(";"))
+    pairs = (parameter.partition("=") for parameter in parameters)
+    return media_type.lower(), {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def decode_object(content_type: str, body: bytes) -> Object:
+    """One object from a request's body; nulls are dropped, as Go's decoder does.
+
+    Raises:
+        Invalid: 415 or 400.
+    """
+    media_type, _ = _parse(content_type or JSON)
+    if media_type == PROTOBUF:
+        from kubelet_secrets.apiserver.protobuf import decode_protobuf
+
+        try:
+            value: Any = decode_protobuf(body)
+        except ValueError as error:
+            raise statuses.bad_request(f"the body cannot be decoded: {error}") from None
+    elif media_type in (JSON, YAML, "application/apply-patch+yaml"):
+        value = parse(media_type, body)
+    else:
+        raise statuses.unsupported_media_type((JSON, YAML, PROTOBUF))
+    if not isinstance(value, dict):
+        raise statuses.bad_request("the body must be an object")
+    stripped: Object = strip_nulls(value)
+    return stripped
+
+
+def parse(media_type: str, body: bytes) -> Any:
+    """JSON or YAML as plain data. Raises: Invalid: 400, with a position and without the text there."""
+    if media_type == JSON or media_type.endswith("+json"):
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError as error:
+            raise statuses.bad_request(f"the body is not valid JSON: {error}") from None
+    try:
+        return yaml.load(body, yaml.CSafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 0
+        raise statuses.bad_request(f"the body is not valid YAML: line {line}") from None
+    except yaml.YAMLError:
+        raise statuses.bad_request("the body is not valid YAML") from None
+
+
+def encode(value: Any, media_type: str) -> bytes:
+    """An answer's bytes."""
+    if media_type == YAML:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode()
+    return msgspec.json.encode(value)
+
+
+def partial_metadata(objects: Sequence[Object]) -> list[Object]:
+    """``PartialObjectMetadata`` of each."""
+    head = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+    return [{**head, "metadata": obj["metadata"]} for obj in objects]

@@ -1,0 +1,215 @@
+"""The server's own certificate authority: serving certificate, client certificates, kubeconfigs.
+
+One authority signs both sides (upstream's ``ca.crt`` of kubeadm does the same). Keys are ECDSA P-256; they stay
+:class:`SensitiveBytes` until OpenSSL reads them through a memfd. Pure but for the clock of validity periods.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from kubelet_secrets.errors import UsageError
+from kubelet_secrets.sensitive import SensitiveBytes
+
+CA_LIFETIME = timedelta(days=3650)
+CERTIFICATE_LIFETIME = timedelta(days=365)
+_CLOCK_SKEW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate with its private key, both PEM."""
+
+    certificate_pem: bytes
+    key_pem: SensitiveBytes
+
+
+class CertificateAuthority:
+    """Signs with one key.
+
+    Attributes:
+        certificate_pem: what clients and servers trust.
+    """
+
+    def __init__(self, pair: KeyPair) -> None:
+        """Raises: UsageError: the pair is no certificate authority, or its key is of another kind than ECDSA."""
+        self._certificate = x509.load_pem_x509_certificate(pair.certificate_pem)
+        key = serialization.load_pem_private_key(pair.key_pem.reveal(), password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise UsageError("the certificate authority's key must be an ECDSA key")
+        self._key = key
+        self.pair = pair
+
+    def __repr__(self) -> str:
+        return f"<CertificateAuthority {self._certificate.subject.rfc4514_string()}>"
+
+    @property
+    def certificate_pem(self) -> bytes:
+        return self.pair.certificate_pem
+
+    @classmethod
+    def create(cls, common_name: str = "kubelet-secrets") -> CertificateAuthority:
+        """A new authority, valid for ten years."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _CLOCK_SKEW)
+            .not_valid_after(now + CA_LIFETIME)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(_pair(certificate, key))
+
+    def issue_server(self, names: Sequence[str]) -> KeyPair:
+        """A serving certificate for *names* (host names and IP addresses)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)])
+        builder = self._builder(subject, key.public_key(), CERTIFICATE_LIFETIME, ExtendedKeyUsageOID.SERVER_AUTH)
+        return _pair(builder.add_extension(alternatives, critical=False).sign(self._key, hashes.SHA256()), key)
+
+    def issue_client(self, user: str, groups: Sequence[str] = ()) -> KeyPair:
+        """A client certificate: *user* as common name, *groups* as organisations."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name(
+            [
+                *(x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups),
+                x509.NameAttribute(NameOID.COMMON_NAME, user),
+            ]
+        )
+        builder = self._builder(subject, key.public_key(), CERTIFICATE_LIFETIME, ExtendedKeyUsageOID.CLIENT_AUTH)
+        return _pair(builder.sign(self._key, hashes.SHA256()), key)
+
+    def issue_admin(self) -> KeyPair:
+        return self.issue_client("kubernetes-admin", ("system:masters",))
+
+    def issue_node(self, node_name: str) -> KeyPair:
+        return self.issue_client(f"system:node:{node_name}", ("system:nodes",))
+
+    def _builder(
+        self,
+        subject: x509.Name,
+        public_key: ec.EllipticCurvePublicKey,
+        lifetime: timedelta,
+        usage: x509.ObjectIdentifier,
+    ) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._certificate.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _CLOCK_SKEW)
+            .not_valid_after(now + lifetime)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            # Without it OpenSSL 3's strict verification (Python 3.13) refuses the chain.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+    return KeyPair(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        SensitiveBytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        ),
+    )
+
+
+def server_context(serving: KeyPair, client_ca_pem: bytes) -> ssl.SSLContext:
+    """TLS for the listener: HTTP/2 first, a client certificate asked for and, when there is one, verified."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=client_ca_pem.decode("ascii"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with _memory_file(serving.certificate_pem) as certificate, _memory_file(serving.key_pem.reveal()) as key:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+@contextmanager
+def _memory_file(content: bytes) -> Iterator[str]:
+    """A path for OpenSSL, which reads keys from files only; nothing touches a disk."""
+    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def kubeconfig(
+    server: str, ca_pem: bytes, client: KeyPair, *, user: str = "admin", cluster: str = "kubelet-secrets"
+) -> SensitiveBytes:
+    """A kubeconfig with everything inside; as secret as the key in it."""
+    context = f"{user}@{cluster}"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": cluster, "cluster": {"server": server, "certificate-authority-data": _base64(ca_pem)}},
+        ],
+        "users": [
+            {
+                "name": user,
+                "user": {
+                    "client-certificate-data": _base64(client.certificate_pem),
+                    "client-key-data": _base64(client.key_pem.reveal()),
+                },
+            },
+        ],
+        "contexts": [{"name": context, "context": {"cluster": cluster, "user": user, "namespace": "default"}}],
+        "current-context": context,
+    }
+    return SensitiveBytes(yaml.safe_dump(config, sort_keys=False).encode())
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

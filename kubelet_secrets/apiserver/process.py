@@ -1,0 +1,143 @@
+"""The embedded API server as one task: builds its parts, runs them, and hands out how to reach it.
+
+The composition root of this room: the only module that knows all of it. Called by ``cli/apiserver.py`` and, in process, by
+tests.
+
+::
+
+    serve_apiserver
+    ├── storage (journal writer, with --data-dir)
+    ├── controllers
+    └── listener
+        └── connections … watches
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.apiserver import pki
+from kubelet_secrets.apiserver.admission import default_chain
+from kubelet_secrets.apiserver.authn import Authenticators, CertificateAuthenticator, StaticToken, TokenAuthenticator
+from kubelet_secrets.apiserver.authz import Authorizers, PrivilegedGroups, PublicPaths
+from kubelet_secrets.apiserver.controllers import Controllers
+from kubelet_secrets.apiserver.encryption import TransformerFor, plain
+from kubelet_secrets.apiserver.general_routes import general_routes
+from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.routes import ApiApplication
+from kubelet_secrets.apiserver.server import listen
+from kubelet_secrets.apiserver.storage import Storage
+from kubelet_secrets.apiserver.watch import WatchHub
+from kubelet_secrets.sensitive import SensitiveBytes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What the server is told at start."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: whatever is free
+    names: tuple[str, ...] = ()  # more names and addresses for the serving certificate
+    tokens: tuple[StaticToken, ...] = ()  # static bearer tokens, for tests
+    transformer_for: TransformerFor = plain
+    runs_scheduler: bool = True  # binds pods without a node to the one that is Ready
+    authority: CertificateAuthority | None = None  # None: a new one, in memory
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHandle:
+    """How to reach a running server, and how to stop it."""
+
+    url: str  # "https://127.0.0.1:6443"
+    port: int
+    authority: CertificateAuthority
+    registry: Registry  # in process, past authentication and authorization
+    _shutdown: trio.Event
+
+    @property
+    def ca_pem(self) -> bytes:
+        return self.authority.certificate_pem
+
+    def admin_kubeconfig(self) -> SensitiveBytes:
+        """A kubeconfig that may do everything."""
+        return pki.kubeconfig(self.url, self.ca_pem, self.authority.issue_admin())
+
+    def node_kubeconfig(self, node_name: str) -> SensitiveBytes:
+        """A kubeconfig with the identity of one node."""
+        client = self.authority.issue_node(node_name)
+        return pki.kubeconfig(self.url, self.ca_pem, client, user=f"system:node:{node_name}")
+
+    def client_kubeconfig(self, user: str, groups: Sequence[str] = ()) -> SensitiveBytes:
+        """A kubeconfig for anybody."""
+        return pki.kubeconfig(self.url, self.ca_pem, self.authority.issue_client(user, groups), user=user)
+
+    def shut_down(self) -> None:
+        """Stop: watches end, requests get a moment, then the server's task returns."""
+        self._shutdown.set()
+
+
+async def serve_apiserver(
+    options: ServerOptions, *, task_status: trio.TaskStatus[ServerHandle] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the API server until it is cancelled or told to shut down.
+
+    ``task_status.started`` gets the :class:`ServerHandle` once the server is listening and its namespaces exist.
+
+    Raises:
+        HostError: the port is in use.
+
+    Cancellation: connections are dropped; what was acknowledged is in the store.
+    """
+    authority = options.authority or CertificateAuthority.create()
+    # Revisions begin at the time of day: those of a former in-memory server are older, and its clients list again.
+    storage = Storage(transformer_for=options.transformer_for, first_revision=time.time_ns() // 1_000_000)
+    hub = WatchHub(storage)
+    chain = default_chain()
+    registry = Registry(storage, hub, chain)
+    chain.bind(registry)
+    shutdown = trio.Event()
+    names = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+    serving = authority.issue_server((*names, options.host, *options.names))
+    listener = await listen(options.host, options.port, pki.server_context(serving, authority.certificate_pem))
+    application = ApiApplication(
+        registry,
+        Authenticators((CertificateAuthenticator(), TokenAuthenticator(options.tokens))),
+        Authorizers((PrivilegedGroups(), PublicPaths())),
+        general_routes(lambda: not shutdown.is_set()),
+    )
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    handle = ServerHandle(f"https://{host}:{listener.port}", listener.port, authority, registry, shutdown)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(storage.run)
+        await nursery.start(Controllers(registry, authority.certificate_pem, options.runs_scheduler).run)
+        log.info("API server listening on %s", handle.url)
+        task_status.started(handle)
+        await listener.serve(application, shutdown, hub.close)
+        nursery.cancel_scope.cancel()
+
+
+def write_kubeconfig(path: Path, content: SensitiveBytes) -> None:
+    """Write a kubeconfig for its owner alone: created 0600 beside *path*, then renamed over it.
+
+    Raises:
+        OSError
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.reveal())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,139 @@
+"""The listener: TLS connections, each run by anycorn's protocol code, each contained in its own task.
+
+anycorn's own ``serve`` is not used: an exception in one connection - a flood of PRIORITY frames is enough, without any
+credential - ends its whole server. Here every connection runs in a task that catches what its protocol code raises, so that it
+ends alone. The names used are not a documented interface of anycorn; the pinned version and ``tests/apiserver/test_server.py``
+guard them.
+
+Not here: what a request means (``routes.py``).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import cast
+
+import anyio
+import anyio.abc
+import trio
+from anycorn.app_wrappers import ASGIWrapper
+from anycorn.config import Config
+from anycorn.tcp_server import TCPServer
+from anycorn.typing import ASGIFramework
+from anycorn.worker_context import WorkerContext
+from anyio.streams.tls import TLSStream
+from starlette.types import ASGIApp
+
+from kubelet_secrets.errors import HostError
+
+log = logging.getLogger(__name__)
+
+# The priority tree of a connection takes 1,000 entries, its root included; with 1,000 streams it breaks.
+MAX_STREAMS = 998
+HANDSHAKE_TIMEOUT_S = 10
+IDLE_TIMEOUT_S = 180  # of a connection without any request; longer than client-go keeps one
+GRACE_S = 2.0
+_QUIET = logging.getLogger(f"{__name__}.protocol")
+
+
+def anycorn_config() -> Config:
+    """How anycorn runs a connection."""
+    # At DEBUG it prints every header field, bearer tokens included.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
+    config = Config()
+    config.h2_max_concurrent_streams = MAX_STREAMS
+    # Beyond this many requests it would send GOAWAY, and every watch of the connection would die with it.
+    config.keep_alive_max_requests = 2**62
+    config.keep_alive_timeout = IDLE_TIMEOUT_S
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = _QUIET
+    return config
+
+
+class Listener:
+    """A bound socket and what serves it.
+
+    Attributes:
+        port: the one chosen by the system when 0 was asked for.
+    """
+
+    def __init__(self, listener: anyio.abc.Listener[anyio.abc.SocketStream], context: ssl.SSLContext) -> None:
+        self._listener = listener
+        self._context = context
+        self.port: int = listener.extra(anyio.abc.SocketAttribute.local_port)
+
+    async def serve(self, application: ASGIApp, shutdown: trio.Event, on_shutdown: Callable[[], None]) -> None:
+        """Serve connections until *shutdown*; then stop accepting, call *on_shutdown*, and give requests ``GRACE_S``.
+
+        Resource handling: owns the socket; it is closed on return.
+        """
+        config, worker = anycorn_config(), WorkerContext(None)
+        run = partial(self._run_connection, ASGIWrapper(cast("ASGIFramework", application)), config, worker)
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(self._accept, run, connections)
+                await shutdown.wait()
+                accepting.cancel_scope.cancel()
+            await self._listener.aclose()
+            on_shutdown()
+            await worker.terminated.set()
+            connections.cancel_scope.deadline = trio.current_time() + GRACE_S
+
+    async def _accept(
+        self, run: Callable[[anyio.abc.SocketStream], Awaitable[None]], connections: trio.Nursery
+    ) -> None:
+        async with anyio.create_task_group() as group:
+            await self._listener.serve(lambda stream: _start(connections, run, stream), group)
+
+    async def _run_connection(
+        self, application: ASGIWrapper, config: Config, worker: WorkerContext, stream: anyio.abc.SocketStream
+    ) -> None:
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+                tls = await TLSStream.wrap(
+                    stream, server_side=True, ssl_context=self._context, standard_compatible=False
+                )
+        except (trio.TooSlowError, ssl.SSLError, OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+            log.debug("TLS handshake failed: %s", type(error).__name__)
+            await anyio.aclose_forcefully(stream)
+            return
+        try:
+            await TCPServer(application, config, worker, {}, tls).run()  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
+        except Exception as error:
+            # A connection's border: whatever a peer provokes in the protocol code ends this connection only.
+            log.warning("connection ended: %s", _kind(error))
+            with trio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
+
+
+async def _start(
+    nursery: trio.Nursery,
+    run: Callable[[anyio.abc.SocketStream], Awaitable[None]],
+    stream: anyio.abc.SocketStream,
+) -> None:
+    nursery.start_soon(run, stream)
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(sorted({_kind(inner) for inner in error.exceptions}))
+    return type(error).__name__
+
+
+async def listen(host: str, port: int, context: ssl.SSLContext) -> Listener:
+    """Bind.
+
+    Raises:
+        HostError: the address cannot be had; one line that says why.
+    """
+    try:
+        multi = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=1024)
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror}"
+        raise HostError(f"address {host}:{port} {reason}") from None
+    return Listener(multi, context)

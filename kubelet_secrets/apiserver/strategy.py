@@ -1,0 +1,169 @@
+"""What each kind does to an object between the client and the store: fields a client may not set, status kept apart, grace.
+
+Pure: dictionaries in, dictionaries changed in place. Called by ``registry.py``; one place for what upstream spreads over
+``strategy.go`` files. Defaults and validation are not here (``api/defaults.py``, ``api/validation``).
+
+Source: pkg/registry/core/{pod,node,namespace,secret,service}/strategy.go, k8s.io/apiserver pkg/registry/rest/{create,update,
+delete}.go.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from kubelet_secrets.api.times import parse_rfc3339, rfc3339
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.resources import ServedResource
+
+TERMINAL_PHASES = ("Succeeded", "Failed")
+_SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
+def prepare_for_create(row: ServedResource, obj: Object, *, uid: str, now: datetime) -> None:
+    """Give a new object its system metadata and drop what its creator may not set."""
+    metadata = obj["metadata"]
+    for field in (*_SYSTEM_METADATA, "resourceVersion", "selfLink"):
+        metadata.pop(field, None)
+    metadata["uid"] = uid
+    metadata["creationTimestamp"] = rfc3339(now)
+    if row.has_generation:
+        metadata["generation"] = 1
+    if row.has_status and not row.status_on_create:
+        obj.pop("status", None)
+    match row.kind:
+        case "Pod":
+            obj["status"] = {"phase": "Pending", "qosClass": qos_class(obj.get("spec") or {})}
+        case "Namespace":
+            spec = obj.setdefault("spec", {})
+            spec["finalizers"] = sorted({*spec.get("finalizers", ()), "kubernetes"})
+            obj["status"] = {"phase": "Active"}
+            metadata.setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata["name"]
+
+
+def prepare_for_update(row: ServedResource, obj: Object, old: Object, subresource: str) -> None:
+    """Keep, in a new version, what this write may not change: system metadata, and spec or status by subresource."""
+    metadata, old_metadata = obj["metadata"], old["metadata"]
+    metadata.pop("selfLink", None)
+    for field in _SYSTEM_METADATA:
+        _copy(metadata, old_metadata, field)
+    if row.has_status:
+        if subresource in ("status", "approval"):
+            _copy(obj, old, "spec")
+            if row.kind == "Pod":
+                _copy(metadata, old_metadata, "ownerReferences")
+        elif subresource != "binding":  # a binding sets the node's name and the condition that says so
+            _copy(obj, old, "status")
+    if row.kind == "Pod":
+        _prepare_pod_update(obj, old, subresource)
+    elif row.kind == "Namespace" and subresource != "finalize":
+        _copy(obj.setdefault("spec", {}), old.get("spec", {}), "finalizers")
+    elif row.kind == "Secret" and not obj.get("type"):
+        _copy(obj, old, "type")
+    if row.has_generation and subresource != "binding" and obj.get("spec") != old.get("spec"):
+        metadata["generation"] = old_metadata.get("generation", 0) + 1
+
+
+def _prepare_pod_update(pod: Object, old: Object, subresource: str) -> None:
+    if subresource == "ephemeralcontainers":
+        wanted = (pod.get("spec") or {}).get("ephemeralContainers")
+        pod["spec"] = {**old["spec"]}
+        if wanted is not None:
+            pod["spec"]["ephemeralContainers"] = wanted
+    elif subresource == "" and "spec" in pod:
+        _copy(pod["spec"], old["spec"], "ephemeralContainers")
+    elif subresource == "status":
+        status, old_status = pod.setdefault("status", {}), old.get("status", {})
+        if not status.get("qosClass"):
+            _copy(status, old_status, "qosClass")
+
+
+def _copy(target: Object, source: Object, field: str) -> None:
+    if field in source:
+        target[field] = source[field]
+    else:
+        target.pop(field, None)
+
+
+def qos_class(spec: Object) -> str:
+    """Source: pkg/apis/core/helper/qos, ComputePodQOS: requests and limits of cpu and memory only."""
+    requests: dict[str, Any] = {}
+    is_guaranteed = True
+    has_any = False
+    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        resources = container.get("resources") or {}
+        limits = {name: value for name, value in (resources.get("limits") or {}).items() if name in ("cpu", "memory")}
+        requests = {
+            name: value for name, value in (resources.get("requests") or {}).items() if name in ("cpu", "memory")
+        }
+        has_any = has_any or bool(limits or requests)
+        if len(limits) < 2 or any(str(requests.get(name, value)) != str(value) for name, value in limits.items()):
+            is_guaranteed = False
+    if not has_any:
+        return "BestEffort"
+    return "Guaranteed" if is_guaranteed else "Burstable"
+
+
+# --- deletion --------------------------------------------------------------------------------------------------------
+
+
+class Deletion(Enum):
+    """What a DELETE does to the object."""
+
+    NOW = "remove it"
+    MARK = "write it back, marked as being deleted"
+    PENDING = "nothing: it is already being deleted, no sooner than before"
+
+
+def begin_deletion(row: ServedResource, obj: Object, *, grace_s: int | None, now: datetime) -> Deletion:
+    """Decide what a DELETE does and, for ``MARK``, set the deletion metadata on *obj*.
+
+    Args:
+        grace_s: ``gracePeriodSeconds`` of the request, or None.
+
+    Source: rest.BeforeDelete, pod strategy CheckGracefulDelete, Store.updateForGracefulDeletionAndFinalizers.
+    """
+    metadata = obj["metadata"]
+    has_finalizers = bool(metadata.get("finalizers")) or bool(row.kind == "Namespace" and obj["spec"].get("finalizers"))
+    if "deletionTimestamp" in metadata:
+        pending_s = metadata.get("deletionGracePeriodSeconds")
+        if pending_s is None or grace_s is None or grace_s >= pending_s:
+            return Deletion.PENDING if has_finalizers or pending_s else Deletion.NOW
+        due = parse_rfc3339(metadata["deletionTimestamp"]) or now
+        metadata["deletionTimestamp"] = rfc3339(due - timedelta(seconds=pending_s - grace_s))
+        metadata["deletionGracePeriodSeconds"] = grace_s
+        return Deletion.MARK
+    period_s = _grace_period(obj, grace_s) if row.kind == "Pod" else 0
+    if row.kind != "Pod" and not has_finalizers:
+        return Deletion.NOW
+    metadata["deletionTimestamp"] = rfc3339(now + timedelta(seconds=period_s))
+    metadata["deletionGracePeriodSeconds"] = period_s
+    if metadata.get("generation"):
+        metadata["generation"] += 1
+    if row.kind == "Namespace":
+        metadata.pop("deletionGracePeriodSeconds")
+        obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
+    return Deletion.MARK
+
+
+def _grace_period(pod: Object, grace_s: int | None) -> int:
+    spec, status = pod.get("spec", {}), pod.get("status", {})
+    if not spec.get("nodeName") or status.get("phase") in TERMINAL_PHASES:
+        return 0
+    if grace_s is None:
+        grace_s = spec.get("terminationGracePeriodSeconds", 0)
+    return 1 if grace_s < 0 else int(grace_s)
+
+
+def is_deletion_complete(row: ServedResource, obj: Object) -> bool:
+    """Whether an object marked as being deleted has nothing left to wait for: no grace period, no finalizer.
+
+    Source: registry.Store ShouldDeleteDuringUpdate.
+    """
+    metadata = obj["metadata"]
+    if "deletionTimestamp" not in metadata or metadata.get("finalizers"):
+        return False
+    if row.kind == "Namespace":
+        return not obj.get("spec", {}).get("finalizers")
+    return not metadata.get("deletionGracePeriodSeconds")
