@@ -11,6 +11,7 @@
         pid  conmon.pid    written by the runtime and by conmon
         started            its mtime is when the runtime was told to start it
         persist/exit       written by conmon: the exit status; its mtime is when
+        failure            made by us when the runtime refused to create the process: why, and by its mtime when
         lost               made by us when the container ended and nobody had collected its status
         persist/oom        created by conmon when the kernel killed for memory
 
@@ -107,6 +108,10 @@ class Bundle:
         return self.path / "lost"
 
     @property
+    def failure(self) -> Path:
+        return self.path / "failure"
+
+    @property
     def oom_file(self) -> Path:
         return self.persist / "oom"
 
@@ -182,12 +187,27 @@ def read_termination_message(bundle: Bundle) -> bytes:
         return file.read(MAX_TERMINATION_MESSAGE_BYTES)
 
 
-def remove(bundle: Bundle) -> None:
-    """Unmount and delete; idempotent, also for a half-made bundle."""
+def write_failure(bundle: Bundle, message: str) -> None:
+    _write(bundle.failure, message.encode())
+
+
+def read_failure(bundle: Bundle) -> str | None:
+    try:
+        return bundle.failure.read_text()
+    except OSError:
+        return None
+
+
+def unmount_rootfs(bundle: Bundle) -> None:
     try:
         unmount(bundle.rootfs, MNT_DETACH)
     except OSError:
         pass  # not mounted, or not there
+
+
+def remove(bundle: Bundle) -> None:
+    """Unmount and delete; idempotent, also for a half-made bundle."""
+    unmount_rootfs(bundle)
     # The record goes last: a directory without one is rubbish to any later agent, one with it is a container.
     for child in bundle.path.iterdir() if bundle.path.exists() else ():
         if child != bundle.record:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOG_SIZE_MAX_BYTES = 10 * 1024 * 1024  # the kubelet's containerLogMaxSize; the log lives on tmpfs
 _ANSWER_MAX_BYTES = 64 * 1024
+_CREATE_TIMEOUT_S = 120.0
 
 
 class StartFailed(ContainerRunError):
@@ -76,8 +78,22 @@ async def launch(
     Raises:
         StartFailed: the runtime refused; the message is the runtime's.
 
-    Cancellation: conmon may go on and finish the creation; the caller deletes the container.
+    Cancellation: shielded until the runtime has answered (some 50 ms), at most two minutes: a creation left to itself would
+    finish behind our back, after its bundle was cleaned up. The caller deletes the container.
     """
+    with trio.move_on_after(_CREATE_TIMEOUT_S, shield=True):
+        pid = await _launch(tools, bundle, record, runtime_root, adopt_monitor)
+        return pid
+    fd = open_conmon(bundle)
+    if fd is not None:
+        signal.pidfd_send_signal(fd, signal.SIGTERM)  # it passes that on to the runtime it waits for
+        os.close(fd)
+    raise StartFailed("failed to start container: OCI runtime create failed: timed out")
+
+
+async def _launch(
+    tools: Tools, bundle: Bundle, record: ContainerRecord, runtime_root: Path, adopt_monitor: Callable[[int], None]
+) -> int:
     answer_fd, answer_end = os.pipe2(os.O_CLOEXEC)
     start_end, start_fd = os.pipe2(os.O_CLOEXEC)
     try:
@@ -87,6 +103,7 @@ async def launch(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(answer_end, start_end),
+            cwd=bundle.path,  # it also drops a file named "oom" where it stands
             env=tool_environment({"_OCI_SYNCPIPE": str(answer_end), "_OCI_STARTPIPE": str(start_end)}),
         )
     except BaseException:

@@ -1,7 +1,7 @@
 """Image pull credentials, pure: what a pull secret says, and which of it fits an image.
 
-Passwords are :class:`SensitiveBytes` from the moment of decoding; they are unwrapped in ``registry`` when the
-credentials file is written. Pulling, and reading files of the node, are not here.
+Passwords are :class:`SensitiveBytes` from the moment of decoding; they are unwrapped here only to be
+encoded or hashed. Pulling, and reading files of the node, are not here.
 
 Source: pkg/credentialprovider: config.go (parsing), keyring.go (index, glob match, lookup), secrets/secrets.go
 (MakeDockerKeyring).
@@ -144,6 +144,15 @@ def credential_hash(credentials: RegistryCredentials) -> str:
         login["password"] = credentials.password.reveal().decode(errors="surrogateescape")
     text = json.dumps(login, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def auth_document(domain: str, credentials: RegistryCredentials | None) -> bytes:
+    """The content of a credentials file for one registry, as containers-auth.json(5) has it. Secret; None logs in nowhere."""
+    auths: dict[str, dict[str, str]] = {}
+    if credentials is not None:
+        pair = credentials.username.encode(errors="surrogateescape") + b":" + credentials.password.reveal()
+        auths[domain] = {"auth": base64.b64encode(pair).decode()}
+    return json.dumps({"auths": auths}).encode()
 
 
 def _read_secret(secret: Secret) -> list[tuple[str, RegistryCredentials]]:

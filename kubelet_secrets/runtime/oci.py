@@ -48,6 +48,7 @@ class ExitStatus:
     oom: bool
     finished_at: datetime
     known: bool = True  # False: nobody collected the status; code is 137
+    failure: str = ""  # why the process could not be started; code is 128
 
     @property
     def signal(self) -> int:
@@ -56,7 +57,9 @@ class ExitStatus:
 
     @property
     def reason(self) -> str:
-        """The terminated reason: OOMKilled, Completed, Error or ContainerStatusUnknown."""
+        """The terminated reason: OOMKilled, Completed, Error, StartError or ContainerStatusUnknown."""
+        if self.failure:
+            return "StartError"
         if not self.known:
             return "ContainerStatusUnknown"
         if self.oom:
@@ -113,10 +116,11 @@ class OciRuntime:
             log_path: where conmon writes the CRI log; on the run tmpfs.
 
         Raises:
-            StartFailed: the runtime refused (command not found, a mount that cannot be made): RunContainerError.
-            ContainerRunError: anything before that: CreateContainerError.
+            StartFailed: the runtime refused (command not found, a mount that cannot be made): RunContainerError. The container
+                stays, as on a real node: exited, code 128, reason StartError; delete it in time.
+            ContainerRunError: anything before that: CreateContainerError. Nothing stays behind.
 
-        Cancellation: nothing stays behind, neither process nor mount nor directory; likewise on any error.
+        Cancellation: nothing stays behind, neither process nor mount nor directory.
         """
         record = _record(settings, log_path)
         bundle = self._bundle(record.id)
@@ -127,6 +131,10 @@ class OciRuntime:
             # Not abandoned on cancel: a mount made behind our back would stay.
             await trio.to_thread.run_sync(bundles.create, bundle, record, spec, image.rootfs)
             await launch(self._tools, bundle, record, self._root, self._cgroups.adopt_monitor)
+            await trio.lowlevel.checkpoint_if_cancelled()  # launch itself does not stop half-way
+        except StartFailed as error:
+            await self._keep_failure(bundle, str(error))
+            raise
         except BaseException:
             with trio.move_on_after(_CLEANUP_S, shield=True):
                 await self.delete(record.id)
@@ -137,13 +145,15 @@ class OciRuntime:
         """Let the created process run.
 
         Raises:
-            StartFailed: the runtime refused; the container is dead, delete it.
+            StartFailed: the runtime refused; as with :meth:`create`.
         """
         bundle = self._bundle(container_id)
         bundle.started.touch(mode=0o600)
         outcome = await run_tool([self._tools.runtime, f"--root={self._root}", "start", container_id])
         if outcome.code != 0:
-            raise StartFailed(f"failed to start container: OCI runtime start failed: {outcome.last_line}")
+            error = StartFailed(f"failed to start container: OCI runtime start failed: {outcome.last_line}")
+            await self._keep_failure(bundle, str(error))
+            raise error
         return self.state(container_id)
 
     async def wait_exit(self, container_id: str) -> ExitStatus:
@@ -253,6 +263,8 @@ class OciRuntime:
         """
         for path in tuple(self._containers.iterdir()):
             bundle = Bundle(path)
+            if bundle.failure.exists():
+                continue
             # The runtime removes this pipe when the process passes it.
             waits = (self._root / bundle.id / "exec.fifo").exists()
             if bundles.read_record(bundle) is None or not bundle.started.exists() or waits:
@@ -309,7 +321,7 @@ class OciRuntime:
         started_at = bundles.read_time(bundle.started)
         status: ExitStatus | None = None
         pid: int | None = None
-        if bundle.exit_file.exists() or not _is_alive(bundle):
+        if bundle.exit_file.exists() or bundle.failure.exists() or not _is_alive(bundle):
             status = self._exit_status(bundle, record)
             state = ContainerState.EXITED
         else:
@@ -318,6 +330,10 @@ class OciRuntime:
         return ContainerHandle(record=record, state=state, pid=pid, started_at=started_at, exit=status)
 
     def _exit_status(self, bundle: Bundle, record: ContainerRecord) -> ExitStatus:
+        failure = bundles.read_failure(bundle)
+        if failure is not None:
+            failed_at = bundles.read_time(bundle.failure) or datetime.now(UTC)
+            return ExitStatus(code=START_FAILED_EXIT_CODE, oom=False, finished_at=failed_at, failure=failure)
         oom = bundle.oom_file.exists() or self._cgroups.oom_kills(record.cgroup_path) > 0
         code = bundles.read_pid(bundle.exit_file)
         finished_at = bundles.read_time(bundle.exit_file)
@@ -327,6 +343,16 @@ class OciRuntime:
             finished_at = bundles.read_time(bundle.lost) or datetime.now(UTC)
             return ExitStatus(code=UNKNOWN_EXIT_CODE, oom=oom, finished_at=finished_at, known=False)
         return ExitStatus(code=code, oom=oom, finished_at=finished_at)
+
+    async def _keep_failure(self, bundle: Bundle, message: str) -> None:
+        """Turn a container whose process never came to be into an exited one: only its record and the reason stay."""
+        with trio.move_on_after(_CLEANUP_S, shield=True):
+            bundles.write_failure(bundle, message)
+            if (self._root / bundle.id).exists():
+                await run_tool([self._tools.runtime, f"--root={self._root}", "delete", "--force", bundle.id])
+            await self._wait_gone(bundle, open_conmon)
+            await trio.to_thread.run_sync(bundles.unmount_rootfs, bundle)
+            bundle.config.unlink(missing_ok=True)
 
     async def _wait_gone(self, bundle: Bundle, opener: Callable[[Bundle], int | None]) -> None:
         """Wait for a process to end by itself, SIGKILL it after five seconds."""

@@ -7,9 +7,7 @@ are used.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -18,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet_secrets.runtime.keyring import RegistryCredentials
+from kubelet_secrets.runtime.keyring import RegistryCredentials, auth_document
 from kubelet_secrets.runtime.reference import ImageReference
 from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool
 
@@ -95,15 +93,11 @@ class Registry:
     async def _auth_file(
         self, reference: ImageReference | None, credentials: RegistryCredentials | None
     ) -> AsyncIterator[Path]:
-        auths: dict[str, dict[str, str]] = {}
-        if reference is not None and credentials is not None:
-            pair = credentials.username.encode() + b":" + credentials.password.reveal()
-            auths[reference.domain] = {"auth": base64.b64encode(pair).decode()}
         path = self._auth_dir / f"{secrets.token_hex(8)}.json"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with os.fdopen(fd, "w") as file:
-                json.dump({"auths": auths}, file)
+            with os.fdopen(fd, "wb") as file:
+                file.write(auth_document("" if reference is None else reference.domain, credentials))
             yield path
         finally:
             path.unlink(missing_ok=True)

@@ -174,10 +174,18 @@ async def test_runtime_default_seccomp_denies_unshare_but_runs_programs(node: No
     assert "sub" in text
 
 
-async def test_command_not_found_fails_to_start_and_leaves_nothing(node: Node) -> None:
+async def test_command_not_found_leaves_an_exited_container_without_its_environment(node: Node) -> None:
+    """As CRI runtimes keep it: with restartPolicy Never the pod has to fail, also when the agent restarts now."""
     with pytest.raises(StartFailed, match=r'exec: "nope": executable file not found in \$PATH'):
-        await node.create(node.settings("nope"))
-    assert node.runtime.list() == ()
+        await node.create(node.settings("nope", env={"CANARY": "s3cr3t-canary"}))
+    (handle,) = await node.runtime.adopt()
+    assert handle.state is ContainerState.EXITED
+    assert handle.exit is not None
+    assert (handle.exit.code, handle.exit.reason, handle.exit.signal) == (128, "StartError", 0)
+    assert 'exec: "nope"' in handle.exit.failure
+    assert await node.runtime.wait_exit(handle.id) == handle.exit
+    left = [path for path in node.run_dir.rglob("*") if path.is_file() and b"s3cr3t-canary" in path.read_bytes()]
+    assert left == []
 
 
 async def test_missing_command_is_a_create_error(node: Node) -> None:
@@ -292,13 +300,17 @@ async def test_exec_with_a_terminal(node: Node) -> None:
     assert b"got word" in text
 
 
-async def test_cancelled_create_leaves_nothing(node: Node) -> None:
-    with trio.move_on_after(0.02) as scope:
-        await node.create(node.settings("sleep", "600"))
-    assert scope.cancelled_caught or node.runtime.list()
-    if scope.cancelled_caught:
-        assert node.runtime.list() == ()
-        assert os.listdir(node.run_dir / "containers") == []
+@pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.01, 0.02, 0.03, 0.04, 0.05])
+async def test_cancelled_create_leaves_nothing(node: Node, delay_s: float) -> None:
+    """Wherever it is hit: before the overlay, while conmon starts, while the runtime creates."""
+    settings = node.settings("sleep", "600")
+    with trio.move_on_after(delay_s) as scope:
+        await node.create(settings)
+    if not scope.cancelled_caught:
+        return  # it was faster
+    assert os.listdir(node.run_dir / "containers") == []
+    assert os.listdir(node.run_dir / "runc") == []
+    assert node.cgroups.processes(settings.cgroup_path) == ()
 
 
 async def test_delete_is_idempotent_and_forces(node: Node) -> None:
