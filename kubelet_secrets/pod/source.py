@@ -1,0 +1,120 @@
+"""Where pods come from: a list-watch of the pods bound to this node, told to one sink.
+
+Beside it :class:`ServiceCache`, the same for the services that containers find in their environment. Both are run by the
+composition root. The Node authorizer allows exactly these two lists (semantics §10.2). Source: pkg/kubelet/config/apiserver.go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kubelet_secrets.api.core import Pod, Service
+from kubelet_secrets.api.meta import PODS, SERVICES, PodUID
+from kubelet_secrets.cache.reflector import ListWatcher, Reflector, Target
+
+logger = logging.getLogger(__name__)
+
+
+class PodSink(Protocol):
+    """Who is told of pods. Nothing here may wait; every call carries the latest state."""
+
+    def pod_changed(self, pod: Pod) -> None:
+        """*pod* is new, or is now like this. May repeat what is known already."""
+
+    def pod_removed(self, uid: PodUID) -> None:
+        """The API has no such pod any more."""
+
+    def pods_synced(self) -> None:
+        """Every pod that there is has been told at least once; what is not known by now does not exist."""
+
+    def api_reached(self) -> None:
+        """The API server answers (again): whatever pauses after a failure may try at once."""
+
+
+class PodSource:
+    """The pods of one node, from the API."""
+
+    def __init__(self, client: ListWatcher, node_name: str, sink: PodSink) -> None:
+        self._client = client
+        self._target = Target(resource=PODS, kind=Pod, field_selector=f"spec.nodeName={node_name}")
+        self._sink = sink
+        self._known: set[PodUID] = set()
+        self._is_failing = False
+
+    async def run(self) -> None:
+        """Tell the sink until cancelled. An API server that is away is waited for; the pods stay what they were."""
+        await Reflector(self._client, self._target, self).run()
+
+    # What the reflector calls.
+
+    def replace(self, objects: Sequence[Pod]) -> None:
+        present = {PodUID(pod.metadata.uid) for pod in objects}
+        for uid in self._known - present:
+            self._sink.pod_removed(uid)
+        self._known = present
+        for pod in objects:
+            self._sink.pod_changed(pod)
+        self._sink.pods_synced()
+
+    def upsert(self, obj: Pod) -> None:
+        self._known.add(PodUID(obj.metadata.uid))
+        self._sink.pod_changed(obj)
+
+    def remove(self, obj: Pod) -> None:
+        uid = PodUID(obj.metadata.uid)
+        self._known.discard(uid)
+        self._sink.pod_removed(uid)
+
+    def report(self, error: Exception | None) -> None:
+        if error is not None and not self._is_failing:
+            logger.warning("cannot watch this node's pods: %s", error)
+        if error is None and self._is_failing:
+            logger.info("watching this node's pods again")
+            self._sink.api_reached()
+        self._is_failing = error is not None
+
+
+class ServiceCache:
+    """All services of the cluster, for the ``{NAME}_SERVICE_HOST`` variables.
+
+    Args:
+        changed: called after each change; must not wait.
+    """
+
+    def __init__(self, client: ListWatcher, *, changed: Callable[[], None]) -> None:
+        self._client = client
+        self._changed = changed
+        self._services: dict[tuple[str, str], Service] | None = None
+
+    @property
+    def services(self) -> Sequence[Service] | None:
+        """None until they have been read once."""
+        return None if self._services is None else tuple(self._services.values())
+
+    async def run(self) -> None:
+        """Keep up with the API server until cancelled."""
+        await Reflector(self._client, Target(resource=SERVICES, kind=Service), self).run()
+
+    def replace(self, objects: Sequence[Service]) -> None:
+        self._services = {_name(each): each for each in objects}
+        self._changed()
+
+    def upsert(self, obj: Service) -> None:
+        assert self._services is not None, "the list comes first"
+        self._services[_name(obj)] = obj
+        self._changed()
+
+    def remove(self, obj: Service) -> None:
+        assert self._services is not None, "the list comes first"
+        self._services.pop(_name(obj), None)
+        self._changed()
+
+    def report(self, error: Exception | None) -> None:
+        if error is not None:
+            logger.warning("cannot watch services: %s", error)
+
+
+def _name(service: Service) -> tuple[str, str]:
+    return service.metadata.namespace, service.metadata.name

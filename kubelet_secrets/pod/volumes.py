@@ -1,0 +1,275 @@
+"""``PodVolumes``: the volumes of one pod, each kept by a task of its own.
+
+A task sets its volume up, and again whenever something that the volume shows has changed; failures are reported as FailedMount
+and tried again after the mount back-off, or at once when a referenced object changes. News comes in through :meth:`refresh` and
+:meth:`update`; news goes out through the callback (a volume became ready, got a new version, failed). No pod sync is involved:
+from an object's change to the writer it is one task switch, one payload, one call.
+
+Made and run by ``pod/worker.py``. What a volume shows is ``volume.payload``'s, how it is written ``volume.manager``'s business.
+Source: pkg/kubelet/volumemanager; pkg/volume/util/operationexecutor; semantics §2.2, §7.4, §8.1.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from kubelet_secrets.api.core import ConfigMap, Pod, Secret, Volume
+from kubelet_secrets.api.meta import PodUID
+from kubelet_secrets.api.origin import Origin
+from kubelet_secrets.api.references import all_containers, volume_config_map_names, volume_secret_names
+from kubelet_secrets.api.sources import NodeInfo
+from kubelet_secrets.errors import MissingObject, SetUpError
+from kubelet_secrets.pod.backoff import mount_delay_s
+from kubelet_secrets.pod.hostpath import check_host_path
+from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
+from kubelet_secrets.pod.tokens import TokenManager, token_projections
+from kubelet_secrets.pod.wake import Wake
+from kubelet_secrets.volume.ownership import fs_group_of
+from kubelet_secrets.volume.payload import Payload, has_payload, make_volume_payload
+from kubelet_secrets.volume.store import VolumeVersion
+
+RESYNC_S = 60.0  # syncFrequency; up to half more at random. Only tokens need it: all else tells when it changes.
+
+Report = Callable[[str], None]
+"""Called with the message of a FailedMount event."""
+
+
+class VolumeBackend(Protocol):
+    """The part of ``volume.manager.VolumeManager`` that a pod's volumes need."""
+
+    async def set_up(self, pod: Pod, volume: Volume, payload: Payload, *, fs_group: int | None) -> VolumeVersion: ...
+
+    async def set_up_empty_dir(self, pod: Pod, volume: Volume, *, fs_group: int | None) -> None: ...
+
+    async def tear_down(self, pod_uid: PodUID, volume_name: str) -> None: ...
+
+    def host_path(self, pod_uid: PodUID, volume: Volume) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """One file of a payload, without its content."""
+
+    path: str  # relative to the volume's root
+    mode: int  # as asked for, before fsGroup
+    size_bytes: int
+    origin: Origin
+    replaced: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeState:
+    """How one volume stands. Replaced as a whole at each change."""
+
+    name: str
+    is_ready: bool = False  # mounted at least once; a failing refresh does not take that back
+    version: VolumeVersion | None = None  # None: not yet, or a volume without versions
+    files: tuple[FileInfo, ...] = ()
+    problem: str = ""  # why the last attempt failed; empty when it did not
+    missing: tuple[str, ...] = ()  # "secret/db", when that is what is waited for
+    failures: int = 0  # in a row
+
+
+@dataclass(slots=True)
+class _Kept:
+    volume: Volume
+    state: VolumeState
+    wake: Wake = field(default_factory=Wake)
+
+
+class PodVolumes:
+    """Volumes of one pod.
+
+    Args:
+        pod: as first seen; :meth:`update` replaces it.
+        report: told each failure.
+        changed: called after each change of :attr:`states`; must not wait.
+    """
+
+    def __init__(
+        self,
+        pod: Pod,
+        *,
+        backend: VolumeBackend,
+        secrets: ObjectGetter[Secret],
+        config_maps: ObjectGetter[ConfigMap],
+        tokens: TokenManager | None,
+        node: Callable[[], NodeInfo],
+        report: Report,
+        changed: Callable[[], None],
+    ) -> None:
+        self._pod = pod
+        self._backend = backend
+        self._secrets = secrets
+        self._config_maps = config_maps
+        self._tokens = tokens
+        self._node = node
+        self._report = report
+        self._changed = changed
+        used = used_volume_names(pod)
+        self._kept = {
+            each.name: _Kept(each, VolumeState(name=each.name)) for each in pod.spec.volumes if each.name in used
+        }
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether containers may be started."""
+        return all(each.state.is_ready for each in self._kept.values())
+
+    @property
+    def states(self) -> Mapping[str, VolumeState]:
+        """By volume name; volumes that no container mounts are not set up and not listed."""
+        return {name: each.state for name, each in self._kept.items()}
+
+    def host_path(self, name: str) -> Path | None:
+        """Where on the host the volume *name* is found; None while it is not ready, or not a volume of this pod."""
+        kept = self._kept.get(name)
+        if kept is None or not kept.state.is_ready:
+            return None
+        if kept.volume.host_path is not None:
+            return Path(kept.volume.host_path.path)
+        return self._backend.host_path(PodUID(self._pod.metadata.uid), kept.volume)
+
+    def volume(self, name: str) -> Volume | None:
+        kept = self._kept.get(name)
+        return kept.volume if kept is not None else None
+
+    def refresh(self, *, secret: str = "", config_map: str = "") -> None:
+        """An object changed: set up again, at once, the volumes that show it."""
+        for name, kept in self._kept.items():
+            if secret and secret in volume_secret_names(self._pod, name):
+                kept.wake.ring()
+            if config_map and config_map in volume_config_map_names(kept.volume):
+                kept.wake.ring()
+
+    def update(self, pod: Pod) -> None:
+        """The pod changed in the API: labels and annotations may be shown by any volume."""
+        is_changed = pod.metadata != self._pod.metadata
+        self._pod = pod
+        if is_changed:
+            for kept in self._kept.values():
+                if kept.volume.downward_api is not None or kept.volume.projected is not None:
+                    kept.wake.ring()
+
+    async def run(self) -> None:
+        """Set the volumes up and keep them up to date until cancelled. They are not torn down at the end.
+
+        Cancellation: an attempt under way is given up; the volume has its last version or the new one, never half.
+        """
+        async with trio.open_nursery() as nursery:
+            for kept in self._kept.values():
+                nursery.start_soon(self._keep, kept)
+
+    async def tear_down(self) -> None:
+        """Take all volumes away. :meth:`run` must have ended. Raises what the backend raises, after trying all.
+
+        Raises:
+            SetUpError: a volume could not be removed; call again.
+        """
+        uid = PodUID(self._pod.metadata.uid)
+        failed: SetUpError | None = None
+        for name, kept in self._kept.items():
+            if kept.volume.host_path is None:
+                try:
+                    await self._backend.tear_down(uid, name)
+                except SetUpError as error:
+                    failed = error
+            kept.state = VolumeState(name=name)
+        if self._tokens is not None:
+            self._tokens.forget(uid)
+        if failed is not None:
+            raise failed
+
+    async def _keep(self, kept: _Kept) -> None:
+        while True:
+            kept.wake.clear()  # before the sources are read: what changes from here on asks for another round
+            try:
+                state = await self._set_up(kept.volume)
+            except SetUpError as error:
+                failures = kept.state.failures + 1
+                self._publish(kept, _failed(kept.state, error, failures))
+                self._report(_failed_mount(kept.volume, error))
+                await kept.wake.wait(timeout_s=mount_delay_s(failures))
+                continue
+            self._publish(kept, state)
+            needs_resync = bool(token_projections(kept.volume))
+            await kept.wake.wait(timeout_s=RESYNC_S * random.uniform(1.0, 1.5) if needs_resync else None)
+
+    def _publish(self, kept: _Kept, state: VolumeState) -> None:
+        if state != kept.state:
+            kept.state = state
+            self._changed()
+
+    async def _set_up(self, volume: Volume) -> VolumeState:
+        if has_payload(volume):
+            payload = await self._make_payload(volume)
+            version = await self._backend.set_up(self._pod, volume, payload, fs_group=fs_group_of(self._pod))
+            return VolumeState(name=volume.name, is_ready=True, version=version, files=_describe(payload))
+        if volume.empty_dir is not None:
+            await self._backend.set_up_empty_dir(self._pod, volume, fs_group=fs_group_of(self._pod))
+        elif volume.host_path is not None:
+            await trio.to_thread.run_sync(check_host_path, volume.host_path)
+        else:
+            raise UnsupportedVolume(volume.name)
+        return VolumeState(name=volume.name, is_ready=True)
+
+    async def _make_payload(self, volume: Volume) -> Payload:
+        pod = self._pod
+        objects = await fetch_objects(
+            self._secrets,
+            self._config_maps,
+            pod.metadata.namespace,
+            secret_names=volume_secret_names(pod, volume.name),
+            config_map_names=volume_config_map_names(volume),
+        )
+        tokens = await self._tokens.snapshot(pod, volume) if self._tokens is not None else None
+        return make_volume_payload(volume, pod, objects, node=self._node(), tokens=tokens)
+
+
+class UnsupportedVolume(SetUpError):
+    """A volume of a type that this node does not have. Source: the populator's error for an unknown plugin."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'failed to get Plugin from volumeSpec for volume "{name}" err=no volume plugin matched')
+        self.name = name
+
+
+def used_volume_names(pod: Pod) -> frozenset[str]:
+    """Names of the volumes that a container of *pod* mounts; the kubelet sets up no others."""
+    return frozenset(mount.name for container in all_containers(pod) for mount in container.volume_mounts)
+
+
+def _failed_mount(volume: Volume, error: SetUpError) -> str:
+    if isinstance(error, UnsupportedVolume):
+        name = volume.name
+        return (
+            f"Unable to attach or mount volumes: unmounted volumes=[{name}], unattached volumes=[], "
+            f"failed to process volumes=[{name}]: {error}"
+        )
+    return f'MountVolume.SetUp failed for volume "{volume.name}" : {error}'
+
+
+def _failed(before: VolumeState, error: SetUpError, failures: int) -> VolumeState:
+    causes = getattr(error, "causes", (error,))
+    return VolumeState(
+        name=before.name,
+        is_ready=before.is_ready,
+        version=before.version,
+        files=before.files,
+        problem=str(error),
+        missing=tuple(f"{each.kind}/{each.name}" for each in causes if isinstance(each, MissingObject)),
+        failures=failures,
+    )
+
+
+def _describe(payload: Payload) -> tuple[FileInfo, ...]:
+    return tuple(
+        FileInfo(path=path, mode=each.mode, size_bytes=len(each.data), origin=each.origin, replaced=each.replaced)
+        for path, each in payload.items()
+    )
