@@ -133,7 +133,11 @@ class Lanes:
                 timeout=timeout,
             )
             try:
-                response = await client.send(request, stream=True)
+                with trio.move_on_after(REQUEST_TIMEOUT_S) as waiting:
+                    response = await client.send(request, stream=True)
+                if waiting.cancelled_caught:
+                    # A watch's own read timeout is long; its headers are not worth as much patience.
+                    raise httpx2.ReadTimeout(f"no answer within {REQUEST_TIMEOUT_S:g} s")
                 if response.is_success:
                     return response
                 try:

@@ -1,0 +1,1 @@
+"""What the node knows of Secrets and ConfigMaps: one list-watch per referenced object, counted by pod."""
