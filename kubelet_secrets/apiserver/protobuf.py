@@ -1,0 +1,221 @@
+"""Bodies in Kubernetes' protobuf, turned into the plain data that the same request in JSON would have given.
+
+Only inwards: ``kubectl create secret`` and its like send nothing else and have no fallback, but every client reads JSON.
+Pure but for reading its own package file once. Made by ``scripts/generate-protobuf``: message → field → number and type.
+
+Source: k8s.io/apimachinery/pkg/runtime/serializer/protobuf (the ``k8s\\0`` envelope), k8s.io/api/*/generated.proto.
+Differs: Go knows which zero values were pointers; here the pointers are named in ``_POINTERS``, all other zeros are dropped.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import importlib.resources
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from kubelet_secrets.apiserver.schemas import document
+
+MAGIC = b"k8s\0"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_META = "k8s.io.apimachinery.pkg.apis.meta.v1."
+_UNKNOWN = "k8s.io.apimachinery.pkg.runtime.Unknown"
+
+# Embedded in Go without a name of their own: their fields stand in the message around them.
+_INLINE = frozenset({"localObjectReference", "volumeSource", "handler", "ephemeralContainerCommon"})
+_RENAMED = {"uID": "uid"}
+# Fields whose zero value says something, because in Go they are pointers.
+_POINTERS = frozenset(
+    [
+        "activeDeadlineSeconds",
+        "allowPrivilegeEscalation",
+        "automountServiceAccountToken",
+        "blockOwnerDeletion",
+        "controller",
+        "defaultMode",
+        "deletionGracePeriodSeconds",
+        "enableServiceLinks",
+        "expirationSeconds",
+        "fsGroup",
+        "gracePeriodSeconds",
+        "hostUsers",
+        "immutable",
+        "leaseDurationSeconds",
+        "leaseTransitions",
+        "mode",
+        "optional",
+        "orphanDependents",
+        "priority",
+        "privileged",
+        "readOnlyRootFilesystem",
+        "runAsGroup",
+        "runAsNonRoot",
+        "runAsUser",
+        "setHostnameAsFQDN",
+        "shareProcessNamespace",
+        "started",
+        "terminationGracePeriodSeconds",
+        "tolerationSeconds",
+        "seconds",
+    ]
+)
+# Without omitempty in Go: their zero value is sent in JSON too.
+_ALWAYS = frozenset({"allowed", "containerPort", "exitCode", "port", "ready", "restartCount"})
+
+Field = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    "string": Field.TYPE_STRING,
+    "bytes": Field.TYPE_BYTES,
+    "bool": Field.TYPE_BOOL,
+    "int32": Field.TYPE_INT32,
+    "int64": Field.TYPE_INT64,
+    "double": Field.TYPE_DOUBLE,
+}
+
+
+def decode_protobuf(body: bytes) -> dict[str, Any]:
+    """Decode one enveloped object.
+
+    Returns:
+        The object with ``apiVersion`` and ``kind``, bytes as base64, times as RFC 3339.
+
+    Raises:
+        ValueError: not the envelope, a kind that is not served, or broken content. The text holds no data.
+    """
+    if not body.startswith(MAGIC):
+        raise ValueError("provided data does not appear to be a protobuf message, expected prefix 6b 38 73 00")
+    envelope = _parse(_UNKNOWN, body[len(MAGIC) :])
+    api_version, kind = envelope.typeMeta.apiVersion, envelope.typeMeta.kind
+    name = document()["kinds"].get(f"{api_version}/{kind}")
+    if name is None:
+        raise ValueError(f'no kind "{kind}" is registered for version "{api_version}"')
+    content = _to_plain(_parse(name.replace("io.k8s", "k8s.io", 1), envelope.raw))
+    return {"apiVersion": api_version, "kind": kind, **content}
+
+
+def _parse(name: str, data: bytes) -> Any:
+    try:
+        return _message_class(name).FromString(data)
+    except DecodeError:
+        raise ValueError("the protobuf content is malformed") from None
+
+
+@cache
+def _message_class(name: str) -> type[Message]:
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(_flat(name)))
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    """The table as descriptors, all in one file without a package: dots in a message's name become underscores."""
+    packed = (importlib.resources.files(__package__) / "messages.json.gz").read_bytes()
+    table: dict[str, dict[str, tuple[int, str]]] = json.loads(gzip.decompress(packed))
+    pool = descriptor_pool.DescriptorPool()
+    file = descriptor_pb2.FileDescriptorProto(name="kubernetes.proto", syntax="proto2")
+    for name, fields in table.items():
+        _add_message(file, name, fields)
+    pool.Add(file)
+    return pool
+
+
+def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Mapping[str, tuple[int, str]]) -> None:
+    message = file.message_type.add(name=_flat(name))
+    for field_name, (number, text) in fields.items():
+        field = message.field.add(name=field_name, number=number, label=Field.LABEL_OPTIONAL)
+        if text.startswith("map<"):
+            key, value = text[4:-1].split(",")
+            entry = message.nested_type.add(name=field_name[0].upper() + field_name[1:] + "Entry")
+            entry.options.map_entry = True
+            _set_type(entry.field.add(name="key", number=1, label=Field.LABEL_OPTIONAL), key)
+            _set_type(entry.field.add(name="value", number=2, label=Field.LABEL_OPTIONAL), value)
+            field.label, field.type = Field.LABEL_REPEATED, Field.TYPE_MESSAGE
+            field.type_name = f".{_flat(name)}.{entry.name}"
+            continue
+        if text.startswith("repeated "):
+            field.label = Field.LABEL_REPEATED
+        _set_type(field, text.removeprefix("repeated "))
+
+
+def _set_type(field: descriptor_pb2.FieldDescriptorProto, text: str) -> None:
+    if text in _SCALARS:
+        field.type = _SCALARS[text]
+    else:
+        field.type = Field.TYPE_MESSAGE
+        field.type_name = "." + _flat(text)
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _to_plain(message: Message) -> Any:
+    special = _SPECIAL.get(message.DESCRIPTOR.name)
+    if special is not None:
+        return special(message)
+    plain: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        name = _RENAMED.get(field.name, field.name)
+        entry = _field_to_plain(field, value)
+        if field.name in _INLINE:
+            plain.update(entry)
+        elif entry is not None and (entry not in ("", False, 0) or name in _POINTERS or name in _ALWAYS):
+            plain[name] = entry
+    return plain
+
+
+def _field_to_plain(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {key: _value_to_plain(entry) for key, entry in value.items()}
+    if field.is_repeated:
+        return [_value_to_plain(entry) for entry in value]
+    return _value_to_plain(value)
+
+
+def _value_to_plain(value: Any) -> Any:
+    if isinstance(value, Message):
+        return _to_plain(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return value
+
+
+def _time_to_plain(message: Any) -> str | None:
+    moment = _moment(message)
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _micro_time_to_plain(message: Any) -> str | None:
+    moment = _moment(message)
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _moment(message: Any) -> datetime | None:
+    """None for Go's zero time, which is sent as the epoch."""
+    if message.seconds == 0 and message.nanos == 0:
+        return None
+    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
+
+
+def _int_or_string_to_plain(message: Any) -> int | str:
+    chosen: int | str = message.strVal if message.type == 1 else message.intVal
+    return chosen
+
+
+_SPECIAL: Mapping[str, Callable[[Any], Any]] = {
+    _flat(_META + "Time"): _time_to_plain,
+    _flat(_META + "MicroTime"): _micro_time_to_plain,
+    _flat(_META + "FieldsV1"): lambda message: json.loads(message.Raw or b"{}"),
+    _flat("k8s.io.apimachinery.pkg.api.resource.Quantity"): lambda message: message.string,
+    _flat("k8s.io.apimachinery.pkg.util.intstr.IntOrString"): _int_or_string_to_plain,
+    _flat("k8s.io.api.authentication.v1.ExtraValue"): lambda message: list(message.items),
+    _flat("k8s.io.api.authorization.v1.ExtraValue"): lambda message: list(message.items),
+    _flat("k8s.io.api.certificates.v1.ExtraValue"): lambda message: list(message.items),
+}
