@@ -23,6 +23,7 @@ from kubelet_secrets.errors import UsageError
 SUFFIXES = (".json", ".yaml", ".yml")
 STDIN = "-"
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DEEPEST = 300  # levels; the deepest field of the API, in an OpenAPI schema, has some dozens
 _LARGEST_NODE_COUNT = 5_000_000  # after aliases are expanded; a 3 MiB object has no more
 
@@ -145,7 +146,18 @@ def _json_documents(text: str) -> list[Any] | None:
             documents.append(document)
     except (ValueError, RecursionError):
         return None
-    return documents
+    # Half of a surrogate pair is no character: Go reads U+FFFD for it.
+    return [_replace_surrogates(document) for document in documents] if _SURROGATE.search(text) else documents
+
+
+def _replace_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_replace_surrogates(entry) for entry in value]
+    if isinstance(value, dict):
+        return {_replace_surrogates(key): _replace_surrogates(entry) for key, entry in value.items()}
+    return value
 
 
 def _is_too_deep(text: str) -> bool:
@@ -223,13 +235,15 @@ class _Loader(yaml.CSafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep=deep)
-        if all(type(key) is str for key in mapping):
-            return mapping
-        return {_key(key, node): value for key, value in mapping.items()}
+        # Not the inherited one: a key becomes text before it meets the others, because True == 1 in Python.
+        self.flatten_mapping(node)
+        return {
+            _key(self.construct_object(key_node, deep=True), key_node): self.construct_object(value_node, deep=deep)
+            for key_node, value_node in node.value
+        }
 
 
-def _key(key: object, node: yaml.MappingNode) -> str:
+def _key(key: object, node: yaml.Node) -> str:
     match key:
         case str():
             return key
