@@ -1,0 +1,98 @@
+"""``kubelet-secrets apiserver``: the embedded API server alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kubelet_secrets.apiserver.process import ServerOptions
+
+
+@click.command()
+@click.option(
+    "--in-memory", is_flag=True, help="Keep objects in memory: they end with the server. This is the default."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Keep objects in SQLite there. Secrets are stored as they are: this directory is as secret as they.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=6443, show_default=True, help="0 takes any free port.")
+@click.option("--bind-address", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Where to write the admin's kubeconfig, 0600. Best on a tmpfs.",
+)
+@click.option("--node-name", default=None, help="With --node-kubeconfig: the name of the node.")
+@click.option(
+    "--node-kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Where to write a kubeconfig of the identity system:node:<node name>, 0600.",
+)
+def apiserver(
+    in_memory: bool,
+    data_dir: Path | None,
+    port: int,
+    bind_address: str,
+    kubeconfig: Path,
+    node_name: str | None,
+    node_kubeconfig: Path | None,
+) -> None:
+    """Run the embedded API server alone, over TLS with its own certificate authority, until SIGTERM or Ctrl-C.
+
+    It speaks to kubectl as a real one does. Nodes are held to what the Node authorizer allows them.
+    """
+    try:
+        import trio
+
+        from kubelet_secrets.apiserver.process import ServerOptions
+    except ModuleNotFoundError as error:
+        from kubelet_secrets.errors import HostError
+
+        raise HostError(f"{error.name} is not installed: pip install 'kubelet-secrets[server]'") from None
+
+    if in_memory and data_dir is not None:
+        raise click.UsageError("--in-memory and --data-dir exclude each other")
+    if (node_name is None) != (node_kubeconfig is None):
+        raise click.UsageError("--node-name and --node-kubeconfig go together")
+    if data_dir is not None:
+        data_dir = Path(os.path.abspath(data_dir))
+    options = ServerOptions(host=bind_address, port=port, data_dir=data_dir)
+    trio.run(_serve, options, kubeconfig, node_name, node_kubeconfig)
+
+
+async def _serve(options: ServerOptions, kubeconfig: Path, node_name: str | None, node_kubeconfig: Path | None) -> None:
+    import trio
+
+    from kubelet_secrets.apiserver.process import serve_apiserver, write_kubeconfig
+    from kubelet_secrets.errors import HostError
+    from kubelet_secrets.fusefs.hardening import harden_process, set_parent_death_signal
+    from kubelet_secrets.notify import notify
+
+    harden_process()  # it holds every Secret of the cluster
+    if os.environ.get("KS_PDEATHSIG"):
+        set_parent_death_signal(signal.SIGTERM)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            handle = await nursery.start(serve_apiserver, options)
+            try:
+                write_kubeconfig(kubeconfig, handle.admin_kubeconfig())
+                if node_name is not None and node_kubeconfig is not None:
+                    write_kubeconfig(node_kubeconfig, handle.node_kubeconfig(node_name))
+            except OSError as error:
+                raise HostError(f"cannot write {error.filename}: {error.strerror}") from None
+            if not notify("READY=1"):  # nobody is told that way: say it
+                click.echo(f"ready at {handle.url}\n  export KUBECONFIG={kubeconfig}")
+            async for _ in signals:
+                break
+            notify("STOPPING=1")
+            handle.shut_down()

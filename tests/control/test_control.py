@@ -1,0 +1,120 @@
+"""The control socket, both ends: real sockets, the blocking client in a thread."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kubelet_secrets.control.client import ask, ask_one
+from kubelet_secrets.control.protocol import EnvRow
+from kubelet_secrets.control.server import Send, serve_control
+from kubelet_secrets.errors import HostError, UsageError
+
+ROW = EnvRow(name="A", origin="secret/s key a", size=3, value="abc")
+
+
+async def one(params: Mapping[str, Any], send: Send) -> None:
+    await send(ROW)
+
+
+async def refuse(params: Mapping[str, Any], send: Send) -> None:
+    raise UsageError(f"no pod {params['pod']}")
+
+
+async def forever(params: Mapping[str, Any], send: Send) -> None:
+    await send(ROW)
+    await trio.sleep_forever()
+
+
+HANDLERS = {"one": one, "refuse": refuse, "forever": forever}
+
+
+@pytest.fixture
+async def address(tmp_path: Path, nursery: trio.Nursery) -> str:
+    path = tmp_path / "run" / "agent.sock"
+    await nursery.start(serve_control, path, HANDLERS)
+    return str(path)
+
+
+async def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
+    with trio.fail_after(10):
+        return await trio.to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
+
+
+async def test_answer_comes_back_typed(address: str) -> None:
+    assert await in_thread(ask_one, address, "one", EnvRow) == ROW
+
+
+async def test_socket_is_for_root_only(address: str) -> None:
+    assert stat.S_IMODE(os.stat(address).st_mode) == 0o600
+
+
+async def test_refusal_is_a_usage_error(address: str) -> None:
+    with pytest.raises(UsageError, match="no pod web"):
+        await in_thread(ask_one, address, "refuse", EnvRow, pod="web")
+
+
+async def test_unknown_method_is_refused_and_the_server_lives(address: str) -> None:
+    with pytest.raises(UsageError, match="unknown method"):
+        await in_thread(ask_one, address, "no-such", EnvRow)
+    assert await in_thread(ask_one, address, "one", EnvRow) == ROW
+
+
+async def test_garbage_is_refused_and_the_server_lives(address: str) -> None:
+    with trio.fail_after(10):
+        stream = await trio.open_unix_socket(address)
+        await stream.send_all(b"\xff\x00 not json\n")
+        assert b"not a request" in await stream.receive_some()
+        await stream.aclose()
+    assert await in_thread(ask_one, address, "one", EnvRow) == ROW
+
+
+async def test_follower_that_hangs_up_ends_its_handler(tmp_path: Path, nursery: trio.Nursery) -> None:
+    ended = trio.Event()
+
+    async def follow(params: Mapping[str, Any], send: Send) -> None:
+        try:
+            await send(ROW)
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    path = tmp_path / "agent.sock"
+    await nursery.start(serve_control, path, {"follow": follow})
+    stream = await trio.open_unix_socket(path)
+    await stream.send_all(b'{"method":"follow"}\n')
+    await stream.receive_some()
+    await stream.aclose()
+    with trio.fail_after(10):
+        await ended.wait()
+
+
+async def test_stream_of_items_can_be_left_early(address: str) -> None:
+    def first() -> EnvRow:
+        return next(iter(ask(address, "forever", EnvRow)))
+
+    assert await in_thread(first) == ROW
+
+
+def test_nobody_there_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"no agent at .*--socket names another"):
+        ask_one(str(tmp_path / "agent.sock"), "one", EnvRow)
+
+
+async def test_socket_file_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, path, HANDLERS)
+        nursery.cancel_scope.cancel()
+    assert not path.exists()
+
+
+def test_row_does_not_show_its_value() -> None:
+    assert "abc" not in repr(ROW)
