@@ -105,7 +105,7 @@ class _User(_Struct, frozen=True):
     token: str = ""
     token_file: str = msgspec.field(default="", name="tokenFile")
     username: str = ""
-    auth_provider: msgspec.Raw = msgspec.Raw()
+    auth_provider: object = None
     impersonate: str = msgspec.field(default="", name="as")
     exec: _Exec | None = None
 
@@ -285,7 +285,7 @@ def _read_cluster(cluster: _Cluster, place: _Place) -> ClusterConfig:
 def _with_user(config: ClusterConfig, user: _User, place: _Place) -> ClusterConfig:
     if user.username:
         raise (place / "username").error("basic authentication is not supported")
-    if bytes(user.auth_provider):
+    if user.auth_provider is not None:
         raise (place / "auth-provider").error("not supported; use an exec plugin")
     if user.impersonate:
         raise (place / "as").error("impersonation is not supported")
@@ -298,7 +298,7 @@ def _with_user(config: ClusterConfig, user: _User, place: _Place) -> ClusterConf
         raise (place / missing).error("a client certificate and its key come together; this one is missing")
     token_file = place.path.parent / user.token_file if user.token_file else None
     if token_file is not None:
-        _read_file(token_file, f"{place.field}.tokenFile")
+        _read_file(token_file, f"{place.path}: {place.field}.tokenFile")
     config = dataclasses.replace(
         config,
         client_cert_pem=cert,

@@ -1,0 +1,205 @@
+"""Where tokens and certificates come from, and when fresh ones are fetched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from kubelet_secrets.api.core import Secret
+from kubelet_secrets.api.meta import SECRETS
+from kubelet_secrets.client.credentials import Credentials
+from kubelet_secrets.client.kubeconfig import ClusterConfig, ExecConfig
+from kubelet_secrets.client.rest import open_client
+from kubelet_secrets.errors import ApiUnavailable, UsageError
+from kubelet_secrets.sensitive import SensitiveBytes
+from tests.client.h2server import AUTHORITY, CA_PEM, ServerStream, serve
+
+PLUGIN = """#!/bin/sh
+echo "$KUBERNETES_EXEC_INFO" > {directory}/info
+echo run >> {directory}/runs
+{body}
+"""
+
+
+def plugin(directory: Path, body: str, **settings: Any) -> ExecConfig:
+    path = directory / "plugin"
+    path.write_text(PLUGIN.format(directory=directory, body=body))
+    path.chmod(0o755)
+    return ExecConfig(command=str(path), **settings)
+
+
+def credential(**status: str) -> str:
+    document = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+    return f"cat <<'END'\n{json.dumps(document)}\nEND"
+
+
+def runs(directory: Path) -> int:
+    return (directory / "runs").read_text().count("run")
+
+
+async def test_plugin_gives_a_token_and_is_told_of_the_cluster(tmp_path: Path) -> None:
+    executed = plugin(tmp_path, credential(token="t-1"), provide_cluster_info=True, env=(("A", "1"),))
+    config = ClusterConfig(server="https://10.0.0.1", ca_pem=b"PEM", tls_server_name="k", exec=executed)
+    credentials = Credentials(config)
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(credentials.authorize)
+    authorization = await credentials.authorize()
+    assert authorization.header == "Bearer t-1"
+    assert "t-1" not in repr(authorization)
+    assert runs(tmp_path) == 1
+    info = json.loads((tmp_path / "info").read_text())
+    assert info == {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "spec": {
+            "interactive": False,
+            "cluster": {
+                "server": "https://10.0.0.1",
+                "tls-server-name": "k",
+                "insecure-skip-tls-verify": False,
+                "certificate-authority-data": "UEVN",
+            },
+        },
+    }
+
+
+async def test_expired_credential_is_fetched_again(tmp_path: Path) -> None:
+    executed = plugin(tmp_path, credential(token="t", expirationTimestamp="2020-01-01T00:00:00Z"))
+    credentials = Credentials(ClusterConfig(server="https://x", exec=executed))
+    await credentials.authorize()
+    await credentials.authorize()
+    assert runs(tmp_path) == 2
+
+
+async def test_refused_credential_is_fetched_once_for_all_who_were_refused(tmp_path: Path) -> None:
+    executed = plugin(tmp_path, f"n=$(wc -l < {tmp_path}/runs)\n" + credential(token="t-$n").replace("'END'", "END"))
+    credentials = Credentials(ClusterConfig(server="https://x", exec=executed))
+    refused = await credentials.authorize()
+    results: list[bool] = []
+
+    async def renew() -> None:
+        results.append(await credentials.renew(refused.generation))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(renew)
+    assert results == [True] * 10
+    assert runs(tmp_path) == 2
+    assert (await credentials.authorize()).header == "Bearer t-2"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("exit 3", "failed with exit code 3"),
+        ("echo canary", "printed no ExecCredential"),
+        ('echo \'{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1beta1"}\'', "API version"),
+        (credential(), "didn't return a token or cert/key pair"),
+        (credential(clientCertificateData="canary"), "only certificate or key"),
+    ],
+)
+async def test_plugin_that_fails_makes_the_server_unavailable(tmp_path: Path, body: str, problem: str) -> None:
+    credentials = Credentials(ClusterConfig(server="https://x", exec=plugin(tmp_path, body)))
+    with pytest.raises(ApiUnavailable) as caught:
+        await credentials.authorize()
+    assert problem in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+async def test_plugin_that_cannot_be_run(tmp_path: Path) -> None:
+    credentials = Credentials(ClusterConfig(server="https://x", exec=ExecConfig(command=str(tmp_path / "gone"))))
+    with pytest.raises(ApiUnavailable, match="no such file"):
+        await credentials.authorize()
+
+
+async def test_token_file_is_read_again_after_a_minute(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    token = tmp_path / "token"
+    token.write_text("one\n")
+    credentials = Credentials(ClusterConfig(server="https://x", token_file=token))
+    assert (await credentials.authorize()).header == "Bearer one"
+    token.write_text("two\n")
+    await trio.sleep(59)
+    assert (await credentials.authorize()).header == "Bearer one"
+    await trio.sleep(2)
+    assert (await credentials.authorize()).header == "Bearer two"
+    token.unlink()
+    await trio.sleep(61)
+    assert (await credentials.authorize()).header == "Bearer two"
+
+
+def key_pair(name: str) -> tuple[bytes, SensitiveBytes]:
+    issued = AUTHORITY.issue_cert(name)
+    return b"".join(pem.bytes() for pem in issued.cert_chain_pems), SensitiveBytes(issued.private_key_pem.bytes())
+
+
+async def whoami(stream: ServerStream) -> None:
+    """Answers with the serial number of the client's certificate."""
+    tls = stream.connection.io
+    assert isinstance(tls, trio.SSLStream)
+    certificate = tls.getpeercert()
+    serial = certificate["serialNumber"] if certificate else ""
+    await stream.answer(200, json.dumps({"metadata": {"name": serial}}).encode())
+
+
+async def test_rotated_certificate_is_used_by_new_connections_and_the_old_ones_drain() -> None:
+    (old_cert, old_key), (new_cert, new_key) = key_pair("old@example.org"), key_pair("new@example.org")
+    with trio.fail_after(10):
+        async with serve(whoami) as server:
+            config = ClusterConfig(server=server.url, ca_pem=CA_PEM, client_cert_pem=old_cert, client_key_pem=old_key)
+            async with open_client(config) as client:
+                first = (await client.get(SECRETS, "s", "x", Secret)).metadata.name
+                assert first
+                assert (await client.get(SECRETS, "s", "x", Secret)).metadata.name == first
+                client.use_key_pair(new_cert, new_key)
+                second = (await client.get(SECRETS, "s", "x", Secret)).metadata.name
+                assert second not in ("", first)
+                assert server.accepted == 2
+                with pytest.raises(UsageError):
+                    client.use_key_pair(old_cert, new_key)
+                assert (await client.get(SECRETS, "s", "x", Secret)).metadata.name == second
+
+
+async def test_changed_certificate_files_are_noticed(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    cert_file, key_file = tmp_path / "c.pem", tmp_path / "k.pem"
+    (old_cert, old_key), (new_cert, new_key) = key_pair("old@example.org"), key_pair("new@example.org")
+    cert_file.write_bytes(old_cert)
+    key_file.write_bytes(old_key.reveal())
+    config = ClusterConfig(
+        server="https://x",
+        client_cert_pem=old_cert,
+        client_key_pem=old_key,
+        client_cert_file=cert_file,
+        client_key_file=key_file,
+    )
+    credentials = Credentials(config)
+    changes: list[str] = []
+    credentials.on_key_pair_changed = lambda: changes.append("changed")
+    await credentials.authorize()
+    cert_file.write_bytes(new_cert)  # half of a rotation: the pair does not fit
+    await trio.sleep(61)
+    await credentials.authorize()
+    assert changes == []
+    key_file.write_bytes(new_key.reveal())
+    await trio.sleep(61)
+    await credentials.authorize()
+    await trio.sleep(61)
+    await credentials.authorize()
+    assert changes == ["changed"]
+
+
+def test_certificate_of_another_authority_is_loaded_all_the_same() -> None:
+    """Whether the server trusts it is the server's business."""
+    issued = trustme.CA().issue_cert("x")
+    config = ClusterConfig(
+        server="https://x",
+        client_cert_pem=issued.cert_chain_pems[0].bytes(),
+        client_key_pem=SensitiveBytes(issued.private_key_pem.bytes()),
+    )
+    Credentials(config).make_context()
