@@ -144,6 +144,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "client.credentials",
         "client.tls",
         "envvars.environment",
+        "fusefs.orders",
         "sensitive",
         "volume.atomicwriter",
     }

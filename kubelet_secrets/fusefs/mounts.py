@@ -36,6 +36,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 
 # mount(2) and umount2(2)
 _MS_BIND = 0x1000
+_MS_REC = 0x4000
 _MS_PRIVATE = 1 << 18
 _MNT_FORCE = 1
 _MNT_DETACH = 2
@@ -250,12 +251,14 @@ def attach(mount_fd: int, target: Path) -> None:
 def make_private_bind(path: Path) -> None:
     """Bind-mount the directory *path* on itself and make it private, so that nothing mounted below spreads elsewhere.
 
+    What is mounted below already stays visible. One lazy unmount of *path* takes everything away that was mounted below since.
+
     Raises:
         OSError: as mount(2). On failure of the second step the bind is taken away again.
     """
-    libc.mount(str(path), str(path), None, _MS_BIND)
+    libc.mount(str(path), str(path), None, _MS_BIND | _MS_REC)
     try:
-        libc.mount(None, str(path), None, _MS_PRIVATE)
+        libc.mount(None, str(path), None, _MS_PRIVATE | _MS_REC)
     except OSError:
         umount_lazy(path)
         raise

@@ -100,6 +100,10 @@ class Operations(pyfuse3.Operations):
         """Have *callback* run inside the INIT handler, before libfuse answers. For ``fusefs.session``."""
         self._on_init = callback
 
+    def index_step(self) -> bool:
+        """Index one more directory after a restart; False when none is left. For ``fusefs.session``."""
+        return self._tree.index_step()
+
     def init(self) -> None:
         if self._on_init is not None:
             self._on_init()

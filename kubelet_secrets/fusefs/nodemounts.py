@@ -1,0 +1,222 @@
+"""Everything that is mounted for one node, from an empty root directory to nothing left behind: the keeper's hands.
+
+::
+
+    <root>          bind-mounted on itself, private: one lazy unmount of it takes all the rest along
+      keeper.json   what a killed run leaves for the next one to clean up by; nothing secret
+      fuse/         the attached FUSE mount
+      run/          tmpfs that cannot be swapped: whatever is secret and needs a path
+      pods/         made and filled by the agent
+
+Synchronous; called by ``keeper`` only. Holds the descriptors that must outlive the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import select
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import kubelet_secrets.fusefs.mounts as mounts
+from kubelet_secrets.errors import HostError
+from kubelet_secrets.fusefs.init import READ_BUFFER_BYTES, InitRequest, make_init_answer, parse_init
+from kubelet_secrets.fusefs.mounts import NoswapFallback, StoreKind
+
+logger = logging.getLogger(__name__)
+
+_STATE = "keeper.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def check_host() -> None:
+    """Say in one line what this machine lacks for mounting.
+
+    Raises:
+        HostError: not root, or no /dev/fuse.
+    """
+    if os.geteuid() != 0:
+        raise HostError("mounting secrets for containers needs root: try again with sudo")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise HostError("/dev/fuse is missing: run modprobe fuse, or give this machine or container the device")
+
+
+@dataclass(slots=True, kw_only=True)
+class FuseMount:
+    """One life of the FUSE superblock; replaced when it cannot be carried over a crash of the agent."""
+
+    fuse_fd: int
+    init: InitRequest
+
+    def is_alive(self) -> bool:
+        """Whether the kernel still sends requests here: neither aborted nor unmounted everywhere."""
+        poll = select.poll()
+        poll.register(self.fuse_fd, 0)
+        return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+class NodeMounts:
+    """The node's directory, locked and mounted.
+
+    Attributes:
+        root_dir, fuse_dir, run_dir: absolute paths.
+        store_fd: the detached store.
+        store_kind: what the store and run/ lie on.
+        fuse: the FUSE mount as it is now.
+
+    Use as a context manager: leaving it unmounts and removes everything but *keep*.
+    """
+
+    def __init__(
+        self,
+        root_dir: Path,
+        *,
+        keep: Path,
+        store_size_bytes: int,
+        run_size_bytes: int,
+        fallback: NoswapFallback = NoswapFallback.RAMFS,
+    ) -> None:
+        self.root_dir = root_dir
+        self.fuse_dir = root_dir / "fuse"
+        self.run_dir = root_dir / "run"
+        self.store_fd = -1
+        self.store_kind = StoreKind.NOSWAP_TMPFS
+        self.fuse = FuseMount(fuse_fd=-1, init=InitRequest(raw=b"", unique=0, minor=0, max_readahead_bytes=0, flags=0))
+        self._keep = keep
+        self._store_size_bytes = store_size_bytes
+        self._run_size_bytes = run_size_bytes
+        self._fallback = fallback
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> NodeMounts:
+        with contextlib.ExitStack() as undo:
+            self._set_up(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def _set_up(self, undo: contextlib.ExitStack) -> None:
+        """Steps, each undone by *undo* in reverse order.
+
+        1. Lock the root directory.
+        2. Take away what a killed run left.
+        3. Bind the root directory on itself, privately; everything below hangs on that one mount.
+        4. The run tmpfs and the store.
+        5. The FUSE mount, its INIT answered.
+        """
+        check_host()
+        # (1) Nothing secret lies in the directory itself, but names of pods do.
+        self.root_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root_dir.chmod(0o700)
+        self._lock(undo)
+        # (2)
+        self._remove_stale_mounts()
+        self._remove_files()
+        # (3)
+        self._record_depth()
+        undo.callback(self._remove_files)
+        mounts.make_private_bind(self.root_dir)
+        undo.callback(mounts.umount_lazy, self.root_dir)
+        # (4)
+        noswap = mounts.is_noswap_supported()
+        self.run_dir.mkdir(mode=0o700)
+        mounts.attach_tmpfs(self.run_dir, size_bytes=self._run_size_bytes, fallback=self._fallback, noswap=noswap)
+        self.store_fd, self.store_kind = mounts.make_store(
+            size_bytes=self._store_size_bytes, fallback=self._fallback, noswap=noswap
+        )
+        undo.callback(os.close, self.store_fd)
+        # (5)
+        self.fuse_dir.mkdir(mode=0o700)
+        self._mount_fuse()
+        undo.callback(self._end_fuse)
+
+    def renew_fuse(self) -> None:
+        """End the FUSE connection and mount a new one over the same store.
+
+        For kernels that cannot deliver requests again, and after an abort: callers that wait get ENOTCONN, clones that
+        containers hold are dead, and the agent attaches new ones. The weaker path of design decision 11.
+        """
+        self._end_fuse()
+        for entry in mounts.mounts_below(self.root_dir):
+            if entry.fstype == "fuse" and entry.source == mounts.FUSE_SOURCE:
+                mounts.umount_lazy(Path(entry.target))
+        self._mount_fuse()
+
+    def abort_fuse(self) -> None:
+        """End the connection so that nothing can hang on it any more; the mount goes with the rest."""
+        with contextlib.suppress(OSError):
+            mounts.umount_lazy(self.fuse_dir, force=True)
+
+    def _mount_fuse(self) -> None:
+        fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mounts.mount_fuse(fuse_fd, self.fuse_dir)
+            try:
+                init = parse_init(os.read(fuse_fd, READ_BUFFER_BYTES))
+            except ValueError as exc:
+                raise HostError(f"this kernel's FUSE cannot be used: {exc}") from None
+            os.write(fuse_fd, make_init_answer(init))
+        except BaseException:
+            os.close(fuse_fd)
+            raise
+        self.fuse = FuseMount(fuse_fd=fuse_fd, init=init)
+
+    def _end_fuse(self) -> None:
+        self.abort_fuse()
+        os.close(self.fuse.fuse_fd)
+
+    def _lock(self, undo: contextlib.ExitStack) -> None:
+        lock_fd = os.open(self.root_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        undo.callback(os.close, lock_fd)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                f"another kubelet-secrets agent uses {self.root_dir}: stop it, or give this one another --root-dir"
+            ) from None
+
+    def _count_root_mounts(self) -> int:
+        return sum(1 for entry in mounts.read_mount_table() if entry.target == str(self.root_dir))
+
+    def _record_depth(self) -> None:
+        """Note how many mounts were on the root directory before ours: only what is above is ours to take away."""
+        state = {"boot_id": _BOOT_ID.read_text().strip(), "mounts": self._count_root_mounts()}
+        (self.root_dir / _STATE).write_text(json.dumps(state))
+
+    def _remove_stale_mounts(self) -> None:
+        try:
+            state = json.loads((self.root_dir / _STATE).read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        if state["boot_id"] != _BOOT_ID.read_text().strip():
+            return
+        while self._count_root_mounts() > state["mounts"]:
+            logger.warning("unmounting what an earlier run left on %s", self.root_dir)
+            self.abort_fuse()
+            mounts.umount_lazy(self.root_dir)
+
+    def _remove_files(self) -> None:
+        """Remove what keeper and agent made in the root directory, when nothing of ours is mounted there any more.
+
+        A run cannot take over the pods of an earlier one (runtime state and secrets were in memory), so their directories
+        go too. Something mounted below by somebody else is left alone with everything around it.
+        """
+        for name in ("fuse", "run", "pods", _STATE):
+            path = self.root_dir / name
+            if path == self._keep or path in self._keep.parents or mounts.mounts_below(path):
+                logger.warning("%s is left as it is", path)
+            elif path.is_dir():
+                shutil.rmtree(path, onerror=_log_failure)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _log_failure(_: object, path: str, error: object) -> None:
+    logger.warning("cannot remove %s: %s", path, error[1] if isinstance(error, tuple) else error)

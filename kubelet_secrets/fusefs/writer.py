@@ -1,0 +1,148 @@
+"""The writer: a small process that changes volumes *through the mount*, on the agent's orders.
+
+Through the mount, because only then do inotify watchers in containers see the kubelet's events; a process of its own, because
+one that waits for a request on a mount it serves itself cannot even be killed. It is the only process the
+filesystem lets change anything. Single-threaded, synchronous, hardened; it holds values while it carries out one order.
+
+Started by the keeper as ``python -m kubelet_secrets.fusefs.writer`` with ``KS_WRITER_FD`` and ``KS_FUSE_MOUNT``. The
+agent's end is ``fusefs.writerclient``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import kubelet_secrets.fusefs.mounts as mounts
+from kubelet_secrets.errors import SetUpError
+from kubelet_secrets.fusefs.hardening import harden_process
+from kubelet_secrets.fusefs.orders import (
+    DATAGRAM_BYTES,
+    Attach,
+    Done,
+    Failed,
+    Hello,
+    MakeDirectory,
+    Order,
+    OrderAssembler,
+    RemoveVolume,
+    Synchronize,
+    Update,
+    encode_answer,
+)
+from kubelet_secrets.volume import atomicwriter
+from kubelet_secrets.volume.fsgroup import apply_fs_group
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Writer:
+    """Carries out orders below one directory descriptor.
+
+    Args:
+        mount_fd: root of the mount; O_PATH, so that opening it asked nobody. Stays the caller's.
+    """
+
+    def __init__(self, mount_fd: int) -> None:
+        self._mount_fd = mount_fd
+
+    def perform(self, order_id: int, order: Order) -> Done | Failed:
+        """Carry out one order; expected failures become an answer."""
+        try:
+            match order:
+                case Update():
+                    return self._update(order_id, order)
+                case RemoveVolume():
+                    self._remove_volume(order)
+                case MakeDirectory():
+                    self._make_directory(order)
+                case Attach():
+                    self._attach(order)
+                case Synchronize():
+                    return Done(order_id, pid=os.getpid())
+        except SetUpError as exc:
+            return Failed(order_id, 0, str(exc))
+        except OSError as exc:
+            return Failed(order_id, exc.errno or 0, exc.strerror or str(exc))
+        return Done(order_id)
+
+    def _open(self, *names: str) -> int:
+        return os.open("/".join(names), _DIRECTORY, dir_fd=self._mount_fd)
+
+    def _update(self, order_id: int, order: Update) -> Done:
+        volume_fd = self._open(order.pod_uid, order.volume)
+        try:
+
+            def set_perms(_: str) -> None:
+                if order.fs_group is not None:
+                    apply_fs_group(volume_fd, order.fs_group, read_only=True)
+
+            result = atomicwriter.write(volume_fd, {file.path: file for file in order.files}, set_perms=set_perms)
+        finally:
+            os.close(volume_fd)
+        return Done(order_id, version=result.version, changed=result.changed)
+
+    def _remove_volume(self, order: RemoveVolume) -> None:
+        try:
+            pod_fd = self._open(order.pod_uid)
+        except FileNotFoundError:
+            return
+        try:
+            atomicwriter.remove_tree(pod_fd, order.volume)
+        finally:
+            os.close(pod_fd)
+
+    def _make_directory(self, order: MakeDirectory) -> None:
+        directory_fd = self._open(order.pod_uid, order.volume)
+        try:
+            for name in order.path.split("/"):
+                try:
+                    os.mkdir(name, 0o755, dir_fd=directory_fd)
+                except FileExistsError:
+                    pass
+                else:
+                    os.chmod(name, 0o755, dir_fd=directory_fd)
+                # O_NOFOLLOW at every step: a link in the volume must not lead the path out of it.
+                next_fd = os.open(name, _DIRECTORY, dir_fd=directory_fd)
+                os.close(directory_fd)
+                directory_fd = next_fd
+        finally:
+            os.close(directory_fd)
+
+    def _attach(self, order: Attach) -> None:
+        target = Path(order.target)
+        # A writer that died between attaching and answering is asked again: there must be one clone, not a pile.
+        for entry in mounts.mounts_below(target):
+            if entry.target == order.target and entry.fstype == "fuse":
+                mounts.umount_lazy(target)
+        subdirectory = f"{order.pod_uid}/{order.volume}/{order.path}".rstrip("/")
+        mounts.clone_read_only(self._mount_fd, subdirectory, target)
+
+
+def run_writer(orders: socket.socket, mount_fd: int) -> None:
+    """Carry out orders until the other end is closed. Before the first Synchronize, drop what was meant for a predecessor."""
+    writer = Writer(mount_fd)
+    assembler = OrderAssembler()
+    orders.send(encode_answer(Hello(os.getpid())))
+    is_welcome = False
+    while datagram := orders.recv(DATAGRAM_BYTES):
+        received = assembler.feed(datagram)
+        if received is None:
+            continue
+        order_id, order = received
+        is_welcome = is_welcome or isinstance(order, Synchronize)
+        if is_welcome:
+            orders.send(encode_answer(writer.perform(order_id, order)))
+        del datagram, received, order  # values stay no longer than their order
+
+
+def main() -> None:
+    harden_process()
+    mount_fd = os.open(os.environ["KS_FUSE_MOUNT"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with socket.socket(fileno=int(os.environ["KS_WRITER_FD"])) as orders:
+        run_writer(orders, mount_fd)
+
+
+if __name__ == "__main__":
+    main()

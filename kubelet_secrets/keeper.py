@@ -1,0 +1,379 @@
+"""The keeper: the process of ``kubelet-secrets agent``. Small, boring, single-threaded, without a secret in its memory.
+
+It mounts (``fusefs.nodemounts``), keeps the descriptors that must outlive the agent, starts agent and writer, and
+starts them again when they die. Told to stop, it lets the agent stop its containers, then takes every mount away.
+
+Not here: anything that reads the API, a pod or a secret. No trio: a loop over ``select`` that a reader can hold in their head.
+Called by ``cli.agent``; children are ``kubelet_secrets.agent_process`` and ``kubelet_secrets.fusefs.writer``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import site
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import kubelet_secrets
+from kubelet_secrets.fusefs.handover import Handover
+from kubelet_secrets.fusefs.hardening import harden_process, set_parent_death_signal
+from kubelet_secrets.fusefs.mounts import NoswapFallback
+from kubelet_secrets.fusefs.nodemounts import NodeMounts
+from kubelet_secrets.notify import notify
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
+_KILL_TIMEOUT_S = 5.0
+_WRITER_PAUSE_S = 0.2
+_HEALTHY_S = 10.0  # an agent that lived this long did not die of its start
+_MAX_BACKOFF_S = 30.0  # 0s, 0.2s, 0.4s, 0.8s, … 30s
+_CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperOptions:
+    """What ``kubelet-secrets agent`` asks for."""
+
+    root_dir: Path  # absolute
+    image_dir: Path  # absolute; survives, also below root_dir
+    agent_options: Mapping[str, object] = field(default_factory=dict)  # JSON for the agent; holds no secret
+    agent_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kubelet_secrets.agent_process")
+    writer_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kubelet_secrets.fusefs.writer")
+    store_size_bytes: int = 512 << 20
+    run_size_bytes: int = 1 << 30
+    noswap_fallback: NoswapFallback = NoswapFallback.RAMFS
+    stop_timeout_s: float = 45.0  # for the agent to stop its containers
+
+
+def run_keeper(options: KeeperOptions) -> int:
+    """Run the node until SIGTERM, SIGINT or SIGHUP, the parent's death (``KS_PDEATHSIG``), or an agent that cannot start.
+
+    A second signal cuts the agent's time to stop short.
+
+    Returns:
+        Exit status: 0 when told to stop, else the agent's, which has printed why.
+
+    Raises:
+        HostError: this machine lacks something, or the root directory is in use.
+    """
+    harden_process()
+    with (
+        _signal_pipe() as signals,
+        NodeMounts(
+            options.root_dir,
+            keep=options.image_dir,
+            store_size_bytes=options.store_size_bytes,
+            run_size_bytes=options.run_size_bytes,
+            fallback=options.noswap_fallback,
+        ) as node,
+    ):
+        keeper = Keeper(options, node)
+        try:
+            return keeper.run(signals)
+        finally:
+            keeper.kill_children()
+
+
+@contextlib.contextmanager
+def _signal_pipe() -> Iterator[int]:
+    """A descriptor that becomes readable, one byte per signal, when the keeper is told to stop."""
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    old_wakeup_fd = signal.set_wakeup_fd(write_fd)
+    try:
+        yield read_fd
+    finally:
+        signal.set_wakeup_fd(old_wakeup_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+class _Child:
+    """A running child and the descriptor that tells of its end."""
+
+    def __init__(self, command: tuple[str, ...], environ: Mapping[str, str], pass_fds: tuple[int, ...]) -> None:
+        keeper_pid = os.getpid()
+
+        def die_with_keeper() -> None:
+            # Between fork and exec; safe because the keeper has one thread.
+            set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != keeper_pid:
+                os._exit(1)
+
+        self.process = subprocess.Popen(
+            command,
+            env=dict(environ),
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_keeper,
+            start_new_session=True,  # Ctrl-C in a terminal is the keeper's to pass on, in order
+        )
+        self.started_s = time.monotonic()
+        self.pid_fd = os.pidfd_open(self.process.pid)
+        self._zombie_since_s: float | None = None
+
+    def is_stuck_dead(self) -> bool:
+        """Whether the main thread ended a while ago but another waits for an answer that only a successor can give."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except OSError:
+            return False
+        if stat.rpartition(")")[2].split()[0] != "Z":
+            return False
+        now_s = time.monotonic()
+        if self._zombie_since_s is None:
+            self._zombie_since_s = now_s
+        return now_s - self._zombie_since_s >= _STUCK_S
+
+    def reap(self, timeout_s: float) -> int | None:
+        """Exit status as subprocess has it (negative for a signal), or None when it does not end in time."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        os.close(self.pid_fd)
+
+
+class Keeper:
+    """The loop. One agent and one writer at a time; *lingering* are agents that are dead but for a stuck thread."""
+
+    def __init__(self, options: KeeperOptions, node: NodeMounts) -> None:
+        self._options = options
+        self._node = node
+        self._environ = _base_environ()
+        # Both ends stay here: orders and answers under way survive the death of either process.
+        self._agent_end, self._writer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._writer: _Child | None = None
+        self._agent: _Child | None = None
+        self._lingering: list[_Child] = []
+        self._ready_fd: int | None = None
+        self._was_ready = False
+        self._has_served = False
+        self._quick_deaths = 0
+        self._restart_at_s: float | None = None
+        self._writer_restart_at_s: float | None = None
+        self._must_terminate = False  # told to stop while an agent was still starting
+        self._stop_deadline_s: float | None = None
+
+    def run(self, signals: int) -> int:
+        """Supervise until told to stop; returns the exit status."""
+        parent_fd = _watch_parent()
+        try:
+            self._start_writer()
+            self._start_agent()
+            while True:
+                readable = self._wait([signals, *([parent_fd] if parent_fd is not None else [])])
+                if signals in readable:
+                    os.read(signals, 64)
+                    self._stop(at_once=self._stop_deadline_s is not None)
+                if parent_fd is not None and parent_fd in readable and self._stop_deadline_s is None:
+                    self._stop(at_once=False)
+                self._note_ready(readable)
+                if self._writer is not None and self._writer.pid_fd in readable:
+                    self._replace_writer()
+                status = self._note_agent_death(readable)
+                if status is not None:
+                    return status
+                self._keep_time()
+        finally:
+            if parent_fd is not None:
+                os.close(parent_fd)
+
+    def kill_children(self) -> None:
+        """Leave no process behind, whatever happened."""
+        for child in (self._agent, self._writer):
+            if child is not None:
+                child.process.kill()
+        self._node.abort_fuse()  # lets go of whoever waits for an answer
+        for child in (self._agent, self._writer, *self._lingering):
+            if child is not None:
+                if child.reap(_KILL_TIMEOUT_S) is None:
+                    logger.error("process %d does not end", child.process.pid)
+                child.close()
+        self._agent = self._writer = None
+        if self._ready_fd is not None:
+            os.close(self._ready_fd)
+        self._agent_end.close()
+        self._writer_end.close()
+
+    # --- children ---------------------------------------------------------------------------------------------------
+
+    def _start_writer(self) -> None:
+        self._writer_restart_at_s = None
+        environ = self._environ | {
+            "KS_WRITER_FD": str(self._writer_end.fileno()),
+            "KS_FUSE_MOUNT": str(self._node.fuse_dir),
+        }
+        self._writer = _Child(self._options.writer_command, environ, (self._writer_end.fileno(),))
+
+    def _replace_writer(self) -> None:
+        assert self._writer is not None
+        status = self._writer.reap(_KILL_TIMEOUT_S)
+        self._writer.close()
+        self._writer = None
+        if self._stop_deadline_s is None:
+            logger.warning("the writer ended with status %s; starting it again", status)
+            # Killed: at once. Failed by itself: not so fast, it may do so again.
+            self._writer_restart_at_s = time.monotonic() + (_WRITER_PAUSE_S if status and status > 0 else 0.0)
+
+    def _start_agent(self) -> None:
+        """Start an agent; carry the mount over from its predecessor where the kernel can, make a new one where not."""
+        self._restart_at_s = None
+        if self._has_served and not (self._node.fuse.init.can_resend and self._node.fuse.is_alive()):
+            logger.warning("the mount did not survive its agent: mounting anew, running containers lose their secrets")
+            self._renew_mount()
+        read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        handover = Handover(
+            fuse_fd=self._node.fuse.fuse_fd,
+            store_fd=self._node.store_fd,
+            writer_fd=self._agent_end.fileno(),
+            ready_fd=write_fd,
+            writer_pid=self._writer.process.pid if self._writer is not None else 0,
+            init_request=self._node.fuse.init.raw,
+            resume=self._has_served,
+            fuse_mount=self._node.fuse_dir,
+            store_kind=self._node.store_kind.value,
+        )
+        environ = self._environ | handover.to_environ()
+        environ["KS_AGENT_OPTIONS"] = json.dumps(dict(self._options.agent_options))
+        pass_fds = (handover.fuse_fd, handover.store_fd, handover.writer_fd, handover.ready_fd)
+        try:
+            self._agent = _Child(self._options.agent_command, environ, pass_fds)
+        finally:
+            os.close(write_fd)
+        if self._ready_fd is not None:
+            os.close(self._ready_fd)
+        self._ready_fd = read_fd
+        self._has_served = True
+
+    def _renew_mount(self) -> None:
+        self._node.renew_fuse()
+        self._has_served = False
+        if self._writer is not None:  # it stands in the mount that ended
+            self._writer.process.kill()
+            self._writer.reap(_KILL_TIMEOUT_S)
+            self._writer.close()
+        self._start_writer()
+
+    def _note_ready(self, readable: set[int]) -> None:
+        if self._ready_fd is None or self._ready_fd not in readable:
+            return
+        told = os.read(self._ready_fd, 16)
+        os.close(self._ready_fd)
+        self._ready_fd = None
+        if told:
+            self._was_ready = True
+            notify("READY=1")
+        if self._must_terminate and self._agent is not None:
+            self._agent.process.terminate()
+
+    def _note_agent_death(self, readable: set[int]) -> int | None:
+        """Plan the next start; returns the keeper's exit status when there is to be none."""
+        agent = self._agent
+        if agent is None:
+            return None
+        if agent.pid_fd in readable:
+            status = agent.reap(_KILL_TIMEOUT_S)
+            agent.close()
+        elif agent.is_stuck_dead():
+            # A thread of it waits for the filesystem that it served itself; only the next agent can let it go.
+            status = None
+            self._lingering.append(agent)
+        else:
+            return None
+        self._agent = None
+        if self._stop_deadline_s is not None:
+            return 0
+        if not self._was_ready and status in _CONFIGURATION_ERRORS:
+            return status
+        lived_s = time.monotonic() - agent.started_s
+        self._quick_deaths = 1 if lived_s >= _HEALTHY_S else self._quick_deaths + 1
+        delay_s = 0.0 if self._quick_deaths == 1 else min(0.1 * 2 ** (self._quick_deaths - 1), _MAX_BACKOFF_S)
+        logger.warning("the agent ended with status %s; starting it again in %.1f s", status, delay_s)
+        self._restart_at_s = time.monotonic() + delay_s
+        return None
+
+    # --- time and stopping ------------------------------------------------------------------------------------------
+
+    def _wait(self, extra: list[int]) -> set[int]:
+        """Wait for a descriptor or the next thing that is due, at most a tick."""
+        descriptors = list(extra)
+        descriptors += [child.pid_fd for child in (self._agent, self._writer) if child is not None]
+        if self._ready_fd is not None:
+            descriptors.append(self._ready_fd)
+        now_s = time.monotonic()
+        dates_s = (self._restart_at_s, self._writer_restart_at_s, self._stop_deadline_s)
+        due_s = [now_s + _TICK_S, *(t for t in dates_s if t is not None)]
+        timeout_s = max(0.0, min(due_s) - now_s)
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(timeout_s * 1000)}
+
+    def _keep_time(self) -> None:
+        now_s = time.monotonic()
+        for child in [c for c in self._lingering if c.process.poll() is not None]:
+            self._lingering.remove(child)
+            child.close()
+        if self._restart_at_s is not None and now_s >= self._restart_at_s:
+            self._start_agent()
+        if self._writer_restart_at_s is not None and now_s >= self._writer_restart_at_s:
+            self._start_writer()
+        if self._stop_deadline_s is not None and now_s >= self._stop_deadline_s and self._agent is not None:
+            logger.error("the agent did not stop in time: killing it")
+            self._agent.process.kill()
+            self._node.abort_fuse()
+            self._stop_deadline_s = now_s + _KILL_TIMEOUT_S
+
+    def _stop(self, *, at_once: bool) -> None:
+        """Have the agent stop its containers and end; *at_once* cuts that short.
+
+        An agent that is still starting after a crash would die of SIGTERM and leave its predecessor's containers behind, so
+        it is told when it says that it is ready.
+        """
+        notify("STOPPING=1")
+        if self._agent is None:
+            self._start_agent()
+        assert self._agent is not None
+        if self._was_ready and self._ready_fd is not None:
+            self._must_terminate = True
+        else:
+            self._agent.process.terminate()
+        self._stop_deadline_s = time.monotonic() + (0.0 if at_once else self._options.stop_timeout_s)
+
+
+def _base_environ() -> dict[str, str]:
+    """The children's environment: ours, without what is for us alone, and able to import this very package."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "KS_PDEATHSIG")}
+    assert kubelet_secrets.__file__ is not None
+    package_parent = str(Path(kubelet_secrets.__file__).parent.parent)
+    if package_parent not in site.getsitepackages():  # a checkout; -P keeps the current directory out
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environ.get("PYTHONPATH", "")]))
+    return environ
+
+
+def _watch_parent() -> int | None:
+    """A descriptor that becomes readable when our parent dies, if it asked for that.
+
+    Not PR_SET_PDEATHSIG, which fires when the parent's *thread* ends that started us.
+    """
+    if not os.environ.get("KS_PDEATHSIG"):
+        return None
+    return os.pidfd_open(os.getppid())

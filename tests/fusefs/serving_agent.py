@@ -1,0 +1,184 @@
+"""A whole agent as far as the filesystem is concerned: serves, and does what a test tells it over a socket.
+
+Started by the keeper in place of ``kubelet_secrets.agent_process``. Not a test double of anything in ``fusefs``: it is what
+``agent.py`` does with these parts, with a guard and a remote control of its own. One JSON line in, one out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from kubelet_secrets.errors import KubeletSecretsError
+from kubelet_secrets.fusefs.handover import Handover
+from kubelet_secrets.fusefs.hardening import harden_process
+from kubelet_secrets.fusefs.operations import CallerContext, Operations
+from kubelet_secrets.fusefs.orders import FileEntry
+from kubelet_secrets.fusefs.session import serve
+from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.writerclient import WriterClient
+from kubelet_secrets.sensitive import SensitiveBytes
+from kubelet_secrets.volume import atomicwriter
+
+
+class RecordingGuard:
+    """Lets everybody in but to the volumes named in *closed*; remembers who asked."""
+
+    def __init__(self) -> None:
+        self.closed: set[str] = set()
+        self.asked: list[dict[str, object]] = []
+        self.is_recording = False
+        self.is_deadly = False
+
+    def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
+        if self.is_deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.is_recording:
+            self.asked.append({"pod": pod_uid, "volume": volume, "path": path, "tid": ctx.tid, "kind": kind})
+        return volume not in self.closed
+
+
+class Remote:
+    """What a test can ask for."""
+
+    def __init__(self, handover: Handover, tree: Tree, guard: RecordingGuard, client: WriterClient) -> None:
+        self._handover = handover
+        self._tree = tree
+        self._guard = guard
+        self._client = client
+
+    async def create(self, pod: str, volume: str, files: dict[str, str], mode: int = 0o644) -> str:
+        """A volume's first version, straight into the store."""
+        store = self._handover.store_fd
+        for path, bits in ((pod, 0o755), (f"{pod}/{volume}", 0o777)):
+            try:
+                os.mkdir(path, dir_fd=store)
+            except FileExistsError:
+                continue
+            os.chmod(path, bits, dir_fd=store)
+        directory_fd = os.open(f"{pod}/{volume}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=store)
+        try:
+            return atomicwriter.write(directory_fd, entries(files, mode)).version
+        finally:
+            os.close(directory_fd)
+
+    async def update(
+        self, pod: str, volume: str, files: dict[str, str], mode: int = 0o644, fs_group: int | None = None
+    ) -> str:
+        return (await self._client.update(pod, volume, entries(files, mode), fs_group=fs_group)).version
+
+    async def remove(self, pod: str, volume: str) -> None:
+        await self._client.remove_volume(pod, volume)
+
+    async def remove_directly(self, pod: str, volume: str) -> None:
+        self._tree.remove_volume(pod, volume)
+
+    async def purge(self, pod: str) -> None:
+        self._tree.purge_pod(pod)
+
+    async def make_directory(self, pod: str, volume: str, path: str) -> None:
+        await self._client.make_nested_directory(pod, volume, path)
+
+    async def attach(self, pod: str, volume: str, target: str, path: str = "") -> None:
+        await self._client.attach(pod, volume, Path(target), path=path)
+
+    async def close(self, volumes: list[str]) -> None:
+        self._guard.closed = set(volumes)
+
+    async def asked(self) -> list[dict[str, object]]:
+        """Who asked since the last call; recording starts with the first."""
+        self._guard.is_recording = True
+        asked, self._guard.asked = self._guard.asked, []
+        return asked
+
+    async def pids(self) -> dict[str, object]:
+        writer = next((n for n in range(1, 1 << 22) if self._client.is_writer(n)), 0)
+        return {"agent": os.getpid(), "writer": writer, "resume": self._handover.resume}
+
+    async def store(self) -> list[str]:
+        """Every path in the store, graveyard included."""
+        found = []
+        for directory, subdirectories, files, _ in os.fwalk(".", dir_fd=self._handover.store_fd):
+            found += [os.path.normpath(os.path.join(directory, name)) for name in (*subdirectories, *files)]
+        return sorted(found)
+
+    async def open_own_mount_and_die(self, path: str) -> None:
+        """A thread asks our own mount, and we are killed between taking its question and answering."""
+        self._guard.is_deadly = True
+        threading.Thread(target=lambda: os.open(path, os.O_RDONLY), daemon=True).start()
+
+
+def entries(files: dict[str, str], mode: int) -> dict[str, FileEntry]:
+    return {path: FileEntry(path, SensitiveBytes(text.encode()), mode, None) for path, text in files.items()}
+
+
+async def main() -> None:
+    handover = Handover.from_environ(os.environ)
+    options: dict[str, Any] = json.loads(os.environ["KS_AGENT_OPTIONS"])
+    harden_process()
+    tree = Tree(handover.store_fd, resumed=handover.resume)
+    guard = RecordingGuard()
+    client = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
+    operations = Operations(tree, guard, client.is_writer, resumed=handover.resume)
+    remote = Remote(handover, tree, guard, client)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        line = b""
+        while not line.endswith(b"\n"):
+            line += (part := await stream.receive_some())
+            if not part:
+                return
+        name, arguments = json.loads(line)
+        try:
+            reply = {"result": await getattr(remote, name)(**arguments)}
+        except OSError as exc:
+            reply = {"errno": exc.errno, "message": str(exc)}
+        except KubeletSecretsError as exc:
+            reply = {"error": type(exc).__name__, "message": str(exc)}
+        await stream.send_all(json.dumps(reply).encode() + b"\n")
+
+    listener = trio.socket.socket(socket.AF_UNIX)
+    Path(options["socket"]).unlink(missing_ok=True)
+    await listener.bind(options["socket"])
+    listener.listen()
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+
+            async def serve_until_gone() -> None:
+                await nursery.start(serve_filesystem)
+
+            async def serve_filesystem(*, task_status: trio.TaskStatus[None]) -> None:
+                await serve(
+                    handover.fuse_fd,
+                    handover.init_request,
+                    operations,
+                    resume=handover.resume,
+                    task_status=task_status,
+                )
+                sys.exit(3)  # the mount is gone
+
+            await serve_until_gone()
+            await nursery.start(client.run)
+            nursery.start_soon(trio.serve_listeners, answer, [trio.SocketListener(listener)])
+            handover.tell_ready()
+
+
+if __name__ == "__main__":
+    if json.loads(os.environ["KS_AGENT_OPTIONS"]).get("fail"):
+        print("this node cannot start", file=sys.stderr)
+        sys.exit(2)
+    trio.run(main)

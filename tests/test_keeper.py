@@ -1,0 +1,194 @@
+"""The keeper as a process: what it starts, what it survives, what it leaves behind (nothing)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kubelet_secrets.fusefs import libc, mounts
+from tests.fusefs.running_node import RunningNode, running_node, wait_end
+
+pytestmark = pytest.mark.fuse
+
+UID = "0a1b2c3d-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[RunningNode]:
+    with running_node(tmp_path / "root") as node:
+        yield node
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return not is_zombie(pid)
+    except FileNotFoundError:
+        return False
+
+
+def test_start_mounts_everything_privately(node: RunningNode) -> None:
+    table = {m.target: m for m in mounts.mounts_below(node.root)}
+    assert table[str(node.fuse)].fstype == "fuse"
+    assert table[str(node.root / "run")].fstype == "tmpfs"
+    for path in (node.root, node.root / "run"):
+        assert path.stat().st_mode & 0o777 == 0o700
+    shared = [
+        line
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if str(node.root / "run") in line and "shared:" in line
+    ]
+    assert shared == []
+
+
+def test_stop_leaves_no_process_no_mount_and_no_file_but_the_images(node: RunningNode) -> None:
+    (node.root / "images").mkdir()
+    (node.root / "images" / "layer").write_text("kept")
+    (node.root / "pods" / UID).mkdir(parents=True)
+    children = node.children()
+    assert len(children) == 2
+    assert node.stop() == 0
+    assert mounts.mounts_below(node.root) == []
+    assert [pid for pid in children if is_running(pid)] == []
+    assert [path.name for path in node.root.iterdir()] == ["images"]
+    assert (node.root / "images" / "layer").read_text() == "kept"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_stop_too(node: RunningNode, number: int) -> None:
+    assert node.stop(number) == 0
+    assert mounts.mounts_below(node.root) == []
+
+
+def test_second_keeper_on_one_directory_is_refused(node: RunningNode) -> None:
+    second = RunningNode(node.root)
+    try:
+        second.start(wait=False)
+        assert second.wait() == 1
+        assert second.stderr() == (
+            f"keeper: another kubelet-secrets agent uses {node.root}: stop it, or give this one another --root-dir\n"
+        )
+        assert mounts.mounts_below(node.root), "the refused keeper must not touch the first one's mounts"
+        assert node.call("pids")["agent"]
+    finally:
+        second._notifications.close()
+        second.keeper.stderr.close()  # type: ignore[union-attr]
+
+
+def test_killed_agent_is_replaced_and_the_store_survives(node: RunningNode) -> None:
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    first = node.call("pids")
+    assert first["resume"] is False
+    node.kill_agent()
+    second = node.call("pids")
+    assert second["resume"] is True
+    assert second["writer"] == first["writer"]
+    assert (node.fuse / UID / "v" / "key").read_text() == "one"
+
+
+def test_killed_writer_is_replaced_and_its_orders_are_given_again(node: RunningNode) -> None:
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    before = node.call("pids")["writer"]
+    os.kill(before, signal.SIGKILL)
+    node.call("update", pod=UID, volume="v", files={"key": "two"})
+    assert node.call("pids")["writer"] not in (0, before)
+    assert (node.fuse / UID / "v" / "key").read_text() == "two"
+
+
+def test_agent_that_cannot_be_configured_ends_the_keeper_with_its_status(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "root", fail=True)
+    try:
+        node.start(wait=False)
+        assert node.wait() == 2
+        assert node.stderr().splitlines() == ["this node cannot start"]
+        assert mounts.mounts_below(node.root) == []
+    finally:
+        node.clean_up()
+
+
+def test_mounts_of_a_killed_keeper_are_taken_away_by_the_next(node: RunningNode) -> None:
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    children = node.children()
+    node.keeper.kill()
+    node.wait()
+    for pid in children:  # the kernel kills them with their parent
+        wait_end(pid)
+    node.keeper.stderr.close()  # type: ignore[union-attr]
+    stale = mounts.mounts_below(node.root)
+    assert stale, "a killed keeper cannot unmount"
+    node.start()
+    assert len(mounts.mounts_below(node.root)) == len(stale)
+    assert node.call("store") == [".grave"]
+    assert node.stop() == 0
+    assert mounts.mounts_below(node.root) == []
+
+
+def test_root_directory_on_a_mount_of_its_own_keeps_that_mount(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    mounts.attach_tmpfs(root, size_bytes=1 << 20)
+    try:
+        with running_node(root) as node:
+            node.keeper.kill()
+            node.wait()
+            node.keeper.stderr.close()  # type: ignore[union-attr]
+            node.start()
+            assert node.stop() == 0
+            assert len(mounts.mounts_below(root)) == 1
+    finally:
+        mounts.umount_all_below(root)
+
+
+def test_agent_waiting_for_its_own_mount_does_not_block_its_replacement(node: RunningNode) -> None:
+    """A process with its own request in flight on its own mount cannot die; its successor lets it go."""
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    before = node.call("pids")["agent"]
+    with contextlib.suppress(ConnectionResetError):
+        node.call("open_own_mount_and_die", path=str(node.fuse / UID / "v" / "key"))
+    wait_end(before)
+    assert node.call("pids")["agent"] != before
+    assert (node.fuse / UID / "v" / "key").read_text() == "one"
+    assert node.stop() == 0
+
+
+def test_aborted_mount_is_replaced(node: RunningNode, tmp_path: Path) -> None:
+    """What kernels without RESEND get after a crash, and everybody after an abort: a new mount over the same store."""
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    agent = node.call("pids")["agent"]
+    before = os.stat(node.fuse).st_dev
+    control = tmp_path / "control"
+    control.mkdir()
+    libc.mount("fusectl", str(control), "fusectl", 0)
+    try:
+        (control / str(os.minor(before)) / "abort").write_text("1")
+    finally:
+        mounts.umount_lazy(control)
+    wait_end(agent)
+    assert node.call("pids")["resume"] is False
+    assert os.stat(node.fuse).st_dev != before
+    assert (node.fuse / UID / "v" / "key").read_text() == "one"
+    node.call("update", pod=UID, volume="v", files={"key": "two"})
+    assert (node.fuse / UID / "v" / "key").read_text() == "two"
+
+
+def test_keeper_stops_when_its_parent_dies(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "root")
+    node.environ = {"KS_PDEATHSIG": "1"}
+    node.prefix = [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"]
+    try:
+        node.start()
+        (keeper,) = node.children()
+        node.keeper.kill()
+        wait_end(keeper)
+        assert mounts.mounts_below(node.root) == []
+    finally:
+        node.clean_up()
