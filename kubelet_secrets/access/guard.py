@@ -1,0 +1,116 @@
+"""The guard: what the filesystem asks on every open and every listing.
+
+Identity, policy and audit in one call that never waits: a few reads of ``/proc`` about a thread that is blocked in the very
+request. Implements the ``Guard`` protocol of ``fusefs/operations.py``, which is above this room and knows errno.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Literal, Protocol
+
+from kubelet_secrets.access.audit import AuditLog, AuditRecord, Clock
+from kubelet_secrets.access.identity import Caller, CallerIdentifier, CallerUnknown, CallerVanished, printable
+from kubelet_secrets.access.policy import Reason, Verdict, decide, split_version
+from kubelet_secrets.access.registry import ContainerRegistry
+
+logger = logging.getLogger(__name__)
+
+
+class RequestContext(Protocol):
+    """Who asks, as the kernel tells it."""
+
+    @property
+    def tid(self) -> int: ...  # thread id; 0 for a caller outside the pid namespace of the mount's maker
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+
+
+class ContainerGuard:
+    """Lets containers have what their specs mount, and nobody else anything.
+
+    Args:
+        registry: the containers there are; kept up to date by the pods' workers.
+        audit: told of every verdict.
+        identifier: owned by the guard from now on.
+        now: the clock of the audit trail.
+    """
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        audit: AuditLog,
+        *,
+        identifier: CallerIdentifier | None = None,
+        now: Clock = lambda: datetime.now(UTC),
+    ) -> None:
+        self._registry = registry
+        self._audit = audit
+        self._identifier = identifier if identifier is not None else CallerIdentifier()
+        self._now = now
+
+    def may_open(
+        self, pod_uid: str, volume: str, path: str, ctx: RequestContext, kind: Literal["open", "opendir"]
+    ) -> bool:
+        """Decide and record. Does not wait and does not touch the guarded filesystem.
+
+        Args:
+            pod_uid, volume: whose file; empty for the directories above a volume.
+            path: the file's own path within the volume, ``""`` for its root.
+        """
+        caller: Caller | None = None
+        if ctx.tid <= 0:
+            verdict = Verdict(False, Reason.OUTSIDE_PID_NAMESPACE)
+        else:
+            try:
+                caller = self._identifier.identify(ctx.tid, uid=ctx.uid, gid=ctx.gid)
+            except CallerVanished:
+                verdict = Verdict(False, Reason.VANISHED)
+            except CallerUnknown as error:
+                logger.info("refused: %s", error)
+                verdict = Verdict(False, Reason.UNREADABLE)
+            else:
+                verdict = decide(caller, self._registry, pod_uid, volume, path)
+        self._audit.append(self._record(verdict, caller, ctx, pod_uid, volume, path, kind))
+        return verdict.allowed
+
+    def close(self) -> None:
+        """Give back the descriptors of remembered callers."""
+        self._identifier.close()
+
+    def _record(
+        self,
+        verdict: Verdict,
+        caller: Caller | None,
+        ctx: RequestContext,
+        pod_uid: str,
+        volume: str,
+        path: str,
+        kind: str,
+    ) -> AuditRecord:
+        version, user_path = split_version(path)
+        container = verdict.container
+        owner = container
+        if owner is None or owner.pod_uid != pod_uid:
+            owner = next(iter(self._registry.containers(pod_uid)), None)
+        return AuditRecord(
+            time=self._now(),
+            allowed=verdict.allowed,
+            reason=verdict.reason.value,
+            kind=kind,
+            pod_uid=pod_uid,
+            namespace=owner.namespace if owner else "",
+            pod=owner.pod if owner else "",
+            volume=volume,
+            path=printable(user_path),
+            version=printable(version),
+            container=str(container) if container else "",
+            container_id=container.container_id if container else "",
+            tid=ctx.tid,
+            pid=caller.pid if caller else 0,
+            uid=ctx.uid,
+            exe=caller.exe if caller else "",
+        )

@@ -1,0 +1,216 @@
+"""Who is calling: from the thread id in a FUSE request to process, cgroups and mount namespace, read from ``/proc``.
+
+The kernel names the calling *thread*, in the pid namespace of whoever made the mount. That thread sits blocked in its system
+call until it is answered, so while its request is being judged the id cannot come to mean another one. Between requests it can:
+an answer is kept only behind a pidfd, which is polled before the answer is used again, never behind a bare number.
+
+Not here: what follows from it (``policy``). Called by ``guard`` on the event loop: a few reads of ``/proc``, none of which
+waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PIDFD_THREAD = os.O_EXCL
+"""Flag of pidfd_open(2) since Linux 6.9: a descriptor of one thread. EINVAL before that."""
+
+
+class CallerUnknown(Exception):
+    """The thread cannot be examined: refuse it."""
+
+
+class CallerVanished(CallerUnknown):
+    """There is no such thread (any more)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A thread, as far as a verdict needs it."""
+
+    tid: int
+    pid: int  # thread group
+    uid: int  # of the request: the file system user
+    gid: int
+    exe: str  # path of the program in its own root; escaped where it would not print; "" when it has none
+    cgroup_paths: tuple[str, ...]  # distinct, in the order of /proc/<tid>/cgroup: "/kubelet-secrets/…/pod…/<id>"
+    mnt_ns: int  # inode number of the mount namespace
+
+
+def parse_cgroups(text: str) -> tuple[str, ...]:
+    """The distinct paths in ``/proc/<tid>/cgroup``: one line per v1 hierarchy, and ``0::`` for v2.
+
+    Source: cgroups(7): ``hierarchy-ID:controller-list:cgroup-path``. The path may hold colons; a removed cgroup's path
+    ends in `` (deleted)``, which makes it a path of nobody.
+    """
+    paths: dict[str, None] = {}
+    for line in text.splitlines():
+        _, first, rest = line.partition(":")
+        _, second, path = rest.partition(":")
+        if first and second and path.startswith("/"):
+            paths[path] = None
+    return tuple(paths)
+
+
+def parse_tgid(status: str) -> int:
+    """The process of a thread, out of ``/proc/<tid>/status``.
+
+    Raises:
+        CallerUnknown: no such line.
+    """
+    # After the first line (Name:, newlines escaped by the kernel), so that a program's name cannot pass for it.
+    for line in status.splitlines()[1:]:
+        if line.startswith("Tgid:"):
+            return int(line[5:])
+    raise CallerUnknown("no Tgid in status")
+
+
+def printable(text: str) -> str:
+    """*text* with what a terminal would act upon, or could not show, escaped. Names come from strangers."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def mount_namespace(tid: int) -> int:
+    """Inode number of a thread's mount namespace.
+
+    Raises:
+        CallerVanished: no such thread.
+        CallerUnknown: its namespace may not be looked at, which happens even to root.
+    """
+    try:
+        return os.stat(f"/proc/{tid}/ns/mnt").st_ino
+    except OSError as error:
+        raise _unknown(tid, error) from None
+
+
+class CallerIdentifier:
+    """Identifies threads, remembering the most recent ones behind pidfds.
+
+    Remembered are process and cgroups. Program and mount namespace are read each time: execve(2) and setns(2) keep the thread.
+
+    Args:
+        remembered: how many threads, each of which costs one descriptor.
+    """
+
+    def __init__(self, *, remembered: int = 256) -> None:
+        self._capacity = remembered
+        self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._thread_flag = PIDFD_THREAD
+
+    def identify(self, tid: int, *, uid: int, gid: int) -> Caller:
+        """Examine a thread that is blocked in a request.
+
+        Args:
+            tid: as the request says; positive.
+            uid, gid: as the request says.
+
+        Raises:
+            CallerVanished: it has gone.
+            CallerUnknown: it may not be examined.
+        """
+        known = self._known.get(tid)
+        if known is not None and not known.is_alive():
+            self._forget(tid)
+            known = None
+        if known is None:
+            known = self._examine(tid)
+        else:
+            self._known.move_to_end(tid)
+        return Caller(
+            tid=tid,
+            pid=known.pid,
+            uid=uid,
+            gid=gid,
+            exe=_read_exe(tid),
+            cgroup_paths=known.cgroup_paths,
+            mnt_ns=mount_namespace(tid),
+        )
+
+    def close(self) -> None:
+        """Close the descriptors of all remembered threads."""
+        for tid in list(self._known):
+            self._forget(tid)
+
+    def _examine(self, tid: int) -> _Known:
+        pidfd = self._open_pidfd(tid)
+        try:
+            # After pidfd_open: what is read now belongs to the thread the descriptor stands for, or that one is dead.
+            pid = parse_tgid(_read(tid, "status"))
+            known = _Known(pid, parse_cgroups(_read(tid, "cgroup")), pidfd)
+        except BaseException:
+            if pidfd is not None:
+                os.close(pidfd)
+            raise
+        if pidfd is None:
+            return known
+        if not known.is_alive():
+            os.close(pidfd)
+            raise CallerVanished(f"thread {tid} has ended")
+        self._known[tid] = known
+        if len(self._known) > self._capacity:
+            self._forget(next(iter(self._known)))
+        return known
+
+    def _open_pidfd(self, tid: int) -> int | None:
+        """A descriptor to remember the thread by; None when this kernel has none for it, or descriptors are short."""
+        try:
+            return os.pidfd_open(tid, self._thread_flag)
+        except OSError as error:
+            if error.errno == errno.EINVAL and self._thread_flag:
+                # Before 6.9: process leaders only; other threads are examined anew each time.
+                self._thread_flag = 0
+                return self._open_pidfd(tid)
+            if error.errno in (errno.EINVAL, errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOSYS):
+                return None
+            raise _unknown(tid, error) from None
+
+    def _forget(self, tid: int) -> None:
+        known = self._known.pop(tid)
+        if known.pidfd is not None:
+            os.close(known.pidfd)
+
+
+class _Known:
+    """What is remembered of a thread. Without a pidfd it is used once and not remembered."""
+
+    __slots__ = ("_poll", "cgroup_paths", "pid", "pidfd")
+
+    def __init__(self, pid: int, cgroup_paths: Sequence[str], pidfd: int | None) -> None:
+        self.pid = pid
+        self.cgroup_paths = tuple(cgroup_paths)
+        self.pidfd = pidfd
+        self._poll = select.poll()
+        if pidfd is not None:
+            self._poll.register(pidfd, select.POLLIN)
+
+    def is_alive(self) -> bool:
+        return not self._poll.poll(0)  # a pidfd becomes readable when its thread ends
+
+
+def _read(tid: int, name: str) -> str:
+    try:
+        fd = os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 1 << 16).decode("utf-8", "surrogateescape")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unknown(tid, error) from None
+
+
+def _read_exe(tid: int) -> str:
+    try:
+        return printable(os.readlink(f"/proc/{tid}/exe"))
+    except OSError:
+        return ""  # a kernel thread, or not ours to see: the verdict does not depend on it
+
+
+def _unknown(tid: int, error: OSError) -> CallerUnknown:
+    if error.errno in (errno.ENOENT, errno.ESRCH):
+        return CallerVanished(f"thread {tid} has ended")
+    return CallerUnknown(f"thread {tid} cannot be examined: {error.strerror}")

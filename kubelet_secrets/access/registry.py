@@ -1,0 +1,105 @@
+"""Which containers there are: what the pod's worker says about each, found again by a caller's cgroups.
+
+In memory only; after a restart the agent registers the containers it adopts. No rules (``policy``), no I/O.
+
+A container becomes known in two steps. It is registered *before* it is created, without a mount namespace, and every open
+by it is refused until the namespace is learnt from its first process, between create and start. Nothing legitimate happens in
+that gap: the OCI runtime's own set-up, which runs in the container's cgroup, walks to the mount points (lookup, getattr) and
+clones them, but opens no file and lists no directory of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerIdentity:
+    """One container instance, and what its spec lets it read."""
+
+    pod_uid: str
+    namespace: str
+    pod: str
+    container: str
+    container_id: str
+    cgroup_path: str  # absolute below the cgroup root: "/kubelet-secrets/<instance>/pod<uid>/<id>"
+    mnt_ns: int | None = None  # inode number; None: not learnt yet, nothing opens
+    mounts: frozenset[tuple[str, str]] = frozenset()  # (volume, subPath); subPath "" is the whole volume
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}/{self.container}"
+
+
+class ContainerRegistry:
+    """The containers that exist. One event loop reads and writes it."""
+
+    def __init__(self) -> None:
+        self._containers: dict[str, ContainerIdentity] = {}
+        self._by_cgroup_name: dict[str, ContainerIdentity] = {}  # last element of the cgroup path
+        self._namespaces: dict[int, str] = {}  # mount namespace → container id
+
+    def __len__(self) -> int:
+        return len(self._containers)
+
+    def register(self, identity: ContainerIdentity) -> None:
+        """Make a container known, or replace what is known of it.
+
+        Raises:
+            ValueError: the cgroup path is not absolute, or its last element is another container's.
+        """
+        name = _last_element(identity.cgroup_path)
+        other = self._by_cgroup_name.get(name)
+        if other is not None and other.container_id != identity.container_id:
+            raise ValueError(f"cgroup {name} belongs to container {other.container_id}")
+        self.unregister(identity.container_id)
+        self._containers[identity.container_id] = identity
+        self._by_cgroup_name[name] = identity
+        if identity.mnt_ns is not None:
+            self._namespaces[identity.mnt_ns] = identity.container_id
+
+    def learn_mount_namespace(self, container_id: str, mnt_ns: int) -> None:
+        """The container's first process exists: from now on its processes may read.
+
+        Raises:
+            KeyError: no such container.
+        """
+        self.register(replace(self._containers[container_id], mnt_ns=mnt_ns))
+
+    def unregister(self, container_id: str) -> None:
+        """The container is gone; an unknown one is fine."""
+        identity = self._containers.pop(container_id, None)
+        if identity is None:
+            return
+        del self._by_cgroup_name[_last_element(identity.cgroup_path)]
+        if identity.mnt_ns is not None and self._namespaces.get(identity.mnt_ns) == container_id:
+            del self._namespaces[identity.mnt_ns]
+
+    def find_by_cgroups(self, paths: Iterable[str]) -> tuple[ContainerIdentity, ...]:
+        """Every container that one of a process's cgroups is, or lies in. More than one: do not trust it.
+
+        A path matches where it holds the container's whole path as consecutive elements: below it, because a container may
+        divide its own cgroup; behind more elements, because inside an outer container every path has a longer front.
+        """
+        found: dict[str, ContainerIdentity] = {}
+        for path in paths:
+            for element in path.split("/"):
+                identity = self._by_cgroup_name.get(element)
+                if identity is not None and f"{identity.cgroup_path}/" in f"{path}/":
+                    found[identity.container_id] = identity
+        return tuple(found.values())
+
+    def find_by_mount_namespace(self, mnt_ns: int) -> ContainerIdentity | None:
+        """The container whose mount namespace this is."""
+        return self._containers.get(self._namespaces.get(mnt_ns, ""))
+
+    def containers(self, pod_uid: str) -> list[ContainerIdentity]:
+        """The registered containers of a pod, in order of registration."""
+        return [identity for identity in self._containers.values() if identity.pod_uid == pod_uid]
+
+
+def _last_element(cgroup_path: str) -> str:
+    front, _, name = cgroup_path.rpartition("/")
+    if not cgroup_path.startswith("/") or not name or not front:
+        raise ValueError(f"not a container's cgroup path: {cgroup_path!r}")
+    return name

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import errno
+import os
+import select
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from kubelet_secrets.access.identity import (
+    CallerIdentifier,
+    CallerUnknown,
+    CallerVanished,
+    mount_namespace,
+    parse_cgroups,
+    parse_tgid,
+    printable,
+)
+
+CONTAINER = "/kubelet-secrets/n1/pod0b2b2a4e/c0ffee"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(f"0::{CONTAINER}\n", (CONTAINER,), id="v2"),
+        pytest.param(f"12:pids:{CONTAINER}\n4:memory:{CONTAINER}\n1:name=systemd:{CONTAINER}\n", (CONTAINER,), id="v1"),
+        pytest.param(f"4:memory:{CONTAINER}\n9:name=systemd:/\n0::/\n", (CONTAINER, "/"), id="hybrid"),
+        pytest.param("3:cpu,cpuacct:/a\n", ("/a",), id="joint-controllers"),
+        pytest.param("0::/a:b/c\n", ("/a:b/c",), id="colon-in-the-path"),
+        pytest.param("0::/../outside\n", ("/../outside",), id="outside-our-cgroup-namespace"),
+        pytest.param("0::/a (deleted)\n", ("/a (deleted)",), id="deleted"),
+        pytest.param("", (), id="empty"),
+        pytest.param("nonsense\n1:x\n2:y:relative\n", (), id="malformed"),
+    ],
+)
+def test_parse_cgroups(text: str, expected: tuple[str, ...]) -> None:
+    assert parse_cgroups(text) == expected
+
+
+def test_tgid_is_not_taken_from_the_programs_name() -> None:
+    assert parse_tgid("Name:\tTgid:\nUmask:\t0022\nTgid:\t42\nPid:\t43\n") == 42
+    with pytest.raises(CallerUnknown):
+        parse_tgid("Name:\tx\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("/bin/cat", "/bin/cat"), ("/é", "/é"), ("/\x1b[2J", "/\\x1b[2J"), ("/a\nb", "/a\\nb"), ("/\udcff", "/\\udcff")],
+)
+def test_printable(text: str, expected: str) -> None:
+    assert printable(text) == expected
+
+
+@pytest.fixture
+def identifier() -> Iterator[CallerIdentifier]:
+    before = len(os.listdir("/proc/self/fd"))
+    identifier = CallerIdentifier(remembered=4)
+    yield identifier
+    identifier.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@contextmanager
+def other_thread() -> Iterator[int]:
+    """A thread of this process; ended, and gone from /proc, after the block."""
+    started, finish = threading.Event(), threading.Event()
+    tid = 0
+
+    def wait() -> None:
+        nonlocal tid
+        tid = threading.get_native_id()
+        started.set()
+        finish.wait(30)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    started.wait(10)
+    try:
+        yield tid
+    finally:
+        pidfd = os.pidfd_open(tid, os.O_EXCL)
+        finish.set()
+        thread.join()
+        select.select([pidfd], [], [], 10)
+        os.close(pidfd)
+
+
+@contextmanager
+def child(*argv: str) -> Iterator[int]:
+    """A program that has said a line, and waits for its input to end."""
+    with subprocess.Popen(
+        [*argv, "sh", "-c", "echo; read x"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+
+
+def test_a_thread_is_identified_by_its_process(identifier: CallerIdentifier) -> None:
+    with other_thread() as tid:
+        caller = identifier.identify(tid, uid=1000, gid=2000)
+        assert (caller.tid, caller.pid, caller.uid, caller.gid) == (tid, os.getpid(), 1000, 2000)
+        assert caller.exe == os.path.realpath("/proc/self/exe")
+        assert caller.mnt_ns == os.stat("/proc/self/ns/mnt").st_ino
+        with open("/proc/self/cgroup") as table:
+            assert caller.cgroup_paths == parse_cgroups(table.read())
+
+
+def test_a_thread_that_ended_is_not_remembered(identifier: CallerIdentifier) -> None:
+    with other_thread() as tid:
+        identifier.identify(tid, uid=0, gid=0)
+        identifier.identify(tid, uid=0, gid=0)
+    with pytest.raises(CallerVanished):
+        identifier.identify(tid, uid=0, gid=0)
+
+
+def test_a_number_used_again_means_the_new_thread(
+    identifier: CallerIdentifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The remembered answer hangs on the pidfd: once that says "ended", the number is examined anew."""
+    with child() as first, child() as second:
+        dead = subprocess.Popen(["true"])
+        ended = os.pidfd_open(dead.pid)
+        dead.wait()
+        real = os.pidfd_open
+        monkeypatch.setattr(os, "pidfd_open", lambda pid, flags=0: real(second if pid == first else pid, flags))
+        identifier.identify(first, uid=0, gid=0)
+        known = identifier._known[first]
+        assert known.pidfd is not None
+        os.dup2(ended, known.pidfd)  # as if that process had ended
+        os.close(ended)
+        identifier.identify(first, uid=0, gid=0)
+        assert identifier._known[first] is not known
+
+
+def test_only_so_many_are_remembered(identifier: CallerIdentifier) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    callers = []
+    for _ in range(6):
+        manager = other_thread()
+        callers.append(manager)
+        identifier.identify(manager.__enter__(), uid=0, gid=0)
+    assert len(os.listdir("/proc/self/fd")) == before + 4
+    for manager in callers:
+        manager.__exit__(None, None, None)
+
+
+def test_kernel_without_thread_pidfds_examines_each_time(
+    identifier: CallerIdentifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: fuse.md §8: on 6.1 pidfd_open takes no flag, and process leaders only."""
+    real = os.pidfd_open
+
+    def as_on_6_1(pid: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EINVAL, "no flags here")
+        return real(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", as_on_6_1)
+    with other_thread() as tid:
+        assert identifier.identify(tid, uid=0, gid=0).pid == os.getpid()
+        assert tid not in identifier._known
+        monkeypatch.undo()
+    with child() as pid:
+        assert identifier.identify(pid, uid=0, gid=0).pid == pid
+        assert pid in identifier._known
+
+
+def test_a_program_and_a_namespace_that_change_are_seen(identifier: CallerIdentifier) -> None:
+    """execve and unshare keep the thread: these two are read each time."""
+    script = "echo; read x; exec unshare -m --propagation unchanged sh -c 'echo; read x'"
+    with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        before = identifier.identify(process.pid, uid=0, gid=0)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = identifier.identify(process.pid, uid=0, gid=0)
+    assert before.mnt_ns == mount_namespace(os.getpid())
+    assert after.mnt_ns != before.mnt_ns
+
+
+def test_nobody_is_no_thread(identifier: CallerIdentifier) -> None:
+    with pytest.raises(CallerVanished):
+        identifier.identify(2**22 + 1, uid=0, gid=0)
+    with pytest.raises(CallerVanished):
+        mount_namespace(2**22 + 1)
