@@ -144,8 +144,3 @@ class RequiredName(Plugin):
             detail = "Required value: name or generateName is required"
             cause = {"reason": "FieldValueRequired", "message": detail, "field": "metadata.name"}
             raise statuses.invalid(row, "", f'{row.kind} "" is invalid: metadata.name: {detail}', [cause])
-
-
-def default_chain() -> Chain:
-    """The plugins every embedded server runs."""
-    return Chain((ServiceAccounts(), NamespaceLifecycle(), RequiredName()))

@@ -6,7 +6,8 @@ tests.
 ::
 
     serve_apiserver
-    ├── storage (journal writer, with --data-dir)
+    ├── storage (the journal's writer, with a data directory)
+    ├── compaction of old revisions
     ├── controllers
     └── listener
         └── connections … watches
@@ -18,27 +19,35 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from kubelet_secrets.apiserver import pki
-from kubelet_secrets.apiserver.admission import default_chain
+from kubelet_secrets.apiserver.admission import Chain, NamespaceLifecycle, RequiredName, ServiceAccounts
 from kubelet_secrets.apiserver.authn import Authenticators, CertificateAuthenticator, StaticToken, TokenAuthenticator
 from kubelet_secrets.apiserver.authz import Authorizers, PrivilegedGroups, PublicPaths
 from kubelet_secrets.apiserver.controllers import Controllers
 from kubelet_secrets.apiserver.encryption import TransformerFor, plain
 from kubelet_secrets.apiserver.general_routes import general_routes
-from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.journal import open_journal
+from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
+from kubelet_secrets.apiserver.node_graph import NodeGraph
+from kubelet_secrets.apiserver.node_restriction import NodeRestriction
+from kubelet_secrets.apiserver.pki import CertificateAuthority, KeyPair
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
-from kubelet_secrets.apiserver.storage import Storage
+from kubelet_secrets.apiserver.storage import ROOT, Storage
 from kubelet_secrets.apiserver.watch import WatchHub
+from kubelet_secrets.errors import HostError, UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 log = logging.getLogger(__name__)
+
+COMPACTION_INTERVAL_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ class ServerOptions:
     tokens: tuple[StaticToken, ...] = ()  # static bearer tokens, for tests
     transformer_for: TransformerFor = plain
     runs_scheduler: bool = True  # binds pods without a node to the one that is Ready
-    authority: CertificateAuthority | None = None  # None: a new one, in memory
+    data_dir: Path | None = None  # None: everything in memory, gone with the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +103,33 @@ async def serve_apiserver(
     ``task_status.started`` gets the :class:`ServerHandle` once the server is listening and its namespaces exist.
 
     Raises:
-        HostError: the port is in use.
+        HostError: the port is in use, or the data directory cannot be used.
 
     Cancellation: connections are dropped; what was acknowledged is in the store.
     """
-    authority = options.authority or CertificateAuthority.create()
-    # Revisions begin at the time of day: those of a former in-memory server are older, and its clients list again.
-    storage = Storage(transformer_for=options.transformer_for, first_revision=time.time_ns() // 1_000_000)
+    if options.data_dir is None:
+        # Revisions begin at the time of day: those of a former in-memory server are older, so its clients list again.
+        storage = Storage(transformer_for=options.transformer_for, first_revision=time.time_ns() // 1_000_000)
+        await _serve(options, storage, CertificateAuthority.create(), task_status)
+        return
+    with closing(open_journal(options.data_dir)) as journal:
+        storage = Storage(journal=journal, transformer_for=options.transformer_for)
+        journal.load_into(storage)
+        await _serve(options, storage, load_authority(options.data_dir / "pki"), task_status)
+
+
+async def _serve(
+    options: ServerOptions,
+    storage: Storage,
+    authority: CertificateAuthority,
+    task_status: trio.TaskStatus[ServerHandle],
+) -> None:
     hub = WatchHub(storage)
-    chain = default_chain()
+    graph = NodeGraph()
+    for record in storage.records(f"{ROOT}pods/"):
+        graph.set_pod(record.key, (await storage.open(record)).value)
+    storage.add_listener(graph.observe)
+    chain = Chain((ServiceAccounts(), NamespaceLifecycle(), RequiredName(), NodeRestriction()))
     registry = Registry(storage, hub, chain)
     chain.bind(registry)
     shutdown = trio.Event()
@@ -112,13 +139,14 @@ async def serve_apiserver(
     application = ApiApplication(
         registry,
         Authenticators((CertificateAuthenticator(), TokenAuthenticator(options.tokens))),
-        Authorizers((PrivilegedGroups(), PublicPaths())),
+        Authorizers((PrivilegedGroups(), NodeAuthorizer(graph), PublicPaths())),
         general_routes(lambda: not shutdown.is_set()),
     )
     host = f"[{options.host}]" if ":" in options.host else options.host
     handle = ServerHandle(f"https://{host}:{listener.port}", listener.port, authority, registry, shutdown)
     async with trio.open_nursery() as nursery:
         await nursery.start(storage.run)
+        nursery.start_soon(compact_old_revisions, storage)
         await nursery.start(Controllers(registry, authority.certificate_pem, options.runs_scheduler).run)
         log.info("API server listening on %s", handle.url)
         task_status.started(handle)
@@ -126,8 +154,46 @@ async def serve_apiserver(
         nursery.cancel_scope.cancel()
 
 
+async def compact_old_revisions(storage: Storage) -> None:
+    """Forget revisions after five to ten minutes, as kube-apiserver makes etcd do."""
+    revision = storage.revision
+    while True:
+        await trio.sleep(COMPACTION_INTERVAL_S)
+        storage.compact(revision)
+        revision = storage.revision
+
+
+def load_authority(directory: Path) -> CertificateAuthority:
+    """The authority kept in *directory* (``ca.crt``, ``ca.key``), made there the first time.
+
+    Raises:
+        HostError: the files cannot be read or written, or hold something else.
+    """
+    certificate, key = directory / "ca.crt", directory / "ca.key"
+    try:
+        if not key.exists():
+            authority = CertificateAuthority.create()
+            directory.mkdir(mode=0o700, exist_ok=True)
+            write_private(certificate, SensitiveBytes(authority.certificate_pem))
+            # The key last: with it the pair is whole.
+            write_private(key, authority.pair.key_pem)
+            return authority
+        pair = KeyPair(certificate.read_bytes(), SensitiveBytes(key.read_bytes()))
+    except OSError as error:
+        raise HostError(f"certificate authority in {directory}: {error.strerror}") from None
+    try:
+        return CertificateAuthority(pair)
+    except (ValueError, UsageError):
+        raise HostError(f"certificate authority in {directory}: not an ECDSA key with its certificate") from None
+
+
 def write_kubeconfig(path: Path, content: SensitiveBytes) -> None:
-    """Write a kubeconfig for its owner alone: created 0600 beside *path*, then renamed over it.
+    """Write a kubeconfig as :func:`write_private` does."""
+    write_private(path, content)
+
+
+def write_private(path: Path, content: SensitiveBytes) -> None:
+    """Write a file for its owner alone: created 0600 beside *path*, then renamed over it.
 
     Raises:
         OSError
@@ -137,6 +203,8 @@ def write_kubeconfig(path: Path, content: SensitiveBytes) -> None:
     try:
         with open(descriptor, "wb") as file:
             file.write(content.reveal())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -320,12 +320,17 @@ class ResourceCall:
     async def _read_body(self) -> bytes:
         chunks: list[bytes] = []
         size = 0
-        async for chunk in self._request.stream():
+        while True:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
             size += len(chunk)
             if size > negotiation.BODY_LIMIT_BYTES:
                 raise statuses.too_large(negotiation.BODY_LIMIT_BYTES)
             chunks.append(chunk)
-        return b"".join(chunks)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
 
     async def _read_object(self) -> Object:
         return negotiation.decode_object(self._request.headers.get("content-type", ""), await self._read_body())

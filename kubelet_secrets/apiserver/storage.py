@@ -9,6 +9,7 @@ Not here: object semantics, fan-out to watchers (``watch.py`` listens), the file
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +18,8 @@ import trio
 
 from kubelet_secrets.apiserver.encryption import Opened, TransformerFor, plain
 from kubelet_secrets.errors import KubeletSecretsError
+
+log = logging.getLogger(__name__)
 
 ROOT = "/registry/"
 ABSENT = 0
@@ -64,7 +67,7 @@ class Journal(Protocol):
         ...
 
     def compact(self, revision: int) -> None:
-        """Forget what only versions at or before *revision* need."""
+        """Forget what only versions at or before *revision* need. Raises: OSError."""
         ...
 
 
@@ -216,9 +219,19 @@ class Storage:
             batch, self._queue = self._queue, []
             with trio.CancelScope(shield=True):
                 await self._commit_batch(self._journal, batch)
-                if self.compacted > self._compacted_in_journal:
-                    self._compacted_in_journal = self.compacted
-                    await trio.to_thread.run_sync(self._journal.compact, self.compacted)
+                await self._compact_journal(self._journal)
+
+    async def _compact_journal(self, journal: Journal) -> None:
+        revision = self.compacted
+        if revision <= self._compacted_in_journal:
+            return
+        try:
+            await trio.to_thread.run_sync(journal.compact, revision)
+        except OSError as error:
+            # The file is only larger than it need be; the next compaction tries again.
+            log.warning("compaction failed: %s", error)
+            return
+        self._compacted_in_journal = revision
 
     async def _commit_batch(self, journal: Journal, batch: list[_Write]) -> None:
         accepted: list[_Write] = []

@@ -1,0 +1,191 @@
+"""Admission for nodes: what a node writes must be about itself and its own pods.
+
+Source: plugin/pkg/admission/noderestriction/admission.go; semantics §10.3.
+"""
+
+from __future__ import annotations
+
+import json
+
+from kubelet_secrets.api import meta
+from kubelet_secrets.api.core import Pod
+from kubelet_secrets.api.decode import DecodeError, convert
+from kubelet_secrets.api.references import config_map_names, secret_names
+from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.admission import MIRROR_ANNOTATION, Finder, Plugin
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.node_authorizer import node_name
+from kubelet_secrets.apiserver.registry import Attributes
+from kubelet_secrets.apiserver.resources import served
+from kubelet_secrets.errors import Forbidden
+
+_NODES = served(meta.NODES)
+
+_ALLOWED_LABELS = frozenset(
+    {
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "node.kubernetes.io/instance-type",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+    }
+)
+_ALLOWED_LABEL_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
+_PROTECTED_DOMAINS = ("kubernetes.io", "k8s.io")
+_RESTRICTION_DOMAIN = "node-restriction.kubernetes.io"
+
+
+class NodeRestriction(Plugin):
+    """Applies to requests of nodes only; everybody else passes."""
+
+    async def validate(self, attributes: Attributes, finder: Finder) -> None:
+        node = node_name(attributes.user)
+        if not node:
+            return
+        match attributes.row.kind:
+            case "Pod":
+                await _check_pod(node, attributes, finder)
+            case "Node":
+                _check_node(node, attributes)
+            case "Lease" if attributes.verb == "create":
+                if attributes.name != node:
+                    raise _forbid(attributes, "can only access node lease with the same name as the requesting node")
+
+
+def _forbid(attributes: Attributes, message: str) -> Forbidden:
+    return statuses.forbidden(attributes.row, attributes.name, message)
+
+
+def _go_quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+# --- pods ------------------------------------------------------------------------------------------------------------
+
+
+async def _check_pod(node: str, attributes: Attributes, finder: Finder) -> None:
+    quoted = _go_quoted(node)
+    match attributes.verb, attributes.subresource:
+        case "create", "":
+            await _check_mirror_pod(node, attributes, finder)
+        case "delete", "":
+            if _node_of(attributes.old) != node:
+                raise _forbid(attributes, f"node {quoted} can only delete pods with spec.nodeName set to itself")
+        case "delete", "eviction":
+            if _node_of(attributes.old) != node:
+                raise _forbid(attributes, f"node {node} can only evict pods with spec.nodeName set to itself")
+        case "update", "status":
+            if _node_of(attributes.old) != node:
+                message = f"node {quoted} can only update pod status for pods with spec.nodeName set to itself"
+                raise _forbid(attributes, message)
+            if _labels(attributes.obj) != _labels(attributes.old):
+                raise _forbid(attributes, f"node {quoted} cannot update labels through pod status")
+        case verb, subresource:
+            what = f"{verb} {subresource}".strip()
+            raise _forbid(attributes, f"unexpected operation {_go_quoted(what.upper())}")
+
+
+async def _check_mirror_pod(node: str, attributes: Attributes, finder: Finder) -> None:
+    quoted = _go_quoted(node)
+    pod = attributes.obj
+    assert pod is not None
+    if MIRROR_ANNOTATION not in (pod["metadata"].get("annotations") or {}):
+        annotation = _go_quoted(MIRROR_ANNOTATION)
+        message = f"pod does not have {annotation} annotation, node {quoted} can only create mirror pods"
+        raise _forbid(attributes, message)
+    if _node_of(pod) != node:
+        raise _forbid(attributes, f"node {quoted} can only create pods with spec.nodeName set to itself")
+    owners = pod["metadata"].get("ownerReferences") or []
+    if len(owners) != 1 or not _is_node(owners[0], node):
+        raise _forbid(attributes, f"node {quoted} can only create pods with an owner reference set to itself")
+    owner = owners[0]
+    if owner.get("controller") is not True:
+        message = f"node {quoted} can only create pods with a controller owner reference set to itself"
+        raise _forbid(attributes, message)
+    if owner.get("blockOwnerDeletion"):
+        raise _forbid(attributes, f"node {quoted} must not set blockOwnerDeletion on an owner reference")
+    found = await finder.find(_NODES, "", node)
+    if found is None:
+        raise statuses.not_found(_NODES, node)
+    uid = found.object["metadata"]["uid"]
+    if owner.get("uid") != uid:
+        raise _forbid(attributes, f"node {node} UID mismatch: expected {owner.get('uid', '')} got {uid}")
+    for resource in _references(pod):
+        raise _forbid(attributes, f"node {quoted} can not create pods that reference {resource}")
+
+
+def _references(pod: Object) -> list[str]:
+    """What of the API a pod refers to. Mirror pods may refer to nothing: a node could otherwise grant itself any Secret."""
+    try:
+        typed = convert(pod, Pod)
+    except DecodeError:
+        return []  # validation says why
+    found = []
+    if typed.spec.service_account_name:
+        found.append("serviceaccounts")
+    if secret_names(typed):
+        found.append("secrets")
+    if config_map_names(typed):
+        found.append("configmaps")
+    if any(volume.persistent_volume_claim for volume in typed.spec.volumes):
+        found.append("persistentvolumeclaims")
+    return found
+
+
+def _is_node(owner: Object, node: str) -> bool:
+    return owner.get("apiVersion") == "v1" and owner.get("kind") == "Node" and owner.get("name") == node
+
+
+def _node_of(pod: Object | None) -> str:
+    return str(((pod or {}).get("spec") or {}).get("nodeName", ""))
+
+
+def _labels(obj: Object | None) -> Object:
+    labels: Object = ((obj or {}).get("metadata") or {}).get("labels") or {}
+    return labels
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def _check_node(node: str, attributes: Attributes) -> None:
+    quoted = _go_quoted(node)
+    if attributes.name != node:
+        raise _forbid(attributes, f"node {quoted} is not allowed to modify node {_go_quoted(attributes.name)}")
+    new, old = attributes.obj, attributes.old
+    if attributes.verb == "create" and new is not None:
+        refused = forbidden_labels(_labels(new), {})
+        if refused:
+            message = f"node {quoted} is not allowed to set the following labels: {', '.join(refused)}"
+            raise _forbid(attributes, message)
+    elif attributes.verb == "update" and new is not None and old is not None:
+        if (new.get("spec") or {}).get("taints") != (old.get("spec") or {}).get("taints"):
+            raise _forbid(attributes, f"node {quoted} is not allowed to modify taints")
+        if new["metadata"].get("ownerReferences") != old["metadata"].get("ownerReferences"):
+            raise _forbid(attributes, f"node {quoted} is not allowed to modify ownerReferences")
+        refused = forbidden_labels(_labels(new), _labels(old))
+        if refused:
+            raise _forbid(attributes, f"is not allowed to modify labels: {', '.join(refused)}")
+
+
+def forbidden_labels(new: Object, old: Object) -> list[str]:
+    """Labels that differ and that a node may not set on itself, sorted."""
+    changed = [label for label in {*new, *old} if new.get(label) != old.get(label)]
+    return sorted(label for label in changed if not _may_set(label))
+
+
+def _may_set(label: str) -> bool:
+    domain, _, _ = label.rpartition("/")
+    if label in _ALLOWED_LABELS or _is_within(domain, _ALLOWED_LABEL_DOMAINS):
+        return True
+    return not _is_within(domain, (*_PROTECTED_DOMAINS, _RESTRICTION_DOMAIN))
+
+
+def _is_within(domain: str, parents: tuple[str, ...]) -> bool:
+    return any(domain == parent or domain.endswith("." + parent) for parent in parents)
