@@ -1,4 +1,4 @@
-"""Paths that are no resource: health and version. Discovery and OpenAPI join here.
+"""Paths that are no resource: health, version, discovery and OpenAPI.
 
 Who may read them has been decided before (``authz.PublicPaths``).
 """
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver import discovery, openapi, statuses
 
 KUBERNETES_VERSION = "v1.36.0"
 """Whose behaviour this server follows; ``kubectl version`` shows it."""
@@ -56,12 +56,47 @@ def general_routes(is_ready: Callable[[], bool]) -> Router:
             Route("/readyz", readiness),
             Route("/version", version),
             Route("/version/", version),
+            Route("/api", _discover),
+            Route("/api/{rest:path}", _discover),
+            Route("/apis", _discover),
+            Route("/apis/{rest:path}", _discover),
+            Route("/openapi/v3", _openapi_index),
+            Route("/openapi/v3/{path:path}", _openapi_document),
         ],
         default=_not_found,
         redirect_slashes=False,
     )
 
 
+async def _discover(request: Request) -> Response:
+    path = request.scope["path"]
+    first = request.headers.get("accept", "").partition(",")[0].replace(" ", "")
+    if first == discovery.AGGREGATED_MEDIA_TYPE and (everything := discovery.aggregated(path)) is not None:
+        return JSONResponse(everything, media_type=discovery.AGGREGATED_MEDIA_TYPE)
+    found = discovery.answer(path)
+    return JSONResponse(found) if found is not None else _not_found_response()
+
+
+async def _openapi_index(_request: Request) -> Response:
+    return JSONResponse(openapi.index())
+
+
+async def _openapi_document(request: Request) -> Response:
+    document = openapi.find_document(request.path_params["path"])
+    if document is None:
+        return _not_found_response()
+    # A client that asks by hash may keep the document for good, as the index would name another hash.
+    headers = {"etag": f'"{document.hash}"'}
+    if request.query_params.get("hash") == document.hash:
+        headers["cache-control"] = "public, immutable"
+    if request.headers.get("if-none-match") == headers["etag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(document.body, media_type="application/json", headers=headers)
+
+
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    body = statuses.status_body(statuses.path_not_found())
-    await JSONResponse(body, 404)(scope, receive, send)
+    await _not_found_response()(scope, receive, send)
+
+
+def _not_found_response() -> Response:
+    return JSONResponse(statuses.status_body(statuses.path_not_found()), 404)
