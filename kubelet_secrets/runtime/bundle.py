@@ -53,6 +53,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     termination_message_path: str
     tty: bool
     stdin: bool
+    shares_pid_namespace: bool  # its processes may outlive the first one
     created_at: datetime
     labels: dict[str, str]
 

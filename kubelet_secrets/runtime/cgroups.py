@@ -103,7 +103,7 @@ class CgroupTree:
             except OSError:
                 continue
             found.update(int(line) for line in text.split())
-        found.discard(0)  # a process of another pid namespace
+        found.discard(0)  # a process that our pid namespace cannot name
         return tuple(sorted(found))
 
     def kill_all(self, path: str) -> None:
@@ -143,6 +143,23 @@ class CgroupTree:
             directory.joinpath("cgroup.procs").write_text(str(pid))
         except OSError as error:
             logger.debug("conmon %d stays in the agent's cgroup: %s", pid, error.strerror)
+
+    def place(self, pid: int, path: str) -> None:
+        """Move a process into *path*, in every hierarchy, so that it can be found again there.
+
+        Raises:
+            OSError: no hierarchy took it.
+        """
+        failures: list[OSError] = []
+        for hierarchy in self.layout.hierarchies:
+            directory = _below(hierarchy, path)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                directory.joinpath("cgroup.procs").write_text(str(pid))
+            except OSError as error:  # a v1 cpuset without cpus takes nobody
+                failures.append(error)
+        if len(failures) == len(self.layout.hierarchies):
+            raise failures[0] if failures else OSError(0, "no cgroup hierarchy is mounted", path)
 
     def remove(self, path: str) -> None:
         """Remove *path* and the empty cgroups below it, in every hierarchy. What still holds processes stays."""

@@ -169,14 +169,13 @@ class OciRuntime:
         if handle.exit is not None:
             return handle.exit
         bundle = self._bundle(container_id)
+        if handle.record.shares_pid_namespace:
+            # In a pid namespace of its own the kernel ends the others with the first process. Here they could go on and hold
+            # the log's pipes open; the CRI runtimes kill them too.
+            await self._wait_ended(bundle, open_container)
+            self._cgroups.kill_all(handle.cgroup_path)
         for opener in (open_conmon, open_container):
-            fd = opener(bundle)
-            if fd is None:
-                continue
-            try:
-                await trio.lowlevel.wait_readable(fd)
-            finally:
-                os.close(fd)
+            await self._wait_ended(bundle, opener)
             handle = self.state(container_id)
             if handle.exit is not None:
                 return handle.exit
@@ -354,6 +353,15 @@ class OciRuntime:
             await trio.to_thread.run_sync(bundles.unmount_rootfs, bundle)
             bundle.config.unlink(missing_ok=True)
 
+    async def _wait_ended(self, bundle: Bundle, opener: Callable[[Bundle], int | None]) -> None:
+        fd = opener(bundle)
+        if fd is None:
+            return
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        finally:
+            os.close(fd)
+
     async def _wait_gone(self, bundle: Bundle, opener: Callable[[Bundle], int | None]) -> None:
         """Wait for a process to end by itself, SIGKILL it after five seconds."""
         fd = opener(bundle)
@@ -410,6 +418,7 @@ def _record(settings: ContainerSettings, log_path: Path) -> ContainerRecord:
         termination_message_path=settings.termination_message_path,
         tty=settings.tty,
         stdin=settings.stdin,
+        shares_pid_namespace=settings.namespaces.pid is not None or settings.namespaces.host_pid,
         created_at=datetime.now(UTC),
         labels=dict(settings.labels),
     )
