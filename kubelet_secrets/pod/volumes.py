@@ -47,9 +47,9 @@ class VolumeBackend(Protocol):
 
     async def set_up_empty_dir(self, pod: Pod, volume: Volume, *, fs_group: int | None) -> None: ...
 
-    async def tear_down(self, pod_uid: PodUID, volume_name: str) -> None: ...
+    async def tear_down_pod(self, pod_uid: str) -> None: ...
 
-    def host_path(self, pod_uid: PodUID, volume: Volume) -> Path: ...
+    def host_path(self, pod_uid: str, volume: Volume) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +132,7 @@ class PodVolumes:
         kept = self._kept.get(name)
         if kept is None or not kept.state.is_ready:
             return None
-        if kept.volume.host_path is not None:
-            return Path(kept.volume.host_path.path)
-        return self._backend.host_path(PodUID(self._pod.metadata.uid), kept.volume)
+        return self._backend.host_path(self._pod.metadata.uid, kept.volume)
 
     def volume(self, name: str) -> Volume | None:
         kept = self._kept.get(name)
@@ -167,24 +165,17 @@ class PodVolumes:
                 nursery.start_soon(self._keep, kept)
 
     async def tear_down(self) -> None:
-        """Take all volumes away. :meth:`run` must have ended. Raises what the backend raises, after trying all.
+        """Take all volumes away. :meth:`run` must have ended, the containers be gone.
 
         Raises:
-            SetUpError: a volume could not be removed; call again.
+            OSError: something could not be unmounted; call again.
         """
-        uid = PodUID(self._pod.metadata.uid)
-        failed: SetUpError | None = None
-        for name, kept in self._kept.items():
-            if kept.volume.host_path is None:
-                try:
-                    await self._backend.tear_down(uid, name)
-                except SetUpError as error:
-                    failed = error
-            kept.state = VolumeState(name=name)
+        await self._backend.tear_down_pod(self._pod.metadata.uid)
         if self._tokens is not None:
-            self._tokens.forget(uid)
-        if failed is not None:
-            raise failed
+            self._tokens.forget(PodUID(self._pod.metadata.uid))
+        for kept in self._kept.values():
+            kept.state = VolumeState(name=kept.volume.name)
+        self._changed()
 
     async def _keep(self, kept: _Kept) -> None:
         while True:

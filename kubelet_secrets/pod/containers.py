@@ -1,0 +1,328 @@
+"""Start one container, from its image to its first instruction, the kubelet's steps in the kubelet's order.
+
+(1) image; (2) environment, then mounts, then the user; (3) make it known to the guard; (4) create; (5) start; (6) postStart.
+Whatever fails becomes a :class:`StartFailure` with the kubelet's reason and text, and an event. Called by ``pod/worker.py``,
+one start at a time per pod. Source: pkg/kubelet/kuberuntime/kuberuntime_container.go startContainer; semantics §6.6, §8.0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
+from kubelet_secrets.api.core import Container, Pod, Secret, Volume
+from kubelet_secrets.api.meta import PodUID
+from kubelet_secrets.errors import ContainerConfigError, ContainerRunError, SetUpError
+from kubelet_secrets.pod.environ import ContainerEnvs, EnvVersion
+from kubelet_secrets.pod.events import NORMAL, WARNING
+from kubelet_secrets.pod.handlers import HandlerFailed, Target, run_handler
+from kubelet_secrets.pod.imagepull import ImagePuller, ImageRefused
+from kubelet_secrets.pod.mounts import PlannedMount, plan_mounts
+from kubelet_secrets.pod.plan import StartContainer, spec_hash
+from kubelet_secrets.pod.settings import Gathered, make_settings
+from kubelet_secrets.pod.state import Instance, InstanceState, StartFailure, format_pod
+from kubelet_secrets.pod.volumes import PodVolumes
+from kubelet_secrets.runtime.cgroups import CgroupTree
+from kubelet_secrets.runtime.conmon import StartFailed
+from kubelet_secrets.runtime.images import Image
+from kubelet_secrets.runtime.oci import OciRuntime, new_container_id
+from kubelet_secrets.runtime.sandbox import Sandbox
+from kubelet_secrets.runtime.settings import ContainerSettings, Mount, UserIds
+from kubelet_secrets.runtime.users import read_user_database, resolve_user, verify_non_root
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 10.0  # up to half more at random: the kubelet's next sync after an error (semantics §7.5)
+START_ERROR_CODE = 128
+
+Report = Callable[[str, str, str], None]
+"""(type, reason, message) of an event about the container."""
+
+
+class SubPathBinder(Protocol):
+    """The part of ``volume.subpath`` that a start needs."""
+
+    async def bind(self, pod_uid: PodUID, volume: Volume, container: str, index: int, sub_path: str) -> Path:
+        """Raises: SetUpError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A start that was carried out as far as the container's process.
+
+    *failure* is set when the process was stopped again: its postStart hook failed, or the runtime refused it.
+    """
+
+    instance: Instance
+    failure: StartFailure | None = None
+
+
+class ContainerStarter:
+    """Starts the containers of one pod."""
+
+    def __init__(
+        self,
+        *,
+        runtime: OciRuntime,
+        registry: ContainerRegistry,
+        cgroups: CgroupTree,
+        images: ImagePuller,
+        volumes: PodVolumes,
+        envs: ContainerEnvs,
+        sub_paths: SubPathBinder,
+        logs_dir: Path,
+        node_memory_bytes: int,
+        supports_recursive_read_only: bool,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._runtime = runtime
+        self._registry = registry
+        self._cgroups = cgroups
+        self._images = images
+        self._volumes = volumes
+        self._envs = envs
+        self._sub_paths = sub_paths
+        self._logs_dir = logs_dir
+        self._node_memory_bytes = node_memory_bytes
+        self._supports_recursive_read_only = supports_recursive_read_only
+        self._clock = clock
+
+    async def start(
+        self, pod: Pod, action: StartContainer, sandbox: Sandbox, secrets: Sequence[Secret], report: Report
+    ) -> Started | StartFailure:
+        """Carry *action* out.
+
+        Args:
+            secrets: the pod's pull secrets.
+
+        Returns:
+            The running instance, or why there is none.
+
+        Cancellation: before the container is started nothing of it stays; after that it runs, and is found by its record.
+        """
+        container = action.container
+        try:
+            image = await self._images.ensure(pod, container, secrets, report)  # (1)
+        except ImageRefused as refused:
+            return refused.failure
+        try:
+            version, mounts = await self._gather(pod, container, sandbox)  # (2)
+            _verify_non_root(pod, container, image)
+        except (ContainerConfigError, SetUpError) as error:
+            return self._refuse("CreateContainerConfigError", str(error), report)
+        try:
+            settings = await self._settings(pod, action, image, version, mounts, sandbox)
+        except ContainerRunError as error:
+            return self._refuse("CreateContainerError", str(error), report)
+        return await self._run(pod, action, image, settings, version, sandbox, report)
+
+    async def _gather(
+        self, pod: Pod, container: Container, sandbox: Sandbox
+    ) -> tuple[EnvVersion, tuple[tuple[PlannedMount, Path], ...]]:
+        version = await self._envs.make(container, pod_ips=sandbox.ips)
+        planned = plan_mounts(
+            container,
+            version.environment,
+            find_volume=lambda name: self._volumes.volume(name) if self._volumes.host_path(name) else None,
+            supports_recursive_read_only=self._supports_recursive_read_only,
+        )
+        found = []
+        for mount in planned:
+            if mount.sub_path:
+                uid = PodUID(pod.metadata.uid)
+                try:
+                    path = await self._sub_paths.bind(uid, mount.volume, container.name, mount.index, mount.sub_path)
+                except SetUpError as error:
+                    # Details go to the log only, as the kubelet's do.
+                    logger.warning("subPath of volume %s in %s: %s", mount.volume.name, container.name, error)
+                    raise ContainerConfigError(
+                        f'failed to prepare subPath for volumeMount "{mount.volume.name}" of container "{container.name}"'
+                    ) from error
+            else:
+                whole = self._volumes.host_path(mount.volume.name)
+                assert whole is not None, "plan_mounts has just found it"
+                path = whole
+            found.append((mount, path))
+        return version, tuple(found)
+
+    async def _settings(
+        self,
+        pod: Pod,
+        action: StartContainer,
+        image: Image,
+        version: EnvVersion,
+        mounts: tuple[tuple[PlannedMount, Path], ...],
+        sandbox: Sandbox,
+    ) -> ContainerSettings:
+        container, container_id = action.container, new_container_id()
+        user = await trio.to_thread.run_sync(_find_user, pod, container, image)
+        gathered = Gathered(
+            container_id=container_id,
+            attempt=action.attempt,
+            cgroup_path=self._cgroups.container_path(pod.metadata.uid, container_id),
+            image=image,
+            user=user,
+            mounts=tuple(_mount(planned, path) for planned, path in mounts),
+            sandbox=sandbox,
+            node_memory_bytes=self._node_memory_bytes,
+        )
+        identity = ContainerIdentity(
+            pod_uid=pod.metadata.uid,
+            namespace=pod.metadata.namespace,
+            pod=pod.metadata.name,
+            container=container.name,
+            container_id=container_id,
+            cgroup_path=gathered.cgroup_path,
+            mounts=mount_grants(mounts),
+        )
+        self._registry.register(identity)  # (3); without a mount namespace nothing opens yet
+        return make_settings(pod, container, version.environment, gathered)
+
+    async def _run(
+        self,
+        pod: Pod,
+        action: StartContainer,
+        image: Image,
+        settings: ContainerSettings,
+        version: EnvVersion,
+        sandbox: Sandbox,
+        report: Report,
+    ) -> Started | StartFailure:
+        container, container_id = action.container, settings.container_id
+        try:
+            handle = await self._runtime.create(settings, image, log_path=self._log_path(pod, action))  # (4)
+            assert handle.pid is not None, "a created container waits in its first process"
+            self._registry.learn_mount_namespace(container_id, mount_namespace(handle.pid))
+            report(NORMAL, "Created", "Container created")
+            handle = await self._runtime.start(container_id)  # (5)
+        except BaseException as error:
+            self._registry.unregister(container_id)
+            with trio.CancelScope(shield=True):
+                await self._runtime.delete(container_id)
+            if isinstance(error, StartFailed):
+                failure = self._refuse("RunContainerError", str(error), report, retry_at=None)
+                return Started(instance=self._never_ran(action, settings, str(error)), failure=failure)
+            if isinstance(error, ContainerRunError | OSError):
+                return self._refuse("CreateContainerError", str(error), report)
+            raise
+        report(NORMAL, "Started", "Container started")
+        self._envs.mark_started(container.name, version)
+        instance = Instance(
+            name=container.name,
+            container_id=container_id,
+            attempt=action.attempt,
+            state=InstanceState.RUNNING,
+            image=container.image,
+            image_id=image.image_id,
+            started_at=handle.started_at or self._clock(),
+            spec_hash=spec_hash(container),
+        )
+        return Started(instance=instance, failure=await self._post_start(container, container_id, sandbox, report))
+
+    async def _post_start(
+        self, container: Container, container_id: str, sandbox: Sandbox, report: Report
+    ) -> StartFailure | None:
+        hook = container.lifecycle.post_start if container.lifecycle is not None else None
+        if hook is None:
+            return None
+        target = Target(
+            container=container,
+            container_id=container_id,
+            pod_ip=sandbox.ips[0] if sandbox.ips else "",
+            network=sandbox.namespaces.net,
+        )
+        try:
+            await run_handler(self._runtime, hook, target)  # (6)
+        except HandlerFailed as error:
+            logger.info("postStart hook of %s: %s", container.name, error)
+            report(WARNING, "FailedPostStartHook", "PostStartHook failed")
+            return StartFailure(reason="PostStartHookError", message="PostStartHook failed")
+        return None
+
+    def _refuse(
+        self, reason: str, message: str, report: Report, *, retry_at: datetime | None = datetime.max
+    ) -> StartFailure:
+        report(WARNING, "Failed", f"Error: {message}")
+        if retry_at is not None:
+            retry_at = self._clock() + timedelta(seconds=RETRY_S * random.uniform(1.0, 1.5))
+        return StartFailure(reason=reason, message=message, retry_at=retry_at)
+
+    def _never_ran(self, action: StartContainer, settings: ContainerSettings, message: str) -> Instance:
+        """What containerd shows for a process that never came to be."""
+        now = self._clock()
+        return Instance(
+            name=action.container.name,
+            container_id=settings.container_id,
+            attempt=action.attempt,
+            state=InstanceState.EXITED,
+            image=action.container.image,
+            image_id=settings.image_id,
+            started_at=now,
+            finished_at=now,
+            exit_code=START_ERROR_CODE,
+            reason="StartError",
+            message=message,
+            spec_hash=spec_hash(action.container),
+        )
+
+    def _log_path(self, pod: Pod, action: StartContainer) -> Path:
+        meta = pod.metadata
+        directory = self._logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}" / action.container.name
+        return directory / f"{action.attempt}.log"
+
+
+def mount_grants(mounts: Sequence[tuple[PlannedMount, Path]]) -> frozenset[tuple[str, str]]:
+    """What the guard lets the container read: (volume, subPath) of each mount."""
+    return frozenset((planned.volume.name, planned.sub_path) for planned, _ in mounts)
+
+
+def mount_namespace(pid: int) -> int:
+    """Inode number of the mount namespace of *pid*."""
+    return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+
+
+def _mount(planned: PlannedMount, path: Path) -> Mount:
+    return Mount(
+        container_path=planned.container_path,
+        host_path=path,
+        read_only=planned.read_only,
+        recursive_read_only=planned.recursive_read_only,
+        propagation=planned.propagation,
+    )
+
+
+def _verify_non_root(pod: Pod, container: Container, image: Image) -> None:
+    outer, inner = pod.spec.security_context, container.security_context
+    non_root, user = outer.run_as_non_root, outer.run_as_user
+    if inner is not None:
+        non_root = non_root if inner.run_as_non_root is None else inner.run_as_non_root
+        user = user if inner.run_as_user is None else inner.run_as_user
+    verify_non_root(
+        image.config.user, run_as_non_root=non_root, run_as_user=user, pod=format_pod(pod), container=container.name
+    )
+
+
+def _find_user(pod: Pod, container: Container, image: Image) -> UserIds:
+    """Blocking: reads the image's passwd and group."""
+    outer, inner = pod.spec.security_context, container.security_context
+    user, group = outer.run_as_user, outer.run_as_group
+    if inner is not None:
+        user = user if inner.run_as_user is None else inner.run_as_user
+        group = group if inner.run_as_group is None else inner.run_as_group
+    return resolve_user(
+        image.config.user,
+        read_user_database(image.rootfs),
+        run_as_user=user,
+        run_as_group=group,
+        supplemental_groups=outer.supplemental_groups,
+        fs_group=outer.fs_group,
+    )

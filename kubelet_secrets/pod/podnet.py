@@ -1,0 +1,59 @@
+"""Connect to a port of a pod from the node: sockets that live in the pod's network namespace.
+
+A pod's address exists inside its own namespace only (``runtime/sandbox.py``): probes, hooks and port-forwarding step in.
+A socket belongs for good to the namespace it was made in: a short-lived thread makes it, the event loop uses it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.runtime.netns import run_in_new_thread
+
+_CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+async def connect(network: Path | None, host: str, port: int) -> trio.SocketStream:
+    """Open a TCP connection as a process of the pod would.
+
+    Args:
+        network: the pod's network namespace; None for the host's.
+        host: a numeric address.
+
+    Raises:
+        OSError: nobody listens there, or the namespace is gone.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    plain = await trio.to_thread.run_sync(_make_socket, network, family)
+    connection = trio.socket.from_stdlib_socket(plain)
+    try:
+        await connection.connect((host, port))
+    except BaseException:
+        connection.close()
+        raise
+    return trio.SocketStream(connection)
+
+
+def _make_socket(network: Path | None, family: socket.AddressFamily) -> socket.socket:
+    made: list[socket.socket] = []
+
+    def work() -> None:
+        if network is not None:
+            fd = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _libc.setns(fd, _CLONE_NEWNET) != 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number), str(network))
+            finally:
+                os.close(fd)
+        made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+
+    run_in_new_thread(work)  # never a thread of the pool: it has left the host's namespace
+    return made[0]

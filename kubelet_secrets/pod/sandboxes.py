@@ -1,0 +1,65 @@
+"""``SandboxSettings`` from a pod. Pure; called by ``pod/worker.py`` before it asks the runtime for the sandbox.
+
+Source: pkg/kubelet/kuberuntime/kuberuntime_sandbox.go, generatePodSandboxConfig; pkg/kubelet/network/dns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kubelet_secrets.api.core import Pod
+from kubelet_secrets.runtime.podfiles import Dns, parse_resolv_conf, pod_dns, resolv_conf
+from kubelet_secrets.runtime.sandbox import SandboxSettings
+
+MAX_HOSTNAME_LENGTH = 63
+
+
+def pod_hostname(pod: Pod) -> str:
+    """The name the pod's uts namespace gets: spec.hostname, else the pod's name, cut to what a hostname may be."""
+    return (pod.spec.hostname or pod.metadata.name)[:MAX_HOSTNAME_LENGTH].rstrip("-.")
+
+
+def make_sandbox_settings(
+    pod: Pod, *, host_ips: Sequence[str], node_resolv_conf: str, cluster_domain: str, cluster_dns: Sequence[str] = ()
+) -> SandboxSettings:
+    """What the sandbox of *pod* shall be like.
+
+    Args:
+        node_resolv_conf: the text of the node's own ``/etc/resolv.conf``.
+        cluster_domain: ``cluster.local``.
+    """
+    spec = pod.spec
+    hostname = pod_hostname(pod)
+    domain = f"{hostname}.{spec.subdomain}.{pod.metadata.namespace}.svc.{cluster_domain}" if spec.subdomain else ""
+    dns = pod_dns(
+        spec.dns_policy,
+        host=parse_resolv_conf(node_resolv_conf),
+        config=_dns_config(pod),
+        namespace=pod.metadata.namespace,
+        host_network=spec.host_network,
+        cluster_dns=cluster_dns,
+        cluster_domain=cluster_domain,
+    )
+    return SandboxSettings(
+        pod_uid=pod.metadata.uid,
+        hostname=domain if domain and spec.set_hostname_as_fqdn else hostname,
+        domain=domain,
+        host_network=spec.host_network,
+        host_ipc=spec.host_ipc,
+        host_pid=spec.host_pid,
+        share_process_namespace=bool(spec.share_process_namespace),
+        host_aliases=tuple((alias.ip, alias.hostnames) for alias in spec.host_aliases),
+        resolv_conf=resolv_conf(dns),
+        sysctls={each.name: each.value for each in spec.security_context.sysctls},
+        host_ips=tuple(host_ips),
+    )
+
+
+def _dns_config(pod: Pod) -> Dns:
+    config = pod.spec.dns_config or {}
+    options = config.get("options") or ()
+    return Dns(
+        nameservers=tuple(str(each) for each in config.get("nameservers") or ()),
+        searches=tuple(str(each) for each in config.get("searches") or ()),
+        options={str(each.get("name", "")): each.get("value") for each in options},
+    )
