@@ -17,6 +17,7 @@ import yaml
 from kubelet_secrets.api.decode import strip_nulls
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.protobuf import decode_protobuf
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 BODY_LIMIT_BYTES = 3 * 2**20  # upstream's MaxRequestBodyBytes
@@ -79,8 +80,6 @@ def decode_object(content_type: str, body: bytes) -> Object:
     """
     media_type, _ = _parse(content_type or JSON)
     if media_type == PROTOBUF:
-        from kubelet_secrets.apiserver.protobuf import decode_protobuf
-
         try:
             value: Any = decode_protobuf(body)
         except ValueError as error:

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kubelet_secrets.api.times import rfc3339
-from kubelet_secrets.apiserver import negotiation, patch, statuses
+from kubelet_secrets.apiserver import negotiation, patch, statuses, strictness, tables
 from kubelet_secrets.apiserver.authn import Authenticators, Credentials
 from kubelet_secrets.apiserver.authz import Authorizers
 from kubelet_secrets.apiserver.codec import Object
@@ -162,8 +162,6 @@ class ResourceCall:
             if page.remaining is not None:
                 metadata["remainingItemCount"] = page.remaining
         if self._answer.view is View.TABLE:
-            from kubelet_secrets.apiserver import tables
-
             objects = [item.object for item in page.items]
             return self._respond(tables.to_table(self._row, objects, _now(), self._table_include(), metadata))
         if self._answer.view is View.METADATA:
@@ -346,26 +344,18 @@ class ResourceCall:
             raise statuses.bad_request(f"the object provided is unrecognized (must be of type {expected[1]})")
 
     def _check_fields(self, obj: Object) -> None:
-        """``fieldValidation``: unknown fields are an error, a warning, or nothing."""
+        """Wrong types are an error; unknown fields an error, a warning or nothing, by ``fieldValidation``."""
+        api_version, kind = self._row.resource.api_version, self._row.kind
+        if cause := strictness.decode_error(obj, api_version, kind):
+            raise statuses.bad_request(cause)
         mode = self._query.get("fieldValidation") or "Warn"
         if mode not in ("Strict", "Warn", "Ignore"):
             raise statuses.bad_request(f'fieldValidation: Unsupported value: "{mode}"')
         if mode == "Ignore":
             return
-        import importlib.util
-
-        if importlib.util.find_spec("kubelet_secrets.apiserver.strictness") is None:
-            return
-        from kubelet_secrets.apiserver import strictness
-
-        resource = self._row.resource
-        problems = strictness.unknown_fields(obj, resource.api_version, self._row.kind)
+        problems = strictness.unknown_fields(obj, api_version, kind)
         if problems and mode == "Strict":
-            listed = ", ".join(problems)
-            raise statuses.bad_request(
-                f'{self._row.kind} in version "{resource.version}" cannot be handled as a {self._row.kind}: '
-                f"strict decoding error: {listed}"
-            )
+            raise statuses.bad_request(strictness.strict_error(kind, api_version, problems))
         self._warnings = problems
 
     def _table_include(self) -> str:
@@ -378,8 +368,6 @@ class ResourceCall:
 
     def _respond_object(self, obj: Object, status: int = 200) -> Response:
         if self._answer.view is View.TABLE:
-            from kubelet_secrets.apiserver import tables
-
             metadata = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
             return self._respond(tables.to_table(self._row, [obj], _now(), self._table_include(), metadata), status)
         if self._answer.view is View.METADATA:

@@ -18,16 +18,18 @@ Object = dict[str, Any]
 
 def status_body(error: errors.ApiError) -> Object:
     """The ``Status`` object a client receives for *error*."""
+    details = {name: value for name, value in error.details.items() if value not in ("", None, [])}
+    # Of an expired list: where it can go on, inconsistently. Not a detail but list metadata.
+    token = details.pop("continue", None)
     body: Object = {
         "kind": "Status",
         "apiVersion": "v1",
-        "metadata": {},
+        "metadata": {"continue": token} if token else {},
         "status": "Failure",
         "message": str(error),
         "reason": error.reason,
         "code": error.code,
     }
-    details = {name: value for name, value in error.details.items() if value not in ("", None, [])}
     if error.retry_after_s is not None:
         details["retryAfterSeconds"] = int(error.retry_after_s)
     if details:

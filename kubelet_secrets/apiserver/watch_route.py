@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import trio
 from starlette.types import Receive, Scope, Send
 
-from kubelet_secrets.apiserver import codec, negotiation, statuses
+from kubelet_secrets.apiserver import codec, negotiation, statuses, tables
 from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
@@ -85,8 +85,6 @@ class WatchResponse:
         return b'{"type":"%s","object":%s}\n' % (event.type.encode(), value)
 
     def _table(self, event: Event) -> bytes:
-        from kubelet_secrets.apiserver import tables
-
         metadata = {"resourceVersion": str(event.revision)}
         objects = [] if event.type == BOOKMARK else [event.object]
         table = tables.to_table(self._selection.row, objects, datetime.now(UTC), self._include, metadata)
