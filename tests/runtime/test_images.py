@@ -1,0 +1,380 @@
+"""The image store against real skopeo and umoci, and a real registry with passwords on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from kubelet_secrets.errors import ImageError
+from kubelet_secrets.runtime import registry as registry_module
+from kubelet_secrets.runtime.images import Image, ImageStore
+from kubelet_secrets.runtime.keyring import RegistryCredentials
+from kubelet_secrets.runtime.registry import Registry
+from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool, tool_environment
+from kubelet_secrets.sensitive import SensitiveBytes
+from kubelet_secrets.testing.images import build_busybox_image
+from tests.runtime.conftest import Node
+
+pytestmark = pytest.mark.runtime
+
+PASSWORD = "pull-s3cr3t-canary"
+HTPASSWD = "puller:$2y$05$abcdefghijklmnopqrstuu0HNeTBrUmZRbRcWpWJXSemctSRNWuPC\n"
+GOOD = RegistryCredentials(username="puller", password=SensitiveBytes(PASSWORD.encode()))
+BAD = RegistryCredentials(username="puller", password=SensitiveBytes(b"wrong-s3cr3t-canary"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, tools: Tools) -> Iterator[ImageStore]:
+    auth = tmp_path / "auth"
+    auth.mkdir()
+    store = ImageStore(
+        tmp_path / "store",
+        tools=tools,
+        registry=Registry(tools, auth_dir=auth, scratch_dir=tmp_path / "store" / "tmp"),
+    )
+    yield store
+    assert os.listdir(auth) == [], "a credentials file stayed behind"
+    assert os.listdir(tmp_path / "store" / "tmp") == []
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> str:
+    return build_busybox_image(
+        tmp_path / "layout", cmd=("sh", "-c", "true"), env={"A": "1"}, user="nobody", working_dir="/tmp"
+    )
+
+
+async def test_imported_image_is_found_by_any_spelling(store: ImageStore, layout: str) -> None:
+    image = await store.import_image(layout, "demo:1")
+    assert store.resolve("docker.io/library/demo:1") == image
+    assert store.resolve("demo:2") is None
+    assert store.resolve(image.repo_digests[0]) == image
+    assert store.list() == (image,)
+    assert image.names == ("docker.io/library/demo:1",)
+    assert image.id.startswith("sha256:")
+    assert image.image_id == image.repo_digests[0]
+    assert image.size_bytes > 100_000
+    assert (image.config.cmd, image.config.user, image.config.working_dir) == (("sh", "-c", "true"), "nobody", "/tmp")
+    assert "A=1" in image.config.env
+    assert (image.rootfs / "bin/busybox").stat().st_mode & 0o7777 == 0o755
+    assert (image.rootfs / "tmp").stat().st_mode & 0o7777 == 0o1777
+
+
+@pytest.mark.parametrize("transport", ["oci-archive", "docker-archive", "dir"])
+async def test_every_local_form_can_be_imported(
+    store: ImageStore, layout: str, tools: Tools, tmp_path: Path, transport: str
+) -> None:
+    target = f"{transport}:{tmp_path / 'copy'}"
+    outcome = await run_tool([tools.skopeo, "copy", "--quiet", layout, target])
+    assert outcome.code == 0, outcome.stderr
+    image = await store.import_image(target, "demo")
+    assert (image.rootfs / "bin/sh").is_symlink()
+    assert image.config.user == "nobody"
+
+
+async def test_one_image_under_two_names_is_stored_once(store: ImageStore, layout: str) -> None:
+    first = await store.import_image(layout, "one")
+    second = await store.import_image(layout, "two")
+    assert first.id == second.id
+    (image,) = store.list()
+    assert image.names == ("docker.io/library/one:latest", "docker.io/library/two:latest")
+    await store.remove("one")
+    assert store.resolve("one") is None
+    assert store.resolve("two") is not None
+    await store.remove("two")
+    assert store.list() == ()
+
+
+async def test_a_name_moves_to_a_newer_image(store: ImageStore, layout: str, tmp_path: Path) -> None:
+    old = await store.import_image(layout, "app")
+    new = await store.import_image(build_busybox_image(tmp_path / "new", files={"/version": b"2"}), "app")
+    assert store.resolve("app") == new
+    assert new.id != old.id
+    assert {image.id: image.names for image in store.list()} == {new.id: new.names, old.id: ()}
+    await store.remove(old.repo_digests[0])
+    assert store.list() == (new,)
+
+
+async def test_bad_sources_and_names_are_refused(store: ImageStore, tmp_path: Path) -> None:
+    for source, name, reason in (
+        (f"oci:{tmp_path / 'nothing'}:x", "demo", "ErrImagePull"),
+        ("docker-daemon:x", "demo", "ErrImagePull"),
+        ("oci:x", "NOT_GOOD", "InvalidImageName"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            await store.import_image(source, name)
+        assert caught.value.reason == reason
+    with pytest.raises(ImageError) as caught:
+        await store.remove("absent")
+    assert caught.value.reason == "ImageNotFound"
+
+
+async def test_image_of_a_running_container_is_not_removed(node: Node, tmp_path: Path) -> None:
+    image = await node.images.import_image(
+        build_busybox_image(tmp_path / "own", files={"/own": node.pod_uid.encode()}), node.pod_uid
+    )
+    settings = node.settings("sleep", "600")
+    await node.runtime.create(settings, image, log_path=node.log_path(settings))
+    with pytest.raises(ImageError) as caught:
+        await node.images.remove(node.pod_uid)
+    assert caught.value.reason == "ImageInUse"
+    assert node.images.resolve(node.pod_uid) == image
+    await node.runtime.delete(settings.container_id)
+    await node.images.remove(node.pod_uid)
+    assert node.images.resolve(node.pod_uid) is None
+
+
+async def test_cancelled_import_leaves_the_store_as_it_was(store: ImageStore, layout: str) -> None:
+    with trio.move_on_after(0.03):
+        await store.import_image(layout, "demo")
+    image = store.resolve("demo")
+    assert image is None or (image.rootfs / "bin/busybox").exists()
+
+
+async def test_two_stores_on_one_directory_agree(store: ImageStore, layout: str, tools: Tools, tmp_path: Path) -> None:
+    """Several nodes of one machine share it."""
+    other = ImageStore(
+        tmp_path / "store",
+        tools=tools,
+        registry=Registry(tools, auth_dir=tmp_path / "auth", scratch_dir=tmp_path / "store/tmp"),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.import_image, layout, "a")
+        nursery.start_soon(other.import_image, layout, "b")
+    (image,) = store.list()
+    assert image.names == ("docker.io/library/a:latest", "docker.io/library/b:latest")
+    assert other.list() == (image,)
+
+
+# --- policies -------------------------------------------------------------------------------------------------------
+
+
+async def test_present_image_is_used_without_asking_anybody(store: ImageStore, layout: str) -> None:
+    image = await store.import_image(layout, "127.0.0.1:1/app:1")
+    for policy in ("IfNotPresent", "Never"):
+        ensured = await store.ensure("127.0.0.1:1/app:1", policy)
+        assert (ensured.image, ensured.pulled) == (image, False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "must_pull", "present", "reason"),
+    [
+        pytest.param("Never", False, False, "ErrImageNeverPull", id="never-and-absent"),
+        pytest.param("Never", True, True, "ErrImageNeverPull", id="never-and-not-authorised"),
+        pytest.param("IfNotPresent", False, False, "ErrImagePull", id="absent"),
+        pytest.param("IfNotPresent", True, True, "ErrImagePull", id="present-but-not-authorised"),
+        pytest.param("Always", False, True, "ErrImagePull", id="always"),
+    ],
+)
+async def test_policies_that_fail(
+    store: ImageStore, layout: str, policy: str, must_pull: bool, present: bool, reason: str
+) -> None:
+    """Nothing listens on port 1."""
+    if present:
+        await store.import_image(layout, "127.0.0.1:1/app:1")
+    with pytest.raises(ImageError) as caught:
+        await store.ensure("127.0.0.1:1/app:1", policy, must_pull=must_pull)
+    assert caught.value.reason == reason
+    if reason == "ErrImageNeverPull":
+        assert str(caught.value) == 'Container image "127.0.0.1:1/app:1" is not present with pull policy of Never'
+    else:
+        assert str(caught.value).startswith('failed to pull image "127.0.0.1:1/app:1": ')
+        assert "connection refused" in str(caught.value)
+
+
+async def test_unreadable_store_is_an_inspect_error(store: ImageStore, layout: str, tmp_path: Path) -> None:
+    await store.import_image(layout, "demo")
+    tmp_path.joinpath("store/names.json").write_text("{")
+    with pytest.raises(ImageError) as caught:
+        await store.ensure("demo", "IfNotPresent")
+    assert caught.value.reason == "ImageInspectError"
+    assert str(caught.value).startswith('Failed to inspect image "demo"')
+
+
+# --- a registry -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PrivateRegistry:
+    domain: str
+    digest: str
+    log: Path
+
+    @property
+    def image(self) -> str:
+        return f"{self.domain}/team/app:1"
+
+    def requests(self, text: str) -> int:
+        return sum(text in line for line in self.log.read_text().splitlines() if "response completed" in line)
+
+
+@pytest.fixture
+async def private(tmp_path: Path, layout: str, tools: Tools) -> AsyncIterator[PrivateRegistry]:
+    """Debian's docker-registry, which wants a password, with the image in it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    directory = tmp_path / "registry"
+    directory.mkdir()
+    directory.joinpath("htpasswd").write_text(HTPASSWD)
+    directory.joinpath("config.yml").write_text(
+        f"""\
+version: 0.1
+log: {{accesslog: {{disabled: true}}, level: info}}
+storage: {{filesystem: {{rootdirectory: {directory}/data}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}
+"""
+    )
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = await trio.lowlevel.open_process(
+            ["docker-registry", "serve", str(directory / "config.yml")],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=tool_environment(),
+        )  # fmt: skip
+    try:
+        with trio.fail_after(30):
+            while True:
+                try:
+                    stream = await trio.open_tcp_stream("127.0.0.1", port)
+                    await stream.aclose()
+                    break
+                except OSError:
+                    await trio.sleep(0.02)
+            authfile = directory / "auth.json"
+            authfile.write_bytes(registry_module.auth_document(f"127.0.0.1:{port}", GOOD))
+            push = await run_tool(
+                [
+                    tools.skopeo, "copy", "--dest-tls-verify=false", f"--digestfile={directory}/digest", layout,
+                    f"docker://127.0.0.1:{port}/team/app:1",
+                ],
+                env={"REGISTRY_AUTH_FILE": str(authfile)},
+            )  # fmt: skip
+            assert push.code == 0, push.stderr
+        yield PrivateRegistry(f"127.0.0.1:{port}", directory.joinpath("digest").read_text(), log)
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def test_pull_with_the_right_password(store: ImageStore, private: PrivateRegistry) -> None:
+    with trio.fail_after(60):
+        ensured = await store.ensure(private.image, "IfNotPresent", [GOOD])
+    assert ensured.pulled
+    assert ensured.image.repo_digests == (f"{private.domain}/team/app@{private.digest}",)
+    assert ensured.image.names == (private.image,)
+    assert (ensured.image.rootfs / "bin/busybox").exists()
+
+
+@pytest.mark.parametrize("credentials", [(), (BAD,)], ids=["none", "wrong"])
+async def test_pull_without_the_right_password_fails_and_keeps_it_quiet(
+    store: ImageStore, private: PrivateRegistry, credentials: tuple[RegistryCredentials, ...]
+) -> None:
+    with trio.fail_after(60), pytest.raises(ImageError) as caught:
+        await store.ensure(private.image, "IfNotPresent", credentials)
+    assert caught.value.reason == "ErrImagePull"
+    assert "unauthorized" in str(caught.value) or "authentication required" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+    assert store.list() == ()
+
+
+async def test_credentials_are_tried_in_order(store: ImageStore, private: PrivateRegistry) -> None:
+    with trio.fail_after(60):
+        assert (await store.ensure(private.image, "Always", [BAD, GOOD])).pulled
+
+
+async def test_all_failures_are_told_once(store: ImageStore, private: PrivateRegistry) -> None:
+    with trio.fail_after(60), pytest.raises(ImageError) as caught:
+        await store.pull(private.image, [BAD, BAD])
+    assert str(caught.value).count("failed to pull image") == 1
+
+
+async def test_always_asks_but_does_not_download_again(store: ImageStore, private: PrivateRegistry) -> None:
+    with trio.fail_after(60):
+        first = await store.pull(private.image, [GOOD])
+        blobs = private.requests("/blobs/")
+        assert blobs > 0
+        ensured = await store.ensure(private.image, "Always", [GOOD])
+    assert (ensured.image, ensured.pulled) == (first, True)
+    assert private.requests("/blobs/") == blobs
+
+
+async def test_pull_by_digest(store: ImageStore, private: PrivateRegistry) -> None:
+    name = f"{private.domain}/team/app@{private.digest}"
+    with trio.fail_after(60):
+        image = await store.pull(name, [GOOD])
+    assert image.names == ()
+    assert store.resolve(name) == image
+    await store.remove(name)
+    assert store.list() == ()
+
+
+async def test_absent_image_is_told(store: ImageStore, private: PrivateRegistry) -> None:
+    with trio.fail_after(60), pytest.raises(ImageError, match="manifest unknown"):
+        await store.pull(f"{private.domain}/team/none:1", [GOOD])
+
+
+async def test_concurrent_pulls_of_one_image_are_one(store: ImageStore, private: PrivateRegistry) -> None:
+    images: list[Image] = []
+
+    async def pull(credentials: list[RegistryCredentials]) -> None:
+        images.append(await store.pull(private.image, credentials))
+
+    with trio.fail_after(60):
+        before = private.requests("/manifests/1")
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(pull, [GOOD])
+    assert len({image.id for image in images}) == 1
+    asked = private.requests("/manifests/1") - before
+    alone = private.requests("/manifests/1")
+    with trio.fail_after(60):
+        await store.pull(private.image, [GOOD])
+    alone = private.requests("/manifests/1") - alone
+    assert asked <= 2 * alone  # the first one's, and at most one more that came too late to join
+
+
+async def test_a_waiter_takes_over_when_the_puller_is_cancelled(store: ImageStore, private: PrivateRegistry) -> None:
+    got: list[Image] = []
+
+    async def pull(scope: trio.CancelScope) -> None:
+        with scope:
+            got.append(await store.pull(private.image, [GOOD]))
+
+    first = trio.CancelScope()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pull, first)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(pull, trio.CancelScope())
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+    assert len(got) == 1
+
+
+async def test_password_is_in_no_command_line_and_no_file_outside_the_auth_directory(
+    store: ImageStore, private: PrivateRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def spy(argv: list[str], *, env: dict[str, str]) -> Outcome:
+        seen.append(" ".join(map(str, argv)) + " " + repr(env))
+        auth_file = Path(env["REGISTRY_AUTH_FILE"])
+        assert auth_file.parent == tmp_path / "auth"
+        assert auth_file.stat().st_mode & 0o777 == 0o600
+        return await run_tool(argv, env=env)
+
+    monkeypatch.setattr(registry_module, "run_tool", spy)
+    with trio.fail_after(60):
+        await store.pull(private.image, [GOOD])
+    assert len(seen) == 2
+    assert not any(PASSWORD in line for line in seen)
+    assert not any(PASSWORD.encode() in path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
