@@ -37,8 +37,7 @@ _TICK_S = 1.0
 _STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
 _KILL_TIMEOUT_S = 5.0
 _WRITER_PAUSE_S = 0.2
-_HEALTHY_S = 10.0  # an agent that lived this long did not die of its start
-_MAX_BACKOFF_S = 30.0  # 0s, 0.2s, 0.4s, 0.8s, … 30s
+_MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s: containers' opens wait for as long
 _CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError
 
 
@@ -55,6 +54,7 @@ class KeeperOptions:
     run_size_bytes: int = 1 << 30
     noswap_fallback: NoswapFallback = NoswapFallback.RAMFS
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
+    healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; earlier deaths back off
 
 
 def run_keeper(options: KeeperOptions) -> int:
@@ -278,9 +278,9 @@ class Keeper:
         told = os.read(self._ready_fd, 16)
         os.close(self._ready_fd)
         self._ready_fd = None
-        if told:
+        if told and not self._was_ready:
             self._was_ready = True
-            notify("READY=1")
+            notify("READY=1")  # once: a supervisor that stops reading must not block us
         if self._must_terminate and self._agent is not None:
             self._agent.process.terminate()
 
@@ -304,7 +304,7 @@ class Keeper:
         if not self._was_ready and status in _CONFIGURATION_ERRORS:
             return status
         lived_s = time.monotonic() - agent.started_s
-        self._quick_deaths = 1 if lived_s >= _HEALTHY_S else self._quick_deaths + 1
+        self._quick_deaths = 1 if lived_s >= self._options.healthy_after_s else self._quick_deaths + 1
         delay_s = 0.0 if self._quick_deaths == 1 else min(0.1 * 2 ** (self._quick_deaths - 1), _MAX_BACKOFF_S)
         logger.warning("the agent ended with status %s; starting it again in %.1f s", status, delay_s)
         self._restart_at_s = time.monotonic() + delay_s

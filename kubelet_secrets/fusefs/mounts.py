@@ -298,6 +298,23 @@ def clone_read_only(source: int | Path, subdirectory: str, target: Path, *, exec
         os.close(clone_fd)  # an open descriptor of the clone would keep it busy
 
 
+def bind(source_fd: int, target: Path) -> None:
+    """Bind the file or directory that the descriptor stands for at *target*, with its mount's own flags.
+
+    By descriptor, so that what was checked is what is bound, whatever happens to its path meanwhile.
+
+    Args:
+        source_fd: O_PATH is enough. Stays the caller's.
+        target: existing mount point of the same type.
+    """
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH
+    clone_fd = libc.syscall(libc.OPEN_TREE, str(target), source_fd, b"", flags)
+    try:
+        attach(clone_fd, target)
+    finally:
+        os.close(clone_fd)
+
+
 def umount_lazy(target: Path, *, force: bool = False) -> None:
     """Detach the topmost mount at *target*; users of it keep what they have open.
 

@@ -30,7 +30,8 @@ try:
     status = run_keeper(KeeperOptions(
         root_dir=Path(given["root"]), image_dir=Path(given["root"]) / "images",
         agent_options=given["options"], agent_command=tuple(given["command"]),
-        store_size_bytes=64 << 20, run_size_bytes=16 << 20, stop_timeout_s=given["stop_timeout_s"],
+        store_size_bytes=given["store_size_bytes"], run_size_bytes=16 << 20,
+        stop_timeout_s=given["stop_timeout_s"], healthy_after_s=0,
     ))
 except HostError as exc:
     sys.exit(f"keeper: {exc}")
@@ -46,6 +47,7 @@ class RunningNode:
         self.fuse = root / "fuse"
         self.options: dict[str, object] = {"socket": f"{root}.sock", **options}
         self.stop_timeout_s = 20.0
+        self.store_size_bytes = 64 << 20
         self.command = [sys.executable, str(AGENT)]
         self.prefix: list[str] = []
         self.environ: Mapping[str, str] = {}
@@ -63,6 +65,7 @@ class RunningNode:
             "options": self.options,
             "command": self.command,
             "stop_timeout_s": self.stop_timeout_s,
+            "store_size_bytes": self.store_size_bytes,
         }
         self._process = subprocess.Popen(
             [*self.prefix, sys.executable, "-c", _KEEPER, json.dumps(given)],
@@ -95,7 +98,9 @@ class RunningNode:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self.keeper.wait(0.05)
                     continue
-            reply = json.loads(line) if line else {}
+            if not line:
+                raise ConnectionResetError("the agent died over it")
+            reply = json.loads(line)
             if "errno" in reply:
                 raise OSError(reply["errno"], reply["message"])
             assert "error" not in reply, reply

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,64 @@ class RecordingGuard:
         return volume not in self.closed
 
 
+class MortalOperations(Operations):
+    """The handlers, and death at a chosen change: just before it is made, or when it is made but not answered."""
+
+    die_over: tuple[int, str] | None = None
+
+    async def _mortally(self, change: Awaitable[Any]) -> Any:
+        if self.die_over is None:
+            return await change
+        number, moment = self.die_over
+        self.die_over = (number - 1, moment)
+        if number == 1 and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = await change
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    async def mkdir(self, *arguments: Any) -> Any:
+        return await self._mortally(super().mkdir(*arguments))
+
+    async def create(self, *arguments: Any) -> Any:
+        return await self._mortally(super().create(*arguments))
+
+    async def write(self, *arguments: Any) -> Any:
+        return await self._mortally(super().write(*arguments))
+
+    async def symlink(self, *arguments: Any) -> Any:
+        return await self._mortally(super().symlink(*arguments))
+
+    async def setattr(self, *arguments: Any) -> Any:
+        return await self._mortally(super().setattr(*arguments))
+
+    async def unlink(self, *arguments: Any) -> Any:
+        return await self._mortally(super().unlink(*arguments))
+
+    async def rmdir(self, *arguments: Any) -> Any:
+        return await self._mortally(super().rmdir(*arguments))
+
+    async def rename(self, *arguments: Any) -> Any:
+        return await self._mortally(super().rename(*arguments))
+
+
 class Remote:
     """What a test can ask for."""
 
-    def __init__(self, handover: Handover, tree: Tree, guard: RecordingGuard, client: WriterClient) -> None:
+    def __init__(
+        self,
+        handover: Handover,
+        tree: Tree,
+        guard: RecordingGuard,
+        client: WriterClient,
+        operations: MortalOperations,
+    ) -> None:
         self._handover = handover
         self._tree = tree
         self._guard = guard
         self._client = client
+        self._operations = operations
 
     async def create(self, pod: str, volume: str, files: dict[str, str], mode: int = 0o644) -> str:
         """A volume's first version, straight into the store."""
@@ -110,6 +161,9 @@ class Remote:
             found += [os.path.normpath(os.path.join(directory, name)) for name in (*subdirectories, *files)]
         return sorted(found)
 
+    async def die_over_change(self, number: int, moment: str) -> None:
+        self._operations.die_over = (number, moment)
+
     async def open_own_mount_and_die(self, path: str) -> None:
         """A thread asks our own mount, and we are killed between taking its question and answering."""
         self._guard.is_deadly = True
@@ -127,8 +181,8 @@ async def main() -> None:
     tree = Tree(handover.store_fd, resumed=handover.resume)
     guard = RecordingGuard()
     client = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
-    operations = Operations(tree, guard, client.is_writer, resumed=handover.resume)
-    remote = Remote(handover, tree, guard, client)
+    operations = MortalOperations(tree, guard, client.is_writer, resumed=handover.resume)
+    remote = Remote(handover, tree, guard, client, operations)
 
     async def answer(stream: trio.SocketStream) -> None:
         line = b""
