@@ -1,0 +1,48 @@
+"""Mountpoints inside a volume, for other volumes that the pod mounts beneath it. Pure.
+
+A volume of secrets is read-only where the container runtime would have to make such a directory, so it must be there already.
+
+Source: pkg/volume/util/nested_volumes.go, getNestedMountpoints; semantics §2.2 step 5, §5.4.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.references import all_containers
+from kubelet_secrets.errors import SetUpError
+
+
+def nested_mountpoints(pod: Pod, volume: str) -> list[str]:
+    """Directories that *volume* needs, relative to its root, without duplicates.
+
+    Of mounts nested in each other only the outermost counts: the inner one's directory is the outer volume's affair.
+
+    Raises:
+        SetUpError: a mount path of this volume leads out of the container's root.
+    """
+    return list(dict.fromkeys(path for container in all_containers(pod) for path in _in_container(container, volume)))
+
+
+def _in_container(container: Container, volume: str) -> Iterator[str]:
+    mounts = [(mount.name, _clean(mount.mount_path)) for mount in container.volume_mounts]
+    paths = sorted(path for _, path in mounts)
+    for name, mine in mounts:
+        if name != volume:
+            continue
+        if mine.startswith("../"):
+            raise SetUpError(f"invalid container mount point {mine}")
+        previous = ""
+        for path in paths:
+            if not path.startswith(f"{mine}/") or (previous and path.startswith(previous)):
+                continue
+            previous = f"{path}/"
+            yield path[len(mine) + 1 :]
+
+
+def _clean(path: str) -> str:
+    """Go's filepath.Clean. Python's normpath keeps a leading ``//``."""
+    cleaned = posixpath.normpath(path)
+    return cleaned[1:] if cleaned.startswith("//") else cleaned

@@ -1,0 +1,193 @@
+"""The part of a volume that a ``subPath`` selects: found without leaving the volume, and bound where the runtime takes it from.
+
+A container may write to some volumes while the pod's next container is being prepared, so a path is walked one element at a
+time over descriptors. A link is read from the very descriptor that was found to be one and resolved inside the volume; one that
+leads out is an error. What was found is what is bound, by descriptor.
+
+Synchronous. ``manager`` walks a guarded volume in the store with :func:`find` and has the writer attach what it leads to; all
+other volumes are walked and bound here. Either way the container keeps what was found: a subPath does not follow updates.
+
+Source: pkg/volume/util/subpath/subpath_linux.go; semantics §5.1 steps 5 and 6, §5.2. Differs: upstream first resolves links by
+path, then opens the result refusing links. Here both are one walk, so links may not be absolute, not even into the volume.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.volume.layout import make_directories
+
+_MAX_LINKS = 40  # as the kernel
+_PATH_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a subPath leads."""
+
+    path: str  # in the volume, through no link; "" is the volume itself
+    is_directory: bool
+
+
+class MissingPart(FileNotFoundError):
+    """The walk came to an end. *path* is where it wanted to go, through no link as far as anything exists."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.path = path
+
+
+def find(root_fd: int, sub_path: str) -> Found:
+    """Follow *sub_path* below a volume's root.
+
+    Args:
+        root_fd: the volume's directory; O_PATH is enough.
+        sub_path: relative.
+
+    Raises:
+        MissingPart: an element does not exist.
+        PermissionError: a link or ``..`` leads out of the volume.
+        OSError: ENOTDIR, ELOOP.
+    """
+    with _walk(root_fd, sub_path) as (fd, path):
+        return Found(path, stat.S_ISDIR(os.fstat(fd).st_mode))
+
+
+def find_missing(root_fd: int, sub_path: str) -> str | None:
+    """Where a directory has to be made for *sub_path* to lead to something: its path through no link. None: nowhere.
+
+    What cannot be followed for another reason is left for :func:`find` to report.
+    """
+    try:
+        find(root_fd, sub_path)
+    except MissingPart as missing:
+        return missing.path
+    except OSError:
+        pass
+    return None
+
+
+def make_missing(root: Path, sub_path: str) -> None:
+    """Make the directories that *sub_path* lacks in a volume on the host, with the mode of the volume's root.
+
+    Raises:
+        OSError: the host refuses, or a container put something in the way.
+    """
+    with _open_root(root) as root_fd:
+        if find_missing(root_fd, sub_path) is None:
+            return
+        with _walk(root_fd, sub_path, make_mode=os.fstat(root_fd).st_mode & 0o777):
+            pass
+
+
+def bind_sub_path(root: Path, sub_path: str, target: Path) -> None:
+    """Bind what *sub_path* selects of a volume on the host at *target*, made for it; the same thing bound there stays.
+
+    Raises:
+        OSError: as :func:`find`, or the host refuses.
+    """
+    with _open_root(root) as root_fd, _walk(root_fd, sub_path) as (fd, _):
+        found = os.fstat(fd)
+        if any(entry.target == str(target) for entry in mounts.mounts_below(target)):
+            if os.path.samestat(found, os.stat(target)):
+                return
+            mounts.umount_all_below(target)
+        make_target(target, is_directory=stat.S_ISDIR(found.st_mode))
+        mounts.bind(fd, target)
+
+
+@contextmanager
+def _open_root(root: Path) -> Iterator[int]:
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be a link, as in upstream
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def make_target(target: Path, *, is_directory: bool) -> None:
+    """Make the mountpoint, a directory or an empty file; nothing is mounted on it."""
+    make_directories(target.parent)
+    try:
+        if stat.S_ISDIR(os.lstat(target).st_mode) == is_directory:
+            return
+        if is_directory:
+            target.unlink()
+        else:
+            target.rmdir()
+    except FileNotFoundError:
+        pass
+    if is_directory:
+        target.mkdir(mode=0o750)
+    else:
+        target.touch(mode=0o640)
+
+
+@contextmanager
+def _walk(root_fd: int, sub_path: str, *, make_mode: int | None = None) -> Iterator[tuple[int, str]]:
+    """An O_PATH descriptor of what *sub_path* leads to, and its path through no link."""
+    opened = [os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)]
+    names: list[str] = []
+    waiting = deque(_elements(sub_path))
+    links = 0
+    try:
+        while waiting:
+            name = waiting.popleft()
+            if name == "..":
+                if not names:
+                    raise PermissionError(errno.EACCES, "leads out of the volume")
+                names.pop()
+                os.close(opened.pop())
+                continue
+            fd = _open_element(opened[-1], name, make_mode)
+            if fd is None:
+                if ".." in waiting:
+                    raise PermissionError(errno.EACCES, "steps back from what does not exist")
+                raise MissingPart("/".join([*names, name, *waiting]))
+            opened.append(fd)
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISLNK(mode):
+                links += 1
+                target = os.readlink("", dir_fd=fd)
+                os.close(opened.pop())
+                if target.startswith("/"):
+                    raise PermissionError(errno.EACCES, "an absolute link leads out of the volume")
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                waiting.extendleft(reversed(_elements(target)))
+                continue
+            if waiting and not stat.S_ISDIR(mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            names.append(name)
+        yield opened[-1], "/".join(names)
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _open_element(parent_fd: int, name: str, make_mode: int | None) -> int | None:
+    try:
+        return os.open(name, _PATH_ONLY, dir_fd=parent_fd)
+    except FileNotFoundError:
+        if make_mode is None:
+            return None
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent_fd)
+    except FileExistsError:
+        return os.open(name, _PATH_ONLY, dir_fd=parent_fd)  # somebody in the container was faster: take what it made
+    # Through a descriptor that is certainly a directory: a link put in its place must not be followed.
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    os.fchmod(fd, make_mode)
+    return fd
+
+
+def _elements(path: str) -> list[str]:
+    return [element for element in path.split("/") if element not in ("", ".")]
