@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from kubelet_secrets.errors import HostError
 from kubelet_secrets.runtime.capabilities import capabilities_of_mask
 from kubelet_secrets.runtime.cgroups import CgroupLayout, parse_mountinfo
 from kubelet_secrets.runtime.settings import DeviceNode, HostFacts
@@ -25,6 +26,21 @@ def probe_host(layout: CgroupLayout) -> HostFacts:
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         devices=_devices(Path("/dev")),
     )
+
+
+def check_runtime(runtime: Path, layout: CgroupLayout) -> None:
+    """Refuse a combination that cannot run a single container, before a pod finds out.
+
+    Raises:
+        HostError: crun on a hybrid host whose v2 hierarchy has controllers ("cgroups in hybrid mode not supported").
+    """
+    if not runtime.name.startswith("crun") or layout.is_v2 or layout.unified is None:
+        return
+    controllers = layout.unified.joinpath("cgroup.controllers").read_text().split()
+    if controllers:
+        raise HostError(
+            f"crun cannot run on hybrid cgroups while v2 has controllers ({' '.join(controllers)}): use --runtime runc"
+        )
 
 
 def _capabilities() -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from kubelet_secrets.runtime.bundle import Bundle, ContainerRecord
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.conmon import StartFailed, launch, open_conmon, open_container
 from kubelet_secrets.runtime.exec import ExecResult, ExecSession, open_exec
+from kubelet_secrets.runtime.hostfacts import check_runtime
 from kubelet_secrets.runtime.images import Image
 from kubelet_secrets.runtime.settings import ContainerSettings, HostFacts
 from kubelet_secrets.runtime.spec import make_spec
@@ -96,9 +97,13 @@ class OciRuntime:
 
     Args:
         run_dir: the attached noswap tmpfs of the node, 0700; must exist.
+
+    Raises:
+        HostError: this runtime does not work with this machine's cgroups.
     """
 
     def __init__(self, run_dir: Path, *, tools: Tools, host: HostFacts, cgroups: CgroupTree) -> None:
+        check_runtime(tools.runtime, cgroups.layout)
         self._tools = tools
         self._host = host
         self._cgroups = cgroups

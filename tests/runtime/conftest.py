@@ -40,9 +40,9 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
         unmount(directory, MNT_DETACH)
 
 
-@pytest.fixture(scope="session", params=["runc"])
-def tools(request: pytest.FixtureRequest) -> Tools:
-    return find_tools(request.param)
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return find_tools()
 
 
 @pytest.fixture(scope="session")

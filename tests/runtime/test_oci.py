@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from kubelet_secrets.errors import ContainerRunError
+from kubelet_secrets.errors import ContainerRunError, HostError
 from kubelet_secrets.runtime.bundle import Bundle
 from kubelet_secrets.runtime.conmon import StartFailed, open_conmon
 from kubelet_secrets.runtime.oci import ContainerState, OciRuntime
 from kubelet_secrets.runtime.settings import Mount, Resources, SeccompMode, UserIds
+from kubelet_secrets.runtime.tools import find_tools
 from tests.runtime.conftest import Node
 
 pytestmark = pytest.mark.runtime
@@ -30,6 +31,22 @@ async def test_output_and_exit_code_are_collected(node: Node) -> None:
     lines = [line.split(" ", 1)[1] for line in node.log_path(settings).read_text().splitlines()]
     assert sorted(lines) == ["stderr F err", "stdout F out"]
     assert node.runtime.state(handle.id).state is ContainerState.EXITED
+
+
+async def test_crun_does_the_same_or_is_refused_at_once(node: Node, run_dir: Path) -> None:
+    try:
+        node.runtime = OciRuntime(run_dir, tools=find_tools("crun"), host=node.runtime._host, cgroups=node.cgroups)
+    except HostError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "crun cannot run on hybrid cgroups" in refusal
+        assert not node.cgroups.layout.is_v2
+        return
+    assert await node.output("sh", "-c", "echo out; exit 3") == (3, "out")
+    with pytest.raises(StartFailed, match="nope"):
+        await node.create(node.settings("nope"))
 
 
 async def test_created_container_waits_for_start(node: Node) -> None:
