@@ -9,6 +9,7 @@ UnmarshalTypeError.
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -113,6 +114,12 @@ def illegal_base64_offset(text: str) -> int | None:
 
     Source: encoding/base64, Encoding.decodeQuantum, with StdEncoding.
     """
+    try:
+        # The walk below takes 40 ms for a Secret of 100 kB; what is well-formed, and nearly all is, need not take it.
+        binascii.a2b_base64(text, strict_mode=True)
+        return None
+    except ValueError:  # binascii.Error, and what is not ASCII
+        pass
     quantum = 0
     is_padded = False
     for at, character in enumerate(text):
