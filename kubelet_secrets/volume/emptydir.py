@@ -12,10 +12,10 @@ import errno
 import os
 from pathlib import Path
 
+import kubelet_secrets.fusefs.mounts as mounts
 from kubelet_secrets.api.core import EmptyDirVolumeSource
 from kubelet_secrets.api.quantity import value
 from kubelet_secrets.errors import SetUpError
-from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.volume.fsgroup import apply_fs_group
 from kubelet_secrets.volume.layout import EMPTY_DIR_PLUGIN, PodsLayout, make_directories, mark_ready
 from kubelet_secrets.volume.modes import PLAIN_ROOT_MODE, TMPFS_ROOT_MODE

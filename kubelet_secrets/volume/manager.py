@@ -26,9 +26,9 @@ from typing import Protocol
 
 import trio
 
+import kubelet_secrets.fusefs.mounts as mounts
 from kubelet_secrets.api.core import Pod, Volume
 from kubelet_secrets.errors import ContainerConfigError, SetUpError
-from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.volume import atomicwriter
 from kubelet_secrets.volume.atomicwriter import FileLike, WriteResult
 from kubelet_secrets.volume.emptydir import set_up_empty_dir

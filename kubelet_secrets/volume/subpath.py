@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet_secrets.fusefs import mounts
+import kubelet_secrets.fusefs.mounts as mounts
 from kubelet_secrets.volume.layout import make_directories
 
 _MAX_LINKS = 40  # as the kernel
