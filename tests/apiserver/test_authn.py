@@ -1,0 +1,73 @@
+"""Who asks: certificates, tokens, nobody."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from kubelet_secrets.apiserver.authn import (
+    ANONYMOUS,
+    Authenticators,
+    CertificateAuthenticator,
+    Credentials,
+    StaticToken,
+    TokenAuthenticator,
+)
+from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
+from kubelet_secrets.errors import Unauthorized
+from tests.apiserver.harness import SECRETS, http_client
+
+TOKEN = StaticToken("s3cr3t-token", "tester", ("system:masters",))
+
+
+async def test_certificate_gives_name_and_groups() -> None:
+    pair = CertificateAuthority.create().issue_client("jane", ("dev", "ops"))
+    user = await CertificateAuthenticator().authenticate(Credentials(pair.certificate_pem.decode()))
+    assert user is not None
+    assert (user.name, user.groups) == ("jane", ("dev", "ops"))
+
+
+async def test_first_authenticator_that_knows_the_credentials_decides() -> None:
+    pair = CertificateAuthority.create().issue_client("jane")
+    chain = Authenticators((CertificateAuthenticator(), TokenAuthenticator((TOKEN,))))
+    both = await chain.authenticate(Credentials(pair.certificate_pem.decode(), TOKEN.token))
+    assert both.name == "jane"
+    by_token = await chain.authenticate(Credentials(None, TOKEN.token))
+    assert by_token.groups == ("system:masters", "system:authenticated")
+    assert await chain.authenticate(Credentials()) is ANONYMOUS
+    with pytest.raises(Unauthorized):
+        await chain.authenticate(Credentials(None, "wrong"))
+    with pytest.raises(Unauthorized):
+        await Authenticators((), allows_anonymous=False).authenticate(Credentials())
+
+
+def test_credentials_do_not_show_themselves() -> None:
+    assert "s3cr3t" not in repr(TOKEN) + repr(Credentials("pem", TOKEN.token))
+
+
+async def test_tokens_and_anonymous_requests_over_http() -> None:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(tokens=(TOKEN,)))
+            async with http_client(server, None, TOKEN.token) as tester:
+                assert (await tester.get(SECRETS)).status == 200
+            async with http_client(server, None, "wrong") as stranger:
+                answer = await stranger.get("/version")
+                assert (answer.status, answer.json["reason"], answer.message) == (401, "Unauthorized", "Unauthorized")
+            async with http_client(server, None) as nobody:
+                assert (await nobody.get("/healthz")).body == b"ok"
+                assert (await nobody.get("/readyz")).body == b"ok"
+                answer = await nobody.get("/api/v1")
+                assert answer.message == 'forbidden: User "system:anonymous" cannot get path "/api/v1"'
+            server.shut_down()
+
+
+async def test_certificate_of_a_foreign_authority_is_refused(server: ServerHandle) -> None:
+    """The TLS stack answers, before HTTP: upstream would say 401."""
+    import httpx2
+
+    foreign = CertificateAuthority.create().issue_client("root", ("system:masters",))
+    async with http_client(server, foreign) as impostor:
+        with pytest.raises(httpx2.TransportError):
+            await impostor.get("/healthz")
