@@ -5,7 +5,8 @@
     <image-dir>/
         lock                 flock()ed while names.json or images/ change
         names.json           full name → image id
-        images/<hex>/        image.json, rootfs/ (read-only lower directory of every container of the image)
+        images/<hex>/        image.json, rootfs/ (read-only lower directory of every container of the image), and for
+                         images that were pulled pulled.json: with which pull secrets (names, nothing of their content)
         tmp/                 work under way
 
 Images are no secret and live on disk. skopeo fetches them, umoci unpacks them; layers are not kept. What a name means and
@@ -30,7 +31,8 @@ import msgspec
 import trio
 
 from kubelet_secrets.errors import ImageError, aggregate_message
-from kubelet_secrets.runtime.keyring import RegistryCredentials
+from kubelet_secrets.runtime.keyring import RegistryCredentials, credential_hash
+from kubelet_secrets.runtime.pullrecords import PullRecord, Verification, is_accessible, with_pull
 from kubelet_secrets.runtime.reference import ImageReference, parse_reference
 from kubelet_secrets.runtime.registry import Registry, RegistryError
 from kubelet_secrets.runtime.tools import Tools, run_tool
@@ -88,14 +90,25 @@ class ImageStore:
         directory: the image-dir; made if missing.
         registry: how to reach registries.
         max_parallel_pulls: 1 as the kubelet's default ``serializeImagePulls``.
+        verification: which present images a pod may use without showing that it could pull them.
     """
 
-    def __init__(self, directory: Path, *, tools: Tools, registry: Registry, max_parallel_pulls: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        tools: Tools,
+        registry: Registry,
+        max_parallel_pulls: int = 1,
+        verification: Verification = Verification.NEVER_VERIFY_PRELOADED,
+    ) -> None:
         self._directory = directory
         self._tools = tools
         self._registry = registry
         self._limit = trio.CapacityLimiter(max_parallel_pulls)
         self._pulls: dict[str, _PullTurn] = {}
+        self._verification = verification
+        self._hashes: dict[tuple[str, str], set[str]] = {}  # (image id, repository) -> credentials that opened it
         for path in (directory, directory / "images", directory / "tmp"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -125,15 +138,23 @@ class ImageStore:
 
     # --- getting ----------------------------------------------------------------------------------------------------
 
-    async def ensure(
-        self, name: str, policy: str, credentials: Sequence[RegistryCredentials] = (), *, must_pull: bool = False
-    ) -> EnsuredImage:
+    def is_accessible(self, image: Image, name: str, credentials: Sequence[RegistryCredentials]) -> bool:
+        """Whether a pod with these credentials may use the present *image* without a pull (KEP-2535)."""
+        repository = parse_reference(name).repository
+        return is_accessible(
+            self._read_record(image.id),
+            repository,
+            credentials,
+            hashes=self._hashes.get((image.id, repository), ()),
+            policy=self._verification,
+        )
+
+    async def ensure(self, name: str, policy: str, credentials: Sequence[RegistryCredentials] = ()) -> EnsuredImage:
         """What the kubelet does before it creates a container.
 
         Args:
             policy: ``Always``, ``IfNotPresent`` or ``Never``.
             credentials: to be tried in order; empty is one anonymous attempt.
-            must_pull: the image is there, but this pod has not shown that it may use it (KEP-2535).
 
         Raises:
             ImageError: ``InvalidImageName``, ``ImageInspectError``, ``ErrImageNeverPull`` or ``ErrImagePull``.
@@ -141,7 +162,7 @@ class ImageStore:
         Source: pkg/kubelet/images/image_manager.go, EnsureImageExists.
         """
         present = self.resolve(name)
-        if present is not None and policy != "Always" and not must_pull:
+        if present is not None and policy != "Always" and self.is_accessible(present, name, credentials):
             return EnsuredImage(present, pulled=False)
         if policy == "Never":
             raise ImageError("ErrImageNeverPull", f'Container image "{name}" is not present with pull policy of Never')
@@ -212,9 +233,15 @@ class ImageStore:
         errors = []
         for attempt in credentials or (None,):
             try:
-                return await self._pull_with(reference, attempt)
+                image = await self._pull_with(reference, attempt)
             except RegistryError as error:
                 errors.append(f'failed to pull image "{reference.canonical}": {error}')
+                continue
+            if attempt is not None:
+                opened = self._hashes.setdefault((image.id, reference.repository), set())
+                opened.add(credential_hash(attempt))
+            await trio.to_thread.run_sync(self._write_record, image.id, reference.repository, attempt)
+            return image
         raise ImageError("ErrImagePull", aggregate_message(errors))
 
     async def _pull_with(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Image:
@@ -289,6 +316,19 @@ class ImageStore:
 
     def _find_by_digest(self, repo_digest: str) -> Image | None:
         return next((image for image in self.list() if repo_digest in image.repo_digests), None)
+
+    def _read_record(self, image_id: str) -> PullRecord | None:
+        try:
+            return msgspec.json.decode(self._path(image_id).joinpath("pulled.json").read_bytes(), type=PullRecord)
+        except FileNotFoundError:
+            return None
+
+    def _write_record(self, image_id: str, repository: str, credentials: RegistryCredentials | None) -> None:
+        with self._locked():
+            if not self._path(image_id).exists():
+                return  # removed meanwhile
+            record = with_pull(self._read_record(image_id), repository, credentials)
+            _replace(self._path(image_id) / "pulled.json", msgspec.json.encode(record))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import trio
 from kubelet_secrets.errors import ImageError
 from kubelet_secrets.runtime import registry as registry_module
 from kubelet_secrets.runtime.images import Image, ImageStore
-from kubelet_secrets.runtime.keyring import RegistryCredentials
+from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool, tool_environment
 from kubelet_secrets.sensitive import SensitiveBytes
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.runtime
 
 PASSWORD = "pull-s3cr3t-canary"
 HTPASSWD = "puller:$2y$05$abcdefghijklmnopqrstuu0HNeTBrUmZRbRcWpWJXSemctSRNWuPC\n"
+SECRET = CredentialSource(namespace="ns", name="pull", uid="1")
 GOOD = RegistryCredentials(username="puller", password=SensitiveBytes(PASSWORD.encode()))
 BAD = RegistryCredentials(username="puller", password=SensitiveBytes(b"wrong-s3cr3t-canary"))
 
@@ -164,23 +165,19 @@ async def test_present_image_is_used_without_asking_anybody(store: ImageStore, l
 
 
 @pytest.mark.parametrize(
-    ("policy", "must_pull", "present", "reason"),
+    ("policy", "present", "reason"),
     [
-        pytest.param("Never", False, False, "ErrImageNeverPull", id="never-and-absent"),
-        pytest.param("Never", True, True, "ErrImageNeverPull", id="never-and-not-authorised"),
-        pytest.param("IfNotPresent", False, False, "ErrImagePull", id="absent"),
-        pytest.param("IfNotPresent", True, True, "ErrImagePull", id="present-but-not-authorised"),
-        pytest.param("Always", False, True, "ErrImagePull", id="always"),
+        pytest.param("Never", False, "ErrImageNeverPull", id="never-and-absent"),
+        pytest.param("IfNotPresent", False, "ErrImagePull", id="absent"),
+        pytest.param("Always", True, "ErrImagePull", id="always"),
     ],
 )
-async def test_policies_that_fail(
-    store: ImageStore, layout: str, policy: str, must_pull: bool, present: bool, reason: str
-) -> None:
+async def test_policies_that_fail(store: ImageStore, layout: str, policy: str, present: bool, reason: str) -> None:
     """Nothing listens on port 1."""
     if present:
         await store.import_image(layout, "127.0.0.1:1/app:1")
     with pytest.raises(ImageError) as caught:
-        await store.ensure("127.0.0.1:1/app:1", policy, must_pull=must_pull)
+        await store.ensure("127.0.0.1:1/app:1", policy)
     assert caught.value.reason == reason
     if reason == "ErrImageNeverPull":
         assert str(caught.value) == 'Container image "127.0.0.1:1/app:1" is not present with pull policy of Never'
@@ -305,6 +302,24 @@ async def test_always_asks_but_does_not_download_again(store: ImageStore, privat
         ensured = await store.ensure(private.image, "Always", [GOOD])
     assert (ensured.image, ensured.pulled) == (first, True)
     assert private.requests("/blobs/") == blobs
+
+
+async def test_present_private_image_is_not_for_pods_without_credentials(
+    store: ImageStore, private: PrivateRegistry
+) -> None:
+    """KEP-2535. Source: e2e_node, "Ensure Credential Pulled Images"."""
+    with trio.fail_after(60):
+        await store.ensure(private.image, "IfNotPresent", [replace(GOOD, source=SECRET)])
+        for policy, reason in (("IfNotPresent", "ErrImagePull"), ("Never", "ErrImageNeverPull")):
+            for credentials in ((), (BAD,)):
+                with pytest.raises(ImageError) as caught:
+                    await store.ensure(private.image, policy, credentials)
+                assert caught.value.reason == reason
+        asked = private.requests("/manifests/")
+        same_secret = await store.ensure(private.image, "Never", [replace(BAD, source=SECRET)])
+        same_login = await store.ensure(private.image, "Never", [GOOD])
+    assert (same_secret.pulled, same_login.pulled) == (False, False)
+    assert private.requests("/manifests/") == asked
 
 
 async def test_pull_by_digest(store: ImageStore, private: PrivateRegistry) -> None:
