@@ -1,6 +1,7 @@
-"""Which containers there are: what the pod's worker says about each, found again by a caller's cgroups.
+"""Which containers there are: what the pod's worker says about each, found again by a caller's cgroups. No rules (``policy``).
 
-In memory only; after a restart the agent registers the containers it adopts. No rules (``policy``), no I/O.
+Kept in memory, and in a file on the node's memory filesystem when one is named: a restarted agent is asked for verdicts with
+its first request, long before it has heard from the API server which pods it runs.
 
 A container becomes known in two steps. It is registered *before* it is created, without a mount namespace, and every open
 by it is refused until the namespace is learnt from its first process, between create and start. Nothing legitimate happens in
@@ -10,8 +11,15 @@ clones them, but opens no file and lists no directory of them.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +40,23 @@ class ContainerIdentity:
 
 
 class ContainerRegistry:
-    """The containers that exist. One event loop reads and writes it."""
+    """The containers that exist. One event loop reads and writes it.
 
-    def __init__(self) -> None:
+    Args:
+        state_file: where it is kept for the next agent; read at once, replaced at every change. Names, no values; it belongs
+            on the node's memory filesystem all the same. Containers that ended meanwhile are for the adopting worker to
+            unregister.
+    """
+
+    def __init__(self, state_file: Path | None = None) -> None:
         self._containers: dict[str, ContainerIdentity] = {}
         self._by_cgroup_name: dict[str, ContainerIdentity] = {}  # last element of the cgroup path
         self._namespaces: dict[int, str] = {}  # mount namespace → container id
+        self._state_file: Path | None = None
+        if state_file is not None:
+            for identity in _load(state_file):
+                self.register(identity)
+            self._state_file = state_file
 
     def __len__(self) -> int:
         return len(self._containers)
@@ -52,11 +71,12 @@ class ContainerRegistry:
         other = self._by_cgroup_name.get(name)
         if other is not None and other.container_id != identity.container_id:
             raise ValueError(f"cgroup {name} belongs to container {other.container_id}")
-        self.unregister(identity.container_id)
+        self._remove(identity.container_id)
         self._containers[identity.container_id] = identity
         self._by_cgroup_name[name] = identity
         if identity.mnt_ns is not None:
             self._namespaces[identity.mnt_ns] = identity.container_id
+        self._save()
 
     def learn_mount_namespace(self, container_id: str, mnt_ns: int) -> None:
         """The container's first process exists: from now on its processes may read.
@@ -68,12 +88,17 @@ class ContainerRegistry:
 
     def unregister(self, container_id: str) -> None:
         """The container is gone; an unknown one is fine."""
+        if self._remove(container_id):
+            self._save()
+
+    def _remove(self, container_id: str) -> bool:
         identity = self._containers.pop(container_id, None)
         if identity is None:
-            return
+            return False
         del self._by_cgroup_name[_last_element(identity.cgroup_path)]
         if identity.mnt_ns is not None and self._namespaces.get(identity.mnt_ns) == container_id:
             del self._namespaces[identity.mnt_ns]
+        return True
 
     def find_by_cgroups(self, paths: Iterable[str]) -> tuple[ContainerIdentity, ...]:
         """Every container that one of a process's cgroups is, or lies in. More than one: do not trust it.
@@ -93,9 +118,29 @@ class ContainerRegistry:
         """The container whose mount namespace this is."""
         return self._containers.get(self._namespaces.get(mnt_ns, ""))
 
-    def containers(self, pod_uid: str) -> list[ContainerIdentity]:
-        """The registered containers of a pod, in order of registration."""
-        return [identity for identity in self._containers.values() if identity.pod_uid == pod_uid]
+    def containers(self, pod_uid: str | None = None) -> list[ContainerIdentity]:
+        """The registered containers of a pod, or of all, in order of registration."""
+        return [identity for identity in self._containers.values() if pod_uid in (None, identity.pod_uid)]
+
+    def _save(self) -> None:
+        if self._state_file is None:
+            return
+        unfinished = self._state_file.with_name(f"{self._state_file.name}.new")
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(msgspec.json.encode(list(self._containers.values())))
+        unfinished.rename(self._state_file)
+
+
+def _load(state_file: Path) -> list[ContainerIdentity]:
+    try:
+        return msgspec.json.decode(state_file.read_bytes(), type=list[ContainerIdentity])
+    except FileNotFoundError:
+        return []
+    except msgspec.MsgspecError as error:
+        # Refusing everybody until the workers register their containers is the safe way to go on.
+        logger.warning("%s is not a container registry (%s): starting with an empty one", state_file, error)
+        return []
 
 
 def _last_element(cgroup_path: str) -> str:
