@@ -34,7 +34,8 @@ _ROOT_CA_NOTE = (
     "clusters."
 )
 EVENT_TTL_S = 3600.0
-_SWEEP_INTERVAL_S = 60.0
+_EVENT_SWEEP_S = 60.0
+_NAMESPACE_SWEEP_S = 2.0  # for what holds a namespace and is no pod: an object with a finalizer
 _REWATCH_DELAY_S = 0.1
 
 _NAMESPACES = served(meta.NAMESPACES)
@@ -67,7 +68,9 @@ class Controllers:
             nursery.start_soon(self._run_loop, _NAMESPACES, self._sync_namespace)
             nursery.start_soon(self._run_loop, _ACCOUNTS, self._restore_deleted)
             nursery.start_soon(self._run_loop, _CONFIG_MAPS, self._restore_deleted)
-            nursery.start_soon(self._sweep_events)
+            nursery.start_soon(self._run_loop, _PODS, self._continue_namespace)
+            nursery.start_soon(self._sweep, _NAMESPACE_SWEEP_S, self._sweep_namespaces)
+            nursery.start_soon(self._sweep, _EVENT_SWEEP_S, self._sweep_events)
             if self._runs_scheduler:
                 nursery.start_soon(self._run_loop, _PODS, self._schedule_pod)
                 nursery.start_soon(self._run_loop, _NODES, self._schedule_waiting)
@@ -152,11 +155,24 @@ class Controllers:
         except NotFound:
             pass
 
+    async def _continue_namespace(self, kind: str, pod: Object) -> None:
+        """A pod is gone: a namespace being deleted may now be empty."""
+        if kind == DELETED:
+            name = pod["metadata"]["namespace"]
+            found = await self._registry.find(_NAMESPACES, "", name)
+            if found is not None and "deletionTimestamp" in found.object["metadata"]:
+                await self._empty_namespace(name)
+
+    async def _sweep_namespaces(self) -> None:
+        for item in (await self._registry.list_objects(Selection(_NAMESPACES))).items:
+            metadata = item.object["metadata"]
+            if "deletionTimestamp" in metadata:
+                await self._empty_namespace(metadata["name"])
+
     # --- scheduling --------------------------------------------------------------------------------------------------
 
     async def _schedule_pod(self, kind: str, pod: Object) -> None:
         if kind == DELETED:
-            await self._continue_namespace(pod["metadata"]["namespace"])
             return
         if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
             return
@@ -217,24 +233,24 @@ class Controllers:
     # --- events ------------------------------------------------------------------------------------------------------
 
     async def _sweep_events(self) -> None:
-        while True:
-            await trio.sleep(_SWEEP_INTERVAL_S)
-            now = datetime.now(UTC)
-            for item in (await self._registry.list_objects(Selection(_EVENTS))).items:
-                event = item.object
-                stamp = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
-                seen = parse_rfc3339(stamp)
-                if seen is not None and (now - seen).total_seconds() > EVENT_TTL_S:
-                    try:
-                        await self._registry.delete(_EVENTS, event["metadata"]["namespace"], event["metadata"]["name"])
-                    except NotFound:
-                        pass
+        now = datetime.now(UTC)
+        for item in (await self._registry.list_objects(Selection(_EVENTS))).items:
+            event = item.object
+            metadata = event["metadata"]
+            seen = parse_rfc3339(event.get("lastTimestamp") or event.get("eventTime") or metadata["creationTimestamp"])
+            if seen is not None and (now - seen).total_seconds() > EVENT_TTL_S:
+                try:
+                    await self._registry.delete(_EVENTS, metadata["namespace"], metadata["name"])
+                except NotFound:
+                    pass
 
-    async def _continue_namespace(self, name: str) -> None:
-        """A pod is gone: a namespace being deleted may now be empty."""
-        found = await self._registry.find(_NAMESPACES, "", name)
-        if found is not None and "deletionTimestamp" in found.object["metadata"]:
-            await self._empty_namespace(name)
+    async def _sweep(self, interval_s: float, sweep: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await trio.sleep(interval_s)
+            try:
+                await sweep()
+            except ApiError as error:
+                log.warning("sweep: %s", error)  # the next one tries again
 
 
 def time_suffix(moment: datetime) -> str:

@@ -360,7 +360,7 @@ class Registry:
         if wanted_version and wanted_version != old_metadata["resourceVersion"]:
             raise statuses.conflict(row, name)
         if not wanted_version and not row.unconditional_update:
-            detail = "Invalid value: 0: must be specified for an update"
+            detail = "Invalid value: 0x0: must be specified for an update"
             message = f'{row.group_resource} "{name}" is invalid: metadata.resourceVersion: {detail}'
             found = {"reason": "FieldValueInvalid", "message": detail, "field": "metadata.resourceVersion"}
             raise statuses.invalid(row, name, message, [found])

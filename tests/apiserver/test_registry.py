@@ -262,7 +262,7 @@ async def test_lease_update_needs_a_resource_version(admin: Http) -> None:
     created = (await admin.put(f"{LEASES}/n", lease)).json  # leases may be created by PUT
     answer = await admin.put(f"{LEASES}/n", lease)
     assert answer.status == 422
-    assert "metadata.resourceVersion: Invalid value: 0" in answer.message
+    assert "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update" in answer.message
     lease["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"]
     lease["spec"]["leaseDurationSeconds"] = 41
     assert (await admin.put(f"{LEASES}/n", lease)).status == 200
