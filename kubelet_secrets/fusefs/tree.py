@@ -6,9 +6,8 @@ was removed there directly is noticed when it is next asked for. Numbers are the
 constant. They are never used twice, so a restarted agent understands every number the kernel still holds: the
 graveyard is indexed at once, the rest in steps, when a number is asked for that has not been met yet.
 
-*Graveyard*: what is unlinked while the kernel may still hold it moves to ``/.grave/<pod uid>/<volume>/<number>`` until the
-kernel forgets it, so that open files and subPath mounts read on. ``<number>.path``, a symlink to the path it had, keeps the
-answer to "whose file is this" across restarts.
+What is unlinked while the kernel may still hold it moves to the ``graveyard`` until the kernel forgets it, so that open files
+and subPath mounts read on.
 
 Synchronous, single-threaded, touches nothing but the store. Called by ``fusefs.operations``, and by the agent for removals.
 Nothing here is published or cached for callers: each call asks the store again.
@@ -24,13 +23,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kubelet_secrets.fusefs import graveyard
+from kubelet_secrets.fusefs.graveyard import GRAVE
+from kubelet_secrets.fusefs.walk import Directory, scan, walk_bottom_up
+
 ROOT_NUMBER = 1
 NUMBER_BASE = 1000
 """Added to inode numbers: 1 belongs to the root, and the store's own root inode must not collide with it."""
-
-GRAVE = b".grave"
-_PATH_SUFFIX = b".path"
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 POD_DEPTH = 1
 VOLUME_DEPTH = 2
@@ -79,9 +78,7 @@ class Tree:
         self._store = store_fd
         self.root = Node(ROOT_NUMBER, None, b".")
         self._nodes: dict[int, Node] = {ROOT_NUMBER: self.root}
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(GRAVE, 0o700, dir_fd=store_fd)
-        self._grave = self._meet(self.root, GRAVE, self._stat_path(GRAVE).st_ino)
+        self._grave = self._meet(self.root, GRAVE, graveyard.make_graveyard(store_fd))
         self._indexer: Iterator[None] | None = None
         if resumed:
             for _ in self._index(self._grave):
@@ -150,7 +147,7 @@ class Tree:
 
         Numbers never change and are never used twice, so they are positions that survive additions, removals and a restart.
         """
-        with self._scan(self.path(node)) as entries:
+        with scan(self._store, self.path(node)) as entries:
             found = [(entry.inode() + NUMBER_BASE, os.fsencode(entry.name)) for entry in entries]
         if node is self.root:
             found.remove((self._grave.number, GRAVE))
@@ -191,7 +188,7 @@ class Tree:
         if parts == [b"."]:
             return Identity("", "", "")
         if parts[0] == GRAVE:
-            recorded = self._recorded_path(parts[:4]) if len(parts) > 3 else GRAVE
+            recorded = graveyard.recorded_path(self._store, b"/".join(parts[:4])) if len(parts) > 3 else GRAVE
             parts = [*parts[1:3], *recorded.split(b"/"), *parts[4:]]
         pod_uid, volume, path = (*parts, b"", b"")[0], (*parts, b"", b"")[1], b"/".join(parts[2:])
         return Identity(os.fsdecode(pod_uid), os.fsdecode(volume), os.fsdecode(path))
@@ -265,7 +262,7 @@ class Tree:
         node, result = self.lookup(parent, name)
         if not stat.S_ISDIR(result.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        with self._scan(self.path(node)) as entries:
+        with scan(self._store, self.path(node)) as entries:
             if next(entries, None) is not None:
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         if self.depth(node) < VOLUME_DEPTH:
@@ -332,10 +329,8 @@ class Tree:
 
     def forget_directory(self, pod_uid: str, volume: str) -> None:
         """Drop what the table knows of a volume; call it before removing the volume from the store by other means."""
-        for directory, _, numbers in self._walk_bottom_up(os.fsencode(pod_uid) + b"/" + os.fsencode(volume)):
-            del directory
-            for number in numbers:
-                self._nodes.pop(number, None)
+        for directory in walk_bottom_up(self._store, os.fsencode(pod_uid) + b"/" + os.fsencode(volume)):
+            self._drop(directory)
 
     def index_step(self) -> bool:
         """Index one more directory after a restart; False when there is none left. Takes some ten microseconds."""
@@ -353,15 +348,6 @@ class Tree:
 
     def _join(self, parent: Node, name: bytes) -> bytes:
         return name if parent.parent is None else self.path(parent) + b"/" + name
-
-    @contextlib.contextmanager
-    def _scan(self, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]:
-        directory_fd = os.open(path, _DIRECTORY_FLAGS, dir_fd=self._store)
-        try:
-            with os.scandir(directory_fd) as entries:
-                yield entries
-        finally:
-            os.close(directory_fd)
 
     def _fix_mode(self, path: bytes, mode: int) -> None:
         """Undo this process's umask, but leave a set-group-ID bit inherited from the parent, as tmpfs would."""
@@ -384,7 +370,7 @@ class Tree:
         while queue:
             directory = queue.popleft()
             try:
-                with self._scan(self.path(directory)) as entries:
+                with scan(self._store, self.path(directory)) as entries:
                     for entry in entries:
                         number = entry.inode() + NUMBER_BASE
                         node = self._nodes.get(number)
@@ -404,21 +390,13 @@ class Tree:
     def _make_grave(self, node: Node, *, has_path: bool) -> Node | None:
         """The graveyard directory for a node; None when the store is too full for one."""
         identity = self.identity(node)
-        directory = self._grave
-        try:
-            for name in (os.fsencode(identity.pod_uid), os.fsencode(identity.volume)):
-                path = self._join(directory, name)
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(path, 0o700, dir_fd=self._store)
-                directory = self._meet(directory, name, self._stat_path(path).st_ino)
-            if has_path:
-                target = os.fsencode(identity.path) or b"."
-                with contextlib.suppress(FileExistsError):
-                    os.symlink(target, self._join(directory, b"%d%s" % (node.number, _PATH_SUFFIX)), dir_fd=self._store)
-        except OSError as exc:
-            if exc.errno != errno.ENOSPC:
-                raise
+        pod_uid, volume = os.fsencode(identity.pod_uid), os.fsencode(identity.volume)
+        old_path = os.fsencode(identity.path) if has_path else None
+        if not graveyard.prepare(self._store, pod_uid, volume, node.number, old_path):
             return None
+        directory = self._grave
+        for name in (pod_uid, volume):
+            directory = self._meet(directory, name, self._stat_path(self._join(directory, name)).st_ino)
         return directory
 
     def _bury(self, node: Node, *, has_path: bool) -> None:
@@ -439,28 +417,9 @@ class Tree:
         else:
             node.parent, node.name = grave, b"%d" % node.number
 
-    def _recorded_path(self, grave_parts: list[bytes]) -> bytes:
-        try:
-            recorded = os.readlink(b"/".join(grave_parts) + _PATH_SUFFIX, dir_fd=self._store)
-        except OSError:
-            return GRAVE
-        return b"" if recorded == b"." else recorded
-
     def _remove_buried(self, node: Node) -> None:
-        path = self.path(node)
-        try:
-            os.unlink(path, dir_fd=self._store)
-        except IsADirectoryError:
-            try:
-                os.rmdir(path, dir_fd=self._store)
-            except OSError as exc:
-                if exc.errno == errno.ENOTEMPTY:
-                    return  # only after direct meddling; goes with the pod
-                raise
-        except FileNotFoundError:
-            pass
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + _PATH_SUFFIX, dir_fd=self._store)
+        if not graveyard.remove(self._store, self.path(node)):
+            return
         self._nodes.pop(node.number, None)
         directory = node.parent
         while directory is not None and directory is not self._grave:
@@ -471,25 +430,13 @@ class Tree:
             self._nodes.pop(directory.number, None)
             directory = directory.parent
 
-    def _walk_bottom_up(self, path: bytes) -> Iterator[tuple[bytes, list[bytes], list[int]]]:
-        """Yield (directory, names of its non-directories, numbers of everything in it and of itself), children first."""
-        try:
-            with self._scan(path) as entries:
-                found = [
-                    (os.fsencode(e.name), e.inode() + NUMBER_BASE, e.is_dir(follow_symlinks=False)) for e in entries
-                ]
-            own = self._stat_path(path).st_ino + NUMBER_BASE
-        except FileNotFoundError:
-            return
-        for name, _, is_directory in found:
-            if is_directory:
-                yield from self._walk_bottom_up(path + b"/" + name)
-        yield path, [name for name, _, is_directory in found if not is_directory], [own, *(n for _, n, _ in found)]
-
     def _remove_tree(self, path: bytes) -> None:
-        for directory, files, numbers in self._walk_bottom_up(path):
-            for name in files:
-                os.unlink(directory + b"/" + name, dir_fd=self._store)
-            os.rmdir(directory, dir_fd=self._store)
-            for number in numbers:
-                self._nodes.pop(number, None)
+        for directory in walk_bottom_up(self._store, path):
+            for name, _ in directory.files:
+                os.unlink(directory.path + b"/" + name, dir_fd=self._store)
+            os.rmdir(directory.path, dir_fd=self._store)
+            self._drop(directory)
+
+    def _drop(self, directory: Directory) -> None:
+        for inode in (directory.inode, *(inode for _, inode in directory.files)):
+            self._nodes.pop(inode + NUMBER_BASE, None)
