@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from kubelet_secrets.api.core import Pod
+from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.api.validation.names import qualified_name_errors
 from kubelet_secrets.errors import KubeletSecretsError
 
@@ -33,17 +34,6 @@ _LABELS = frozenset(
         "status.podIPs",
     }
 )
-_GO_ESCAPES = {
-    "\a": r"\a",
-    "\b": r"\b",
-    "\f": r"\f",
-    "\n": r"\n",
-    "\r": r"\r",
-    "\t": r"\t",
-    "\v": r"\v",
-    "\\": r"\\",
-    '"': r"\"",
-}
 
 
 class FieldPathError(KubeletSecretsError):
@@ -123,14 +113,6 @@ def format_map(entries: Mapping[str, str]) -> str:
     return "\n".join(f"{key}={go_quote(text)}" for key, text in ordered)
 
 
-def go_quote(text: str) -> str:
-    r"""*text* as Go's ``strconv.Quote`` writes it: printable characters stay, others become ``\n``, ``\x07``, ``\u200b``.
-
-    Python's ``isprintable`` and Go's ``IsPrint`` both follow the Unicode categories L, M, N, P, S and the ASCII space.
-    """
-    return '"' + "".join(map(_go_quote_character, text)) + '"'
-
-
 def sort_pod_ips(ips: tuple[str, ...], *, is_ipv6_primary: bool = False) -> tuple[str, ...]:
     """The first address of each family, the node's primary family first; what is no address is left out.
 
@@ -144,16 +126,3 @@ def sort_pod_ips(ips: tuple[str, ...], *, is_ipv6_primary: bool = False) -> tupl
         except ValueError:
             continue
     return tuple(first[family] for family in families if family in first)
-
-
-def _go_quote_character(character: str) -> str:
-    if character in _GO_ESCAPES:
-        return _GO_ESCAPES[character]
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape keeps it
-        return f"\\x{code - 0xDC00:02x}"
-    if character.isprintable():
-        return character
-    if code < 0x20 or code == 0x7F:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

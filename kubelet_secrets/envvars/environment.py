@@ -20,6 +20,7 @@ from kubelet_secrets.api.core import ConfigMap, Container, EnvVarSource, FileKey
 from kubelet_secrets.api.meta import ObjectMeta
 from kubelet_secrets.api.origin import LITERAL, Origin, OriginKind
 from kubelet_secrets.api.quantity import InvalidQuantity
+from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.api.resources import ResourceFieldError, env_resource
 from kubelet_secrets.api.sources import NodeInfo, ObjectSource, get_optional
 from kubelet_secrets.envvars.expansion import expand
@@ -288,7 +289,7 @@ class _Builder:
     def set_from_file(self, name: str, reference: FileKeySelector) -> None:
         file = self.env_files.get((reference.volume_name, reference.path))
         if file is None:
-            quoted = fieldpath.go_quote(reference.volume_name)
+            quoted = go_quote(reference.volume_name)
             raise ContainerConfigError(f"cannot find the volume {quoted} referenced by FileKeyRef")
         if file.content is None:  # also when optional: only the key may be missing, not the file
             raise ContainerConfigError("couldn't parse env file")
@@ -300,7 +301,7 @@ class _Builder:
             where = f"{reference.volume_name}:{reference.path}"
             self.set(name, value, Origin(kind=OriginKind.FILE, name=where, key=reference.key))
         elif not reference.optional:
-            key, path = fieldpath.go_quote(reference.key), fieldpath.go_quote(file.host_path)
+            key, path = go_quote(reference.key), go_quote(file.host_path)
             raise ContainerConfigError(f"environment variable key {key} not found in file {path}")
 
     def field_value(self, api_version: str, label: str) -> str:

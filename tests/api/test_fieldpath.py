@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubelet_secrets.api.core import Pod
-from kubelet_secrets.api.fieldpath import FieldPathError, extract_field, format_map, go_quote, split_subscript
+from kubelet_secrets.api.fieldpath import FieldPathError, extract_field, format_map, split_subscript
 from kubelet_secrets.api.meta import ObjectMeta
+from kubelet_secrets.api.quoting import go_quote
 
 LABELS = {"key": "value", "Www.k8s.io/test": "1"}
 POD = Pod(
