@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kubelet_secrets.api.core import Secret
+from kubelet_secrets.api.core import ConfigMap, Secret
 from kubelet_secrets.errors import UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
@@ -60,7 +60,8 @@ def convert(value: Any, kind: type[T]) -> T:
         DecodeError: a field has the wrong type; the message gives its path, not its value.
     """
     try:
-        return _finish(msgspec.convert(_merge_string_data(strip_nulls(value), kind), kind, dec_hook=_decode_custom))
+        plain = _merge_string_data(strip_nulls(_keep_null_keys(value, kind)), kind)
+        return _finish(msgspec.convert(plain, kind, dec_hook=_decode_custom))
     except msgspec.ValidationError as error:
         raise DecodeError(f"{kind.__name__}: {error}") from None
 
@@ -92,6 +93,17 @@ def encode(value: Any) -> bytes:
 def to_builtins(value: Any) -> Any:
     """A struct as plain dictionaries and lists, ready for JSON or a patch. Unwraps secret values, like :func:`encode`."""
     return msgspec.to_builtins(value, enc_hook=_encode_custom)
+
+
+def _keep_null_keys(value: Any, kind: type[Any]) -> Any:
+    """In a map, ``null`` is the zero value of an entry that is there: ``data: {key: }`` gives an empty file, as in Go."""
+    if kind not in (Secret, ConfigMap) or not isinstance(value, dict):
+        return value
+    value = dict(value)
+    for field in ("data", "stringData", "binaryData"):
+        if isinstance(value.get(field), dict):
+            value[field] = {key: "" if entry is None else entry for key, entry in value[field].items()}
+    return value
 
 
 def _merge_string_data(value: Any, kind: type[Any]) -> Any:

@@ -243,3 +243,12 @@ def test_any_bytes_survive_from_json_to_the_file(data: dict[str, bytes]) -> None
     secret = decode(json.dumps(wire).encode(), Secret)
     payload = make_secret_payload((), secret, default_mode=0o644, optional=False)
     assert {path: file.data.reveal() for path, file in payload.items()} == data
+
+
+def test_key_with_a_null_value_is_an_empty_file() -> None:
+    """``data: {key: }``: a null entry of a Go map is the zero value, not an absent key."""
+    secret = convert({"metadata": {"name": "s"}, "data": {"a": None, "b": "Yg=="}, "stringData": {"c": None}}, Secret)
+    payload = make_secret_payload((), secret, default_mode=0o644, optional=False)
+    assert {path: file.data.reveal() for path, file in payload.items()} == {"a": b"", "b": b"b", "c": b""}
+    config_map = convert({"metadata": {"name": "c"}, "data": {"a": None}, "binaryData": {"b": None}}, ConfigMap)
+    assert set(make_config_map_payload((), config_map, default_mode=0o644, optional=False)) == {"a", "b"}
