@@ -1,0 +1,131 @@
+"""``explain``: manifests in, answer out. Puts the parts of this room together.
+
+Pure. Called by ``cli/explain.py`` and tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from kubelet_secrets.api.core import Container, Service
+from kubelet_secrets.explain.files import Volumes, explain_files, explain_volumes
+from kubelet_secrets.explain.inventory import Inventory, PodManifest, take_inventory
+from kubelet_secrets.explain.lookup import ManifestSource
+from kubelet_secrets.explain.model import ContainerView, Explanation, PodView, Problem, Severity
+from kubelet_secrets.explain.objects import object_problems
+from kubelet_secrets.explain.variables import explain_variables, known_services
+from kubelet_secrets.manifests import ManifestObject
+
+EXPIRES_WITHIN = timedelta(days=30)
+
+
+def explain(
+    manifests: Sequence[ManifestObject],
+    *,
+    now: datetime,
+    namespace: str = "default",
+    expires_within: timedelta = EXPIRES_WITHIN,
+) -> Explanation:
+    """Say what each container of *manifests* would see.
+
+    Args:
+        now: with a time zone; certificates and bootstrap tokens are held against it.
+        namespace: of objects that name none.
+        expires_within: certificates that end sooner are warned of.
+
+    Raises:
+        UsageError: an object cannot be read at all: a field of the wrong type, no name. Names file and field.
+    """
+    inventory = take_inventory(manifests, namespace=namespace)
+    services = known_services(tuple(inventory.services.values()))
+    return Explanation(
+        pods=tuple(_explain_pod(each, inventory, services) for each in inventory.pods),
+        problems=tuple(object_problems(inventory, now=now, expires_within=expires_within)),
+    )
+
+
+def _explain_pod(given: PodManifest, inventory: Inventory, services: tuple[Service, ...]) -> PodView:
+    manifest, pod = given.manifest, given.pod
+    source = ManifestSource(inventory, manifest.namespace)
+    where = f"{manifest.where}: {given.path}"
+    volumes = explain_volumes(pod, where=where, source=source)
+    containers = []
+    for kind, field, members in (
+        ("init", "initContainers", pod.spec.init_containers),
+        ("container", "containers", pod.spec.containers),
+        ("ephemeral", "ephemeralContainers", pod.spec.ephemeral_containers),
+    ):
+        for index, container in enumerate(members):
+            spot = f"{where}.{field}[{index}]"
+            containers.append(_explain_container(given, kind, container, volumes, services, spot, source))
+    return PodView(
+        kind=manifest.kind,
+        namespace=manifest.namespace,
+        name=manifest.name,
+        source=manifest.source,
+        containers=tuple(containers),
+        problems=(*volumes.problems, *_pull_secret_problems(given, where, source)),
+    )
+
+
+def _explain_container(
+    given: PodManifest,
+    kind: str,
+    container: Container,
+    volumes: Volumes,
+    services: tuple[Service, ...],
+    where: str,
+    source: ManifestSource,
+) -> ContainerView:
+    variables = explain_variables(
+        given.pod,
+        container,
+        where=where,
+        is_template=given.is_template,
+        source=source,
+        services=services,
+    )
+    is_complete = all(problem.severity is not Severity.BLOCKS for problem in variables.problems)
+    files = explain_files(
+        given.pod,
+        container,
+        volumes,
+        variables.environment,
+        where=where,
+        is_template=given.is_template,
+        source=source,
+        is_environment_complete=is_complete,
+    )
+    return ContainerView(
+        name=container.name,
+        kind=kind,
+        mounts=files.mounts,
+        files=files.files,
+        variables=variables.views,
+        problems=(*variables.problems, *files.problems),
+    )
+
+
+def _pull_secret_problems(given: PodManifest, where: str, source: ManifestSource) -> Iterator[Problem]:
+    for index, reference in enumerate(given.pod.spec.image_pull_secrets):
+        if not reference.name:
+            continue
+        spot = f"{where}.imagePullSecrets[{index}]"
+        secret = source.inventory.secrets.get((source.namespace, reference.name))
+        if secret is None:
+            yield Problem(
+                severity=Severity.WARNING,
+                code="missing-pull-secret",
+                message=f'secret "{reference.name}" not found; attempting to pull the image may not succeed',
+                where=spot,
+                hint=source.object_hint("secret", reference.name),
+            )
+        elif not secret.type.startswith("kubernetes.io/dockerc"):
+            yield Problem(
+                severity=Severity.WARNING,
+                code="pull-secret-ignored",
+                message=f'secret "{reference.name}" is of type {secret.type}: no registry credentials are read from it',
+                where=spot,
+                hint="use type kubernetes.io/dockerconfigjson",
+            )

@@ -1,0 +1,124 @@
+"""Workloads with a pod template, and input that cannot be used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kubelet_secrets.errors import UsageError
+from tests.explain.builders import explain_yaml, problems, secret
+
+TEMPLATE = {
+    "metadata": {"labels": {"app": "web"}},
+    "spec": {
+        "initContainers": [{"name": "init", "image": "i"}],
+        "containers": [
+            {
+                "name": "c",
+                "image": "i",
+                "env": [
+                    {"name": "PW", "valueFrom": {"secretKeyRef": {"name": "db", "key": "none"}}},
+                    {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {"name": "HASH", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['pod-template-hash']"}}},
+                    {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+                ],
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "path"),
+    [
+        pytest.param("Deployment", {"template": TEMPLATE}, "spec.template.spec", id="Deployment"),
+        pytest.param("ReplicaSet", {"template": TEMPLATE}, "spec.template.spec", id="ReplicaSet"),
+        pytest.param("StatefulSet", {"template": TEMPLATE}, "spec.template.spec", id="StatefulSet"),
+        pytest.param("DaemonSet", {"template": TEMPLATE}, "spec.template.spec", id="DaemonSet"),
+        pytest.param("Job", {"template": TEMPLATE}, "spec.template.spec", id="Job"),
+        pytest.param(
+            "CronJob",
+            {"jobTemplate": {"spec": {"template": TEMPLATE}}},
+            "spec.jobTemplate.spec.template.spec",
+            id="CronJob",
+        ),
+    ],
+)
+def test_pod_template(kind: str, spec: dict[str, object], path: str) -> None:
+    workload = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"}, "spec": spec}
+    explanation = explain_yaml(secret("db", password="x") + "---\n" + json.dumps(workload))
+    (pod,) = explanation.pods
+    assert (pod.kind, pod.namespace, pod.name) == (kind, "default", "web")
+    assert [(container.kind, container.name) for container in pod.containers] == [("init", "init"), ("container", "c")]
+    (problem,) = problems(explanation, "missing-key")
+    assert problem.where == f"{kind} default/web: {path}.containers[0].env[0].valueFrom.secretKeyRef"
+    values = {variable.name: variable.value for variable in pod.containers[1].variables}
+    assert (values["NAME"], values["HASH"], values["APP"]) == (None, None, "web")
+
+
+def test_claims_of_a_stateful_set_are_volumes() -> None:
+    text = """
+        apiVersion: apps/v1
+        kind: StatefulSet
+        metadata: {name: db}
+        spec:
+          volumeClaimTemplates: [{metadata: {name: data}}]
+          template:
+            spec: {containers: [{name: c, image: i, volumeMounts: [{name: data, mountPath: /data}]}]}
+        """
+    explanation = explain_yaml(text)
+    mounts = explanation.pods[0].containers[0].mounts
+    assert [(mount.path, mount.volume_type) for mount in mounts[:1]] == [("/data", "persistentVolumeClaim")]
+    assert not explanation.is_blocked
+
+
+def test_namespace_of_the_object_goes_before_the_default() -> None:
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: x}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n"
+    assert [pod.namespace for pod in explain_yaml(text, namespace="y").pods] == ["x", "y"]
+
+
+def test_kinds_that_have_no_say_are_passed_over() -> None:
+    explanation = explain_yaml(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\napiVersion: x/v1\nkind: Odd\n"
+    )
+    assert (explanation.pods, explanation.problems) == ((), ())
+
+
+def test_object_defined_twice_is_told_and_the_later_counts() -> None:
+    explanation = explain_yaml(secret("db", a="1") + secret("db", b="2"))
+    (problem,) = problems(explanation, "defined-twice")
+    assert problem.where == "Secret default/db (f.yaml, document 2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("apiVersion: v1\nkind: Pod\n", "f.yaml: Pod: metadata is missing", id="metadata"),
+        pytest.param("apiVersion: v1\nkind: Pod\nmetadata: {}\n", "f.yaml: Pod: metadata.name is missing", id="name"),
+        pytest.param(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {}\n",
+            "f.yaml: Deployment default/a: spec.template is missing",
+            id="template",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: {}}\n",
+            "f.yaml: Pod default/a: Pod: Expected `array`, got `object` - at `$.spec.containers`",
+            id="type",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {k: c4n4ry!}\n",
+            "f.yaml: Secret default/a: Secret: Invalid base64-encoded string - at `$.data[...]`",
+            id="base64",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {k: 5}\n",
+            "f.yaml: Secret default/a: Secret: Expected a base64 string - at `$.stringData[...]`",
+            id="number",
+        ),
+    ],
+)
+def test_unusable_object_is_told_without_its_values(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        explain_yaml(text)
+    assert str(caught.value) == message
