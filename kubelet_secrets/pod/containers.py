@@ -1,6 +1,7 @@
 """Start one container, from its image to its first instruction, the kubelet's steps in the kubelet's order.
 
-(1) image; (2) environment, then mounts, then the user; (3) make it known to the guard; (4) create; (5) start; (6) postStart.
+(1) image; (2) environment, then mounts, then the user; (3) make it known to the guard; (4) create; (5) start; then, when its
+caller knows of it, (6) postStart.
 Whatever fails becomes a :class:`StartFailure` with the kubelet's reason and text, and an event. Called by ``pod/worker.py``,
 one start at a time per pod. Source: pkg/kubelet/kuberuntime/kuberuntime_container.go startContainer; semantics §6.6, §8.0.
 """
@@ -8,24 +9,22 @@ one start at a time per pod. Source: pkg/kubelet/kuberuntime/kuberuntime_contain
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
-from kubelet_secrets.api.core import Container, Pod, Secret, Volume
-from kubelet_secrets.api.meta import PodUID
+from kubelet_secrets.api.core import Container, Pod, Secret
 from kubelet_secrets.errors import ContainerConfigError, ContainerRunError, SetUpError
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvVersion
 from kubelet_secrets.pod.events import NORMAL, WARNING
 from kubelet_secrets.pod.handlers import HandlerFailed, Target, run_handler
 from kubelet_secrets.pod.imagepull import ImagePuller, ImageRefused
+from kubelet_secrets.pod.instances import mount_namespace
 from kubelet_secrets.pod.mounts import PlannedMount, plan_mounts
 from kubelet_secrets.pod.plan import StartContainer, spec_hash
 from kubelet_secrets.pod.settings import Gathered, make_settings
@@ -38,6 +37,7 @@ from kubelet_secrets.runtime.oci import OciRuntime, new_container_id
 from kubelet_secrets.runtime.sandbox import Sandbox
 from kubelet_secrets.runtime.settings import ContainerSettings, Mount, UserIds
 from kubelet_secrets.runtime.users import read_user_database, resolve_user, verify_non_root
+from kubelet_secrets.volume.manager import VolumeManager
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +48,9 @@ Report = Callable[[str, str, str], None]
 """(type, reason, message) of an event about the container."""
 
 
-class SubPathBinder(Protocol):
-    """The part of ``volume.subpath`` that a start needs."""
-
-    async def bind(self, pod_uid: PodUID, volume: Volume, container: str, index: int, sub_path: str) -> Path:
-        """Raises: SetUpError."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A start that was carried out as far as the container's process.
-
-    *failure* is set when the process was stopped again: its postStart hook failed, or the runtime refused it.
-    """
+    """A start that was carried out as far as the container's process; *failure* is set when the runtime refused that."""
 
     instance: Instance
     failure: StartFailure | None = None
@@ -78,7 +68,7 @@ class ContainerStarter:
         images: ImagePuller,
         volumes: PodVolumes,
         envs: ContainerEnvs,
-        sub_paths: SubPathBinder,
+        volume_manager: VolumeManager,
         logs_dir: Path,
         node_memory_bytes: int,
         supports_recursive_read_only: bool,
@@ -90,7 +80,7 @@ class ContainerStarter:
         self._images = images
         self._volumes = volumes
         self._envs = envs
-        self._sub_paths = sub_paths
+        self._volume_manager = volume_manager
         self._logs_dir = logs_dir
         self._node_memory_bytes = node_memory_bytes
         self._supports_recursive_read_only = supports_recursive_read_only
@@ -107,7 +97,7 @@ class ContainerStarter:
         Returns:
             The running instance, or why there is none.
 
-        Cancellation: before the container is started nothing of it stays; after that it runs, and is found by its record.
+        Cancellation: nothing of the container stays. (No await between its start and the return: the caller learns of it.)
         """
         container = action.container
         try:
@@ -138,15 +128,14 @@ class ContainerStarter:
         found = []
         for mount in planned:
             if mount.sub_path:
-                uid = PodUID(pod.metadata.uid)
-                try:
-                    path = await self._sub_paths.bind(uid, mount.volume, container.name, mount.index, mount.sub_path)
-                except SetUpError as error:
-                    # Details go to the log only, as the kubelet's do.
-                    logger.warning("subPath of volume %s in %s: %s", mount.volume.name, container.name, error)
-                    raise ContainerConfigError(
-                        f'failed to prepare subPath for volumeMount "{mount.volume.name}" of container "{container.name}"'
-                    ) from error
+                path = await self._volume_manager.prepare_sub_path(
+                    pod.metadata.uid,
+                    mount.volume,
+                    container=container.name,
+                    index=mount.index,
+                    mount_name=mount.volume.name,
+                    sub_path=mount.sub_path,
+                )
             else:
                 whole = self._volumes.host_path(mount.volume.name)
                 assert whole is not None, "plan_mounts has just found it"
@@ -172,6 +161,7 @@ class ContainerStarter:
             image=image,
             user=user,
             mounts=tuple(_mount(planned, path) for planned, path in mounts),
+            grants=frozenset((planned.volume.name, planned.sub_path) for planned, _ in mounts),
             sandbox=sandbox,
             node_memory_bytes=self._node_memory_bytes,
         )
@@ -182,7 +172,7 @@ class ContainerStarter:
             container=container.name,
             container_id=container_id,
             cgroup_path=gathered.cgroup_path,
-            mounts=mount_grants(mounts),
+            mounts=gathered.grants,
         )
         self._registry.register(identity)  # (3); without a mount namespace nothing opens yet
         return make_settings(pod, container, version.environment, gathered)
@@ -214,6 +204,7 @@ class ContainerStarter:
             if isinstance(error, ContainerRunError | OSError):
                 return self._refuse("CreateContainerError", str(error), report)
             raise
+        # No await until the return: a running container that nobody knows of could not be stopped.
         report(NORMAL, "Started", "Container started")
         self._envs.mark_started(container.name, version)
         instance = Instance(
@@ -226,17 +217,21 @@ class ContainerStarter:
             started_at=handle.started_at or self._clock(),
             spec_hash=spec_hash(container),
         )
-        return Started(instance=instance, failure=await self._post_start(container, container_id, sandbox, report))
+        return Started(instance=instance)
 
-    async def _post_start(
-        self, container: Container, container_id: str, sandbox: Sandbox, report: Report
+    async def post_start(
+        self, container: Container, instance: Instance, sandbox: Sandbox, report: Report
     ) -> StartFailure | None:
+        """Run the postStart hook, if there is one. After a failure the container is to be stopped.
+
+        Cancellation: the container runs on, its hook is not heard of again.
+        """
         hook = container.lifecycle.post_start if container.lifecycle is not None else None
         if hook is None:
             return None
         target = Target(
             container=container,
-            container_id=container_id,
+            container_id=instance.container_id,
             pod_ip=sandbox.ips[0] if sandbox.ips else "",
             network=sandbox.namespaces.net,
         )
@@ -278,16 +273,6 @@ class ContainerStarter:
         meta = pod.metadata
         directory = self._logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}" / action.container.name
         return directory / f"{action.attempt}.log"
-
-
-def mount_grants(mounts: Sequence[tuple[PlannedMount, Path]]) -> frozenset[tuple[str, str]]:
-    """What the guard lets the container read: (volume, subPath) of each mount."""
-    return frozenset((planned.volume.name, planned.sub_path) for planned, _ in mounts)
-
-
-def mount_namespace(pid: int) -> int:
-    """Inode number of the mount namespace of *pid*."""
-    return os.stat(f"/proc/{pid}/ns/mnt").st_ino
 
 
 def _mount(planned: PlannedMount, path: Path) -> Mount:

@@ -110,10 +110,13 @@ class ContainerEnvs:
 
     def update(self, pod: Pod) -> None:
         """The pod changed in the API."""
+        old, new = self._pod.metadata, pod.metadata
+        is_changed = (old.labels, old.annotations) != (new.labels, new.annotations)
         self._pod = pod
         for each in all_containers(pod):  # ephemeral containers are added to running pods
             self._states.setdefault(each.name, EnvState(container=each.name))
-        self._wake.ring()
+        if is_changed:
+            self._wake.ring()
 
     async def make(self, container: Container, *, pod_ips: tuple[str, ...]) -> EnvVersion:
         """The environment to start *container* with now.

@@ -6,6 +6,7 @@ generateContainerConfig, generateLinuxContainerConfig; semantics §6.1 (5).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ from kubelet_secrets.runtime.resources import linux_resources, oom_score_adj
 from kubelet_secrets.runtime.sandbox import Sandbox
 from kubelet_secrets.runtime.settings import ContainerSettings, Mount, Resources, SeccompMode, UserIds
 
-SPEC_HASH_LABEL = "spec-hash"  # in the container's record: a restarted agent compares it
+# In the container's record, for the agent that adopts it after a restart:
+SPEC_HASH_LABEL = "spec-hash"
+GRANTS_LABEL = "grants"  # JSON: [[volume, subPath], …]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Gathered:
     image: Image
     user: UserIds
     mounts: tuple[Mount, ...]
+    grants: frozenset[tuple[str, str]]  # (volume, subPath) of each mount: what the guard lets it read
     sandbox: Sandbox
     node_memory_bytes: int
 
@@ -88,7 +92,7 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         tty=container.tty,
         stdin=container.stdin,
         stop_signal=image.config.stop_signal or "SIGTERM",
-        labels={SPEC_HASH_LABEL: spec_hash(container)},
+        labels={SPEC_HASH_LABEL: spec_hash(container), GRANTS_LABEL: json.dumps(sorted(gathered.grants))},
     )
 
 

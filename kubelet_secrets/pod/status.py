@@ -15,7 +15,7 @@ import msgspec
 from kubelet_secrets.api.core import ContainerState, ContainerStatus, Pod, PodIP, PodStatus
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.times import rfc3339
-from kubelet_secrets.pod.conditions import has_regular_container_started, make_conditions
+from kubelet_secrets.pod.conditions import OWN_CONDITIONS, has_regular_container_started, make_conditions
 from kubelet_secrets.pod.container_status import lost_container, make_container_statuses
 from kubelet_secrets.pod.plan import effective_restart_policy
 from kubelet_secrets.pod.qos import qos_class
@@ -213,13 +213,23 @@ def make_status_patch(pod: Pod, published: PodStatus, wanted: PodStatus) -> dict
     The pod's uid goes with it: a pod that was deleted and made again under the same name answers 409 instead of taking
     its predecessor's status. Fields that fell away are sent as null; conditions merge by type, so others' survive.
     """
-    if published == wanted:
-        return None
-    old, new = to_builtins(published), to_builtins(wanted)
+    old, new = to_builtins(_own(published)), to_builtins(_own(wanted))
     changed: dict[str, Any] = {key: new.get(key) for key in {**old, **new} if old.get(key) != new.get(key)}
     for key in ("podIPs", "hostIPs"):  # lists that merge by ip: what is gone has to be named
         if key in changed:
             present = [each["ip"] for each in new.get(key, ())]
             gone = [each["ip"] for each in old.get(key, ()) if each["ip"] not in present]
             changed[key] = [*new.get(key, ()), *({"$patch": "delete", "ip": ip} for ip in gone)]
-    return {"metadata": {"uid": pod.metadata.uid}, "status": changed}
+    return {"metadata": {"uid": pod.metadata.uid}, "status": changed} if changed else None
+
+
+def _own(status: PodStatus) -> PodStatus:
+    """*status* without others' conditions: what is not sent cannot overwrite what they have written meanwhile."""
+    own = tuple(each for each in status.conditions if each.type in OWN_CONDITIONS)
+    return msgspec.structs.replace(status, conditions=own)
+
+
+def with_foreign_conditions(status: PodStatus, seen: PodStatus) -> PodStatus:
+    """*status* with the node's own conditions, and all others as in *seen*, the latest from the API."""
+    foreign = tuple(each for each in seen.conditions if each.type not in OWN_CONDITIONS)
+    return msgspec.structs.replace(status, conditions=(*foreign, *_own(status).conditions))

@@ -15,21 +15,22 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
-from kubelet_secrets.api.core import ConfigMap, Pod, Secret, Volume
+from kubelet_secrets.api.core import ConfigMap, EmptyDirVolumeSource, Pod, Secret, Volume
 from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.api.origin import Origin
+from kubelet_secrets.api.quantity import value
 from kubelet_secrets.api.references import all_containers, volume_config_map_names, volume_secret_names
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.errors import MissingObject, SetUpError
 from kubelet_secrets.pod.backoff import mount_delay_s
-from kubelet_secrets.pod.hostpath import check_host_path
 from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
 from kubelet_secrets.pod.tokens import TokenManager, token_projections
 from kubelet_secrets.pod.wake import Wake
+from kubelet_secrets.volume.emptydir import memory_size_bytes
+from kubelet_secrets.volume.manager import VolumeManager
 from kubelet_secrets.volume.ownership import fs_group_of
 from kubelet_secrets.volume.payload import Payload, has_payload, make_volume_payload
 from kubelet_secrets.volume.store import VolumeVersion
@@ -38,18 +39,6 @@ RESYNC_S = 60.0  # syncFrequency; up to half more at random. Only tokens need it
 
 Report = Callable[[str], None]
 """Called with the message of a FailedMount event."""
-
-
-class VolumeBackend(Protocol):
-    """The part of ``volume.manager.VolumeManager`` that a pod's volumes need."""
-
-    async def set_up(self, pod: Pod, volume: Volume, payload: Payload, *, fs_group: int | None) -> VolumeVersion: ...
-
-    async def set_up_empty_dir(self, pod: Pod, volume: Volume, *, fs_group: int | None) -> None: ...
-
-    async def tear_down_pod(self, pod_uid: str) -> None: ...
-
-    def host_path(self, pod_uid: str, volume: Volume) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +85,7 @@ class PodVolumes:
         self,
         pod: Pod,
         *,
-        backend: VolumeBackend,
+        backend: VolumeManager,
         secrets: ObjectGetter[Secret],
         config_maps: ObjectGetter[ConfigMap],
         tokens: TokenManager | None,
@@ -148,7 +137,8 @@ class PodVolumes:
 
     def update(self, pod: Pod) -> None:
         """The pod changed in the API: labels and annotations may be shown by any volume."""
-        is_changed = pod.metadata != self._pod.metadata
+        old, new = self._pod.metadata, pod.metadata
+        is_changed = (old.labels, old.annotations) != (new.labels, new.annotations)
         self._pod = pod
         if is_changed:
             for kept in self._kept.values():
@@ -182,7 +172,8 @@ class PodVolumes:
             kept.wake.clear()  # before the sources are read: what changes from here on asks for another round
             try:
                 state = await self._set_up(kept.volume)
-            except SetUpError as error:
+            except (SetUpError, OSError) as caught:
+                error = caught if isinstance(caught, SetUpError) else SetUpError(caught.strerror or str(caught))
                 failures = kept.state.failures + 1
                 self._publish(kept, _failed(kept.state, error, failures))
                 self._report(_failed_mount(kept.volume, error))
@@ -202,13 +193,18 @@ class PodVolumes:
             payload = await self._make_payload(volume)
             version = await self._backend.set_up(self._pod, volume, payload, fs_group=fs_group_of(self._pod))
             return VolumeState(name=volume.name, is_ready=True, version=version, files=_describe(payload))
-        if volume.empty_dir is not None:
-            await self._backend.set_up_empty_dir(self._pod, volume, fs_group=fs_group_of(self._pod))
-        elif volume.host_path is not None:
-            await trio.to_thread.run_sync(check_host_path, volume.host_path)
-        else:
+        if volume.empty_dir is None and volume.host_path is None:
             raise UnsupportedVolume(volume.name)
+        memory_bytes = self._memory_bytes(volume.empty_dir) if volume.empty_dir is not None else 0
+        await self._backend.set_up_plain(self._pod, volume, fs_group=fs_group_of(self._pod), memory_bytes=memory_bytes)
         return VolumeState(name=volume.name, is_ready=True)
+
+    def _memory_bytes(self, source: EmptyDirVolumeSource) -> int:
+        return memory_size_bytes(
+            source,
+            pod_limit_bytes=pod_memory_limit_bytes(self._pod),
+            allocatable_bytes=value(self._node().allocatable.get("memory", 0)),
+        )
 
     async def _make_payload(self, volume: Volume) -> Payload:
         pod = self._pod
@@ -234,6 +230,20 @@ class UnsupportedVolume(SetUpError):
 def used_volume_names(pod: Pod) -> frozenset[str]:
     """Names of the volumes that a container of *pod* mounts; the kubelet sets up no others."""
     return frozenset(mount.name for container in all_containers(pod) for mount in container.volume_mounts)
+
+
+def pod_memory_limit_bytes(pod: Pod) -> int:
+    """How much memory the containers of *pod* may have together; 0 when that is not limited.
+
+    Source: pkg/api/v1/resource, PodLimits: the larger of the sum of the regular containers and of any init container.
+    """
+    if pod.spec.resources is not None and "memory" in pod.spec.resources.limits:
+        return value(pod.spec.resources.limits["memory"])
+    regular = [value(each.resources.limits.get("memory", 0)) for each in pod.spec.containers]
+    init = [value(each.resources.limits.get("memory", 0)) for each in pod.spec.init_containers]
+    if not all(regular):
+        return 0
+    return max([sum(regular), *init])
 
 
 def _failed_mount(volume: Volume, error: SetUpError) -> str:

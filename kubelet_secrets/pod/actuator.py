@@ -1,0 +1,277 @@
+"""``PodActuator``: the pod's containers and sandbox as they are on this node, and the hands that carry a plan out.
+
+What ``plan.make_plan`` decides is done here, one action after the other; what comes of it (running instances, failed starts,
+a sandbox) is what :meth:`PodActuator.observe` shows the next time. Made by ``pod/worker.py``, which knows when; this is how.
+Source: pkg/kubelet/kuberuntime/kuberuntime_manager.go SyncPod, killPodWithSyncResult; semantics §8.7, §8.8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.api.core import Container, Pod, PodStatus, Secret
+from kubelet_secrets.api.references import all_containers
+from kubelet_secrets.api.times import go_duration
+from kubelet_secrets.errors import ContainerRunError
+from kubelet_secrets.pod.containers import ContainerStarter
+from kubelet_secrets.pod.environ import ContainerEnvs
+from kubelet_secrets.pod.events import WARNING
+from kubelet_secrets.pod.imagepull import ImagePuller
+from kubelet_secrets.pod.instances import Instances
+from kubelet_secrets.pod.parts import NodeParts
+from kubelet_secrets.pod.plan import (
+    Action,
+    BackOffRestart,
+    CreateSandbox,
+    HoldStart,
+    KillContainer,
+    KillPod,
+    StartContainer,
+    restart_key,
+)
+from kubelet_secrets.pod.sandboxes import make_sandbox_settings
+from kubelet_secrets.pod.state import ContainerKind, RuntimeState, StartFailure, format_pod
+from kubelet_secrets.pod.termination import Terminator, grace_period_s
+from kubelet_secrets.pod.volumes import PodVolumes
+
+logger = logging.getLogger(__name__)
+
+SANDBOX_RETRY_S = 10.0
+
+Report = Callable[[tuple[ContainerKind, Container] | None, str, str, str], None]
+"""(container or None for the pod, type, reason, message) of an event."""
+
+
+class PodActuator:
+    """One pod's containers.
+
+    Args:
+        pod: as first seen; :attr:`pod` is replaced when the API changes it.
+        nursery: where watches for containers' ends run.
+        changed: called when a container has ended; must not wait.
+
+    Attributes:
+        pod: the desired pod.
+        failures: by container name, the last start that failed.
+        instances: the runs of the pod's containers.
+    """
+
+    def __init__(
+        self,
+        parts: NodeParts,
+        pod: Pod,
+        nursery: trio.Nursery,
+        *,
+        volumes: PodVolumes,
+        envs: ContainerEnvs,
+        report: Report,
+        changed: Callable[[], None],
+    ) -> None:
+        self.pod = pod
+        self.failures: dict[str, StartFailure] = {}
+        self._parts = parts
+        self._report = report
+        self._sandbox = parts.sandboxes.get(pod.metadata.uid)
+        self._sandbox_attempts = 1 if self._sandbox is not None else 0
+        self._sandbox_retry_at: datetime | None = None
+        self._told_back_off: dict[str, int] = {}  # container → attempt whose back-off has been reported
+        self._told_missing: list[str] = []  # pull secrets reported as missing
+        self.instances = Instances(
+            parts.runtime, parts.registry, nursery, find_container=self.find_container, changed=changed
+        )
+        self._terminator = Terminator(parts.runtime, self.instances, parts.events)
+        self._puller = ImagePuller(parts.images, parts.secrets, back_off=parts.image_back_off, clock=parts.clock)
+        self._starter = ContainerStarter(
+            runtime=parts.runtime,
+            registry=parts.registry,
+            cgroups=parts.cgroups,
+            images=self._puller,
+            volumes=volumes,
+            envs=envs,
+            volume_manager=parts.volumes,
+            logs_dir=parts.logs_dir,
+            node_memory_bytes=parts.memory_bytes,
+            supports_recursive_read_only=parts.supports_recursive_read_only,
+            clock=parts.clock,
+        )
+
+    def observe(self) -> RuntimeState:
+        """What there is of the pod now."""
+        return RuntimeState(
+            sandbox_ready=self._sandbox is not None,
+            sandbox_attempts=self._sandbox_attempts,
+            pod_ips=self._sandbox.ips if self._sandbox is not None else (),
+            instances=self.instances.all,
+        )
+
+    def find_container(self, name: str) -> Container | None:
+        return next((each for each in all_containers(self.pod) if each.name == name), None)
+
+    def retry_now(self, names: Sequence[str]) -> bool:
+        """Do not hold these containers back for a configuration error any longer. Returns whether one was."""
+        freed = False
+        for name in names:
+            failure = self.failures.get(name)
+            if failure is not None and failure.reason == "CreateContainerConfigError":
+                self.failures[name] = dataclasses.replace(failure, retry_at=None)
+                freed = True
+        return freed
+
+    def note_back_offs(self, actions: Sequence[Action]) -> None:
+        """Let containers that wait for their restart say so: reason CrashLoopBackOff, one BackOff event per run."""
+        for action in actions:
+            if not isinstance(action, BackOffRestart):
+                continue
+            name, pod = action.container.name, format_pod(self.pod)
+            message = f"back-off {go_duration(action.delay_s)} restarting failed container={name} pod={pod}"
+            self.failures[name] = StartFailure(reason="CrashLoopBackOff", message=message)
+            latest = self.observe().latest(name)
+            attempt = latest.attempt if latest is not None else 0
+            if self._told_back_off.get(name) != attempt:
+                self._told_back_off[name] = attempt
+                text = f"Back-off restarting failed container {name} in pod {pod}"
+                self._report((action.kind, action.container), WARNING, "BackOff", text)
+
+    async def carry_out(self, actions: Sequence[Action], published: PodStatus) -> datetime | None:
+        """Do everything in *actions* that is not a wait, in order.
+
+        Args:
+            published: counts restarts that the runtime has no memory of (the machine was rebooted).
+
+        Returns:
+            When to plan again, if something has to wait for a reason that the plan does not know; else None.
+
+        Cancellation: between two steps of one action at worst; plan again from what :meth:`observe` shows.
+        """
+        secrets: list[Secret] = []
+        if any(isinstance(each, StartContainer) for each in actions):
+            secrets = await self._pull_secrets()
+        for action in actions:
+            match action:
+                case KillPod():
+                    await self.stop(grace_s=grace_period_s(self.pod))
+                    await self._remove_sandbox()
+                case KillContainer(instance=instance, message=message):
+                    await self._terminator.stop_container(
+                        self.pod, instance, message=message, pod_ip=self._pod_ip, network=self._network
+                    )
+                case CreateSandbox():
+                    if not await self._create_sandbox():
+                        return self._sandbox_retry_at
+                case StartContainer():
+                    await self._start(action, secrets, published)
+                case BackOffRestart() | HoldStart():
+                    pass
+        return None
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Stop every running container; see ``Terminator.stop_pod``."""
+        await self._terminator.stop_pod(self.pod, grace_s=grace_s, pod_ip=self._pod_ip, network=self._network)
+
+    def shorten(self, grace_s: float) -> None:
+        """A stop under way has *grace_s* left at most."""
+        self._terminator.shorten(grace_s)
+
+    async def remove(self) -> None:
+        """Delete the stopped containers, with all they wrote and the environment they had. :meth:`observe` still shows them."""
+        await self.instances.delete_all()
+
+    async def remove_sandbox(self) -> None:
+        """The last step, after the volumes: nothing of the pod runs or is mounted any more."""
+        await self._remove_sandbox()
+        prefix = f"{self.pod.metadata.uid}_"
+        self._parts.restart_back_off.forget(prefix)
+        self._parts.image_back_off.forget(prefix)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _start(self, action: StartContainer, secrets: Sequence[Secret], published: PodStatus) -> None:
+        container, name = action.container, action.container.name
+        assert self._sandbox is not None, "the plan makes a sandbox before it starts anything"
+        now = self._parts.clock()
+        if action.finished_at is not None:
+            self._parts.restart_back_off.advance(restart_key(self.pod, container), action.finished_at, now)
+        await self.instances.prune(name, keep=1)
+        action = dataclasses.replace(action, attempt=max(action.attempt, _restart_count(published, name)))
+        report = partial(self._report, (action.kind, container))
+        outcome = await self._starter.start(self.pod, action, self._sandbox, secrets, report)
+        if isinstance(outcome, StartFailure):
+            self.failures[name] = outcome
+            return
+        self.instances.add(outcome.instance)
+        self.failures.pop(name, None)
+        failure = outcome.failure
+        if outcome.instance.is_running:
+            failure = await self._starter.post_start(container, outcome.instance, self._sandbox, report)
+        if failure is None:
+            return
+        self.failures[name] = failure
+        if outcome.instance.is_running:
+            await self._terminator.stop_container(
+                self.pod, outcome.instance, message="FailedPostStartHook", pod_ip=self._pod_ip, network=self._network
+            )
+
+    async def _create_sandbox(self) -> bool:
+        parts, now = self._parts, self._parts.clock()
+        if self._sandbox_retry_at is not None and now < self._sandbox_retry_at:
+            return False
+        settings = make_sandbox_settings(
+            self.pod,
+            host_ips=parts.host_ips,
+            node_resolv_conf=_read_text(parts.resolv_conf),
+            cluster_domain=parts.cluster_domain,
+            cluster_dns=parts.cluster_dns,
+        )
+        try:
+            self._sandbox = await parts.sandboxes.create(settings)
+        except ContainerRunError as error:
+            detail = str(error).removeprefix("failed to create pod sandbox: ")
+            self._report(None, WARNING, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {detail}")
+            self._sandbox_retry_at = now + timedelta(seconds=SANDBOX_RETRY_S)
+            return False
+        self._sandbox_attempts += 1
+        self._sandbox_retry_at = None
+        return True
+
+    async def _remove_sandbox(self) -> None:
+        await self._parts.sandboxes.remove(self.pod.metadata.uid)
+        self._sandbox = None
+
+    async def _pull_secrets(self) -> list[Secret]:
+        secrets, missing = await self._puller.pull_secrets(self.pod)
+        if missing and missing != self._told_missing:
+            message = (
+                f"Unable to retrieve some image pull secrets ({', '.join(missing)}); "
+                "attempting to pull the image may not succeed."
+            )
+            self._report(None, WARNING, "FailedToRetrieveImagePullSecret", message)
+        self._told_missing = missing
+        return secrets
+
+    @property
+    def _pod_ip(self) -> str:
+        ips = self._sandbox.ips if self._sandbox is not None else ()
+        return ips[0] if ips else "127.0.0.1"
+
+    @property
+    def _network(self) -> Path | None:
+        return self._sandbox.namespaces.net if self._sandbox is not None else None
+
+
+def _restart_count(status: PodStatus, name: str) -> int:
+    statuses = (*status.init_container_statuses, *status.container_statuses, *status.ephemeral_container_statuses)
+    return next((each.restart_count for each in statuses if each.name == name), 0)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,169 @@
+"""``PodManager``: one worker per pod, news brought to those it concerns, and a view of them all.
+
+Told of pods by ``pod/source.py`` (it is a ``PodSink``), of objects by the two object managers. Run by the composition root;
+read by the control socket and the kubelet's HTTP API through :attr:`PodManager.pods`, never older than the last await.
+Source: pkg/kubelet/kubelet.go syncLoop, HandlePodCleanups.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+
+import trio
+
+from kubelet_secrets.api.core import ConfigMap, Pod, Secret
+from kubelet_secrets.api.meta import PodUID
+from kubelet_secrets.cache.manager import ObjectManager
+from kubelet_secrets.pod.instances import make_known
+from kubelet_secrets.pod.parts import NodeParts
+from kubelet_secrets.pod.views import PodView
+from kubelet_secrets.pod.worker import PodWorker
+from kubelet_secrets.runtime.oci import ContainerHandle
+
+logger = logging.getLogger(__name__)
+
+ORPHAN_RETRY_S = 2.0  # the kubelet's housekeeping period
+
+
+class PodManager:
+    """The pods of one node."""
+
+    def __init__(self, parts: NodeParts) -> None:
+        self._parts = parts
+        self._workers: dict[PodUID, PodWorker] = {}
+        self._finished: set[PodUID] = set()  # done here, still listed by the API
+        self._adopted: defaultdict[PodUID, list[ContainerHandle]] = defaultdict(list)
+        self._orphan_candidates: set[PodUID] = set()
+        self._nursery: trio.Nursery | None = None
+        self._news = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<PodManager {len(self._workers)} pods>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled. Started once everything an earlier agent left has been found; tell it of pods only then.
+
+        Cancellation: pods go on without us, for the next agent to adopt.
+        """
+        await self._find_leftovers()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._dispatch_secrets, self._parts.secrets)
+            nursery.start_soon(self._dispatch_config_maps, self._parts.config_maps)
+            task_status.started()
+
+    # --- what the node is asked ---------------------------------------------------------------------------------------
+
+    @property
+    def pods(self) -> Mapping[PodUID, PodView]:
+        """Every pod that has a worker."""
+        return {uid: worker.view() for uid, worker in self._workers.items()}
+
+    def find(self, namespace: str, name: str) -> PodView | None:
+        """The pod of that name; of several (one being deleted, one new) the newest."""
+        found = [
+            view
+            for view in self.pods.values()
+            if (view.pod.metadata.namespace, view.pod.metadata.name) == (namespace, name)
+        ]
+        return max(found, key=lambda view: view.pod.metadata.creation_timestamp or "", default=None)
+
+    async def wait_changed(self) -> None:
+        """Wait until some pod's view has changed. Waiters see the latest state, not every state."""
+        await self._news.wait()
+
+    # --- what the sources tell (PodSink) --------------------------------------------------------------------------------
+
+    def pod_changed(self, pod: Pod) -> None:
+        uid = PodUID(pod.metadata.uid)
+        self._orphan_candidates.discard(uid)
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.update(pod)
+        elif uid not in self._finished:
+            worker = PodWorker(self._parts, pod, adopted=self._adopted.pop(uid, []), changed=self._tell)
+            self._workers[uid] = worker
+            assert self._nursery is not None, "run() is started before pods are told"
+            self._nursery.start_soon(self._run_worker, uid, worker)
+        # The API server's graph of what this node may read follows the pods: what was forbidden may now be allowed.
+        self._parts.secrets.nudge()
+        self._parts.config_maps.nudge()
+
+    def pod_removed(self, uid: PodUID) -> None:
+        self._finished.discard(uid)
+        if uid in self._workers:
+            self._workers[uid].removed()
+
+    def pods_synced(self) -> None:
+        orphans, self._orphan_candidates = self._orphan_candidates, set()
+        for uid in orphans:
+            assert self._nursery is not None, "run() is started before pods are told"
+            self._nursery.start_soon(self._remove_orphan, uid)
+
+    def api_reached(self) -> None:
+        for worker in self._workers.values():
+            worker.api_reached()
+        self._parts.secrets.nudge()
+        self._parts.config_maps.nudge()
+
+    def services_changed(self) -> None:
+        """For ``ServiceCache``: every container finds the services in its environment."""
+        for worker in self._workers.values():
+            worker.services_changed()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    async def _run_worker(self, uid: PodUID, worker: PodWorker) -> None:
+        await worker.run()
+        del self._workers[uid]
+        if not worker.is_removed:
+            self._finished.add(uid)
+        self._tell()
+
+    async def _dispatch_secrets(self, objects: ObjectManager[Secret]) -> None:
+        async for ref in objects.changes:
+            for uid in objects.users(ref.namespace, ref.name):
+                if uid in self._workers:
+                    self._workers[uid].object_changed(secret=ref.name)
+
+    async def _dispatch_config_maps(self, objects: ObjectManager[ConfigMap]) -> None:
+        async for ref in objects.changes:
+            for uid in objects.users(ref.namespace, ref.name):
+                if uid in self._workers:
+                    self._workers[uid].object_changed(config_map=ref.name)
+
+    async def _find_leftovers(self) -> None:
+        """Containers, sandboxes and volumes of an earlier agent: for their pods' workers, or orphans."""
+        parts = self._parts
+        await parts.sandboxes.sweep()
+        for handle in await parts.runtime.adopt():
+            self._adopted[PodUID(handle.record.pod_uid)].append(handle)
+            make_known(parts.registry, handle)  # at once: it need not wait for the API server to go on reading
+        volumes = await parts.volumes.adopt()
+        self._orphan_candidates = {
+            *self._adopted,
+            *(PodUID(each.pod_uid) for each in volumes),
+            *(PodUID(each.pod_uid) for each in parts.sandboxes.list()),
+        }
+
+    async def _remove_orphan(self, uid: PodUID) -> None:
+        """Remove what is left of a pod that the API does not know (any more). Source: cleanupOrphanedPodDirs."""
+        parts = self._parts
+        logger.info("removing what is left of pod %s, which does not exist", uid)
+        for handle in self._adopted.pop(uid, []):
+            parts.registry.unregister(handle.id)
+            await parts.runtime.delete(handle.id)
+        while True:
+            try:
+                await parts.volumes.tear_down_pod(uid)
+                break
+            except OSError as error:
+                logger.warning("orphaned pod %s found, but its volumes stay: %s", uid, error)
+            await trio.sleep(ORPHAN_RETRY_S)
+        await parts.sandboxes.remove(uid)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()

@@ -1,0 +1,144 @@
+"""Stop containers the kubelet's way: preStop, the stop signal, the grace period, SIGKILL; sidecars last.
+
+Called by ``pod/worker.py``. Source: pkg/kubelet/kuberuntime/kuberuntime_container.go killContainer,
+kuberuntime_termination_order.go; semantics §8.8 (1).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.meta import ObjectReference
+from kubelet_secrets.errors import ContainerRunError
+from kubelet_secrets.pod.events import NORMAL, WARNING, EventRecorder, pod_reference
+from kubelet_secrets.pod.handlers import HandlerFailed, Target, run_handler
+from kubelet_secrets.pod.instances import Instances
+from kubelet_secrets.pod.state import ContainerKind, Instance, containers_of, is_sidecar
+from kubelet_secrets.runtime.oci import OciRuntime, signal_by_name
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_GRACE_S = 30
+MIN_GRACE_S = 2  # for the stop signal, however long preStop took
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    kind: ContainerKind
+    container: Container
+    instance: Instance
+
+
+def grace_period_s(pod: Pod) -> int:
+    """How long *pod*'s containers may take to stop: the deletion's word, else the spec's, else 30 s."""
+    if pod.metadata.deletion_timestamp is not None and pod.metadata.deletion_grace_period_seconds is not None:
+        return pod.metadata.deletion_grace_period_seconds
+    spec_s = pod.spec.termination_grace_period_seconds
+    return DEFAULT_GRACE_S if spec_s is None else spec_s
+
+
+class Terminator:
+    """Stops the containers of one pod."""
+
+    def __init__(self, runtime: OciRuntime, instances: Instances, events: EventRecorder) -> None:
+        self._runtime = runtime
+        self._instances = instances
+        self._events = events
+        self._deadline = float("inf")
+        self._scopes: set[trio.CancelScope] = set()
+
+    def shorten(self, grace_s: float) -> None:
+        """Those that are being stopped have *grace_s* left, if they had more: somebody lost patience."""
+        self._deadline = min(self._deadline, trio.current_time() + grace_s)
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, max(self._deadline, trio.current_time()))
+
+    async def stop_pod(self, pod: Pod, *, grace_s: float, pod_ip: str, network: Path | None) -> None:
+        """Stop every running container: all but sidecars at once, then the sidecars, the last one first.
+
+        Returns when all have ended and the table of instances says so. The grace period is for all of them together.
+
+        Cancellation: some may still run; call again.
+        """
+        self._deadline = trio.current_time() + grace_s
+        doomed = self._doomed(pod)
+        async with trio.open_nursery() as nursery:
+            for each in doomed:
+                if not _is_sidecar(each):
+                    nursery.start_soon(self._stop, pod, each, self._deadline, pod_ip, network)
+        for each in reversed(doomed):
+            if _is_sidecar(each):
+                await self._stop(pod, each, self._deadline, pod_ip, network)
+
+    async def stop_container(
+        self, pod: Pod, instance: Instance, *, message: str, pod_ip: str, network: Path | None
+    ) -> None:
+        """Stop one container, to be started anew or not."""
+        doomed = next((each for each in self._doomed(pod) if each.instance is instance), None)
+        if doomed is not None:
+            deadline = trio.current_time() + grace_period_s(pod)
+            await self._stop(pod, doomed, deadline, pod_ip, network, message=message)
+
+    def _doomed(self, pod: Pod) -> list[_Doomed]:
+        running = {each.name: each for each in self._instances.running}
+        return [
+            _Doomed(kind, container, running[container.name])
+            for kind, container in containers_of(pod)
+            if container.name in running
+        ]
+
+    async def _stop(
+        self, pod: Pod, doomed: _Doomed, deadline: float, pod_ip: str, network: Path | None, message: str = ""
+    ) -> None:
+        about = pod_reference(pod, doomed.kind, doomed.container)
+        self._events.record(about, NORMAL, "Killing", message or f"Stopping container {doomed.container.name}")
+        container_id = doomed.instance.container_id
+        try:
+            with self._grace(deadline):
+                await self._pre_stop(doomed, about, pod_ip, network)
+            self._runtime.kill(container_id, self._stop_signal(container_id))
+            with self._grace(max(deadline, trio.current_time() + MIN_GRACE_S)):
+                await self._instances.wait_stopped(doomed.instance)
+                return
+            self._runtime.kill(container_id, signal.SIGKILL)
+            await self._instances.wait_stopped(doomed.instance)
+        except ContainerRunError as error:
+            logger.info("container %s is gone already: %s", doomed.container.name, error)
+
+    async def _pre_stop(self, doomed: _Doomed, about: ObjectReference, pod_ip: str, network: Path | None) -> None:
+        lifecycle = doomed.container.lifecycle
+        if lifecycle is None or lifecycle.pre_stop is None:
+            return
+        target = Target(
+            container=doomed.container, container_id=doomed.instance.container_id, pod_ip=pod_ip, network=network
+        )
+        try:
+            await run_handler(self._runtime, lifecycle.pre_stop, target)
+        except HandlerFailed as error:
+            logger.info("preStop hook of %s: %s", doomed.container.name, error)
+            self._events.record(about, WARNING, "FailedPreStopHook", "PreStopHook failed")
+
+    def _stop_signal(self, container_id: str) -> int:
+        return signal_by_name(self._runtime.state(container_id).record.stop_signal)
+
+    @contextmanager
+    def _grace(self, deadline: float) -> Iterator[None]:
+        """A stretch of time that :meth:`shorten` can cut; it ends quietly."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+
+def _is_sidecar(doomed: _Doomed) -> bool:
+    return doomed.kind is ContainerKind.INIT and is_sidecar(doomed.container)

@@ -1,0 +1,322 @@
+"""``PodWorker``: the life of one pod on this node, from its first volume to its last DELETE.
+
+::
+
+    run ─┬─ publisher.run            status to the API server, the latest one
+         ├─ instances' watches       one per running container
+         ├─ volumes.run              one task per volume  ┐ cancelled when the pod
+         ├─ envs.run                                      ┘ is to end
+         └─ _live, then _end         this module
+
+``_live`` looks, asks ``plan.make_plan``, has the actuator do what it says, publishes, and sleeps until the bell rings: an
+update from the API, an object's change, a container's end, a volume's progress. ``_end`` is semantics §8.8: stop the
+containers, publish the terminal status, take the volumes away, forget the references, and, if the pod was deleted, DELETE with
+grace 0.
+
+Made and run by ``pod/manager.py``. Source: pkg/kubelet/kubelet.go SyncPod, SyncTerminatingPod, SyncTerminatedPod;
+pkg/kubelet/pod_workers.go; semantics §8.0.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import trio
+
+from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.meta import PodUID
+from kubelet_secrets.api.references import all_containers
+from kubelet_secrets.api.times import parse_rfc3339
+from kubelet_secrets.pod.actuator import PodActuator
+from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
+from kubelet_secrets.pod.events import NORMAL, WARNING, pod_reference
+from kubelet_secrets.pod.parts import NodeParts
+from kubelet_secrets.pod.plan import BackOffRestart, HoldStart, make_plan, next_wake
+from kubelet_secrets.pod.publisher import StatusPublisher
+from kubelet_secrets.pod.state import ContainerKind, RuntimeState, containers_of, format_pod
+from kubelet_secrets.pod.status import TERMINAL_PHASES, make_status, with_foreign_conditions
+from kubelet_secrets.pod.termination import grace_period_s
+from kubelet_secrets.pod.views import ContainerView, PodView
+from kubelet_secrets.pod.volumes import PodVolumes
+from kubelet_secrets.pod.wake import Wake
+from kubelet_secrets.runtime.oci import ContainerHandle
+
+logger = logging.getLogger(__name__)
+
+CLEANUP_RETRY_S = 1.0
+FORCED_GRACE_S = 1  # of a pod whose object is gone already
+DEADLINE_MESSAGE = "Pod was active on the node longer than the specified deadline"
+
+
+class PodWorker:
+    """One pod.
+
+    Args:
+        adopted: containers of this pod that an earlier agent started.
+        changed: called after each change of :meth:`view`; must not wait.
+
+    Attributes:
+        is_removed: the API has no such pod any more.
+    """
+
+    def __init__(
+        self, parts: NodeParts, pod: Pod, *, adopted: Sequence[ContainerHandle], changed: Callable[[], None]
+    ) -> None:
+        self._parts = parts
+        self._pod = pod
+        self._adopted = adopted
+        self._changed = changed
+        self._wake = Wake()
+        self.is_removed = False
+        self._is_ending = False
+        self._verdict: tuple[str, str] | None = None
+        self._sync_scope = trio.CancelScope()
+        self._actuator: PodActuator | None = None  # from run() on
+        self._publisher = StatusPublisher(parts.client, pod)
+        self._volumes = PodVolumes(
+            pod,
+            backend=parts.volumes,
+            secrets=parts.secrets,
+            config_maps=parts.config_maps,
+            tokens=parts.tokens,
+            node=parts.node,
+            report=lambda message: self._report(None, WARNING, "FailedMount", message),
+            changed=self._look_again,
+        )
+        self._envs = ContainerEnvs(
+            pod,
+            secrets=parts.secrets,
+            config_maps=parts.config_maps,
+            services=parts.services,
+            node=parts.node,
+            host_ips=parts.host_ips,
+            host_path=self._volumes.host_path,
+            clock=parts.clock,
+            changed=changed,
+        )
+
+    def __repr__(self) -> str:
+        return f"<PodWorker {format_pod(self._pod)}>"
+
+    # --- news, from the manager; nothing here waits -------------------------------------------------------------------
+
+    def update(self, pod: Pod) -> None:
+        """The pod is now like this in the API."""
+        self._pod = pod
+        if self._actuator is not None:
+            self._actuator.pod = pod
+        self._volumes.update(pod)
+        self._envs.update(pod)
+        if not self._must_stop:
+            self._register()
+        elif self._is_ending and self._actuator is not None:
+            self._actuator.shorten(grace_period_s(pod))
+        else:
+            self._sync_scope.cancel()
+        self._wake.ring()
+
+    def removed(self) -> None:
+        """The API has no such pod any more, and not by our DELETE: it was deleted by force."""
+        self.is_removed = self._publisher.is_gone = True
+        self._publisher.nudge()
+        if self._is_ending and self._actuator is not None:
+            self._actuator.shorten(FORCED_GRACE_S)
+        else:
+            self._sync_scope.cancel()
+        self._wake.ring()
+
+    def object_changed(self, *, secret: str = "", config_map: str = "") -> None:
+        """A Secret or ConfigMap that the pod refers to has become known, changed, or gone."""
+        self._volumes.refresh(secret=secret, config_map=config_map)
+        concerned = [
+            each.name
+            for each in all_containers(self._pod)
+            if self._envs.concerns(each, secret=secret, config_map=config_map)
+        ]
+        if concerned:
+            self._envs.refresh()
+            self._retry_now(concerned)
+
+    def services_changed(self) -> None:
+        """Services have been read, or changed."""
+        self._envs.refresh()
+        self._retry_now([each.name for each in all_containers(self._pod)])
+
+    def api_reached(self) -> None:
+        """The API server answers again."""
+        self._publisher.nudge()
+
+    def view(self) -> PodView:
+        """The pod as it is now."""
+        state, envs = self._observe(), self._envs.states
+        failures = self._actuator.failures if self._actuator is not None else {}
+        return PodView(
+            pod=self._pod,
+            status=self._publisher.wanted,
+            containers=tuple(
+                ContainerView(
+                    name=container.name,
+                    kind=kind,
+                    instance=state.latest(container.name),
+                    failure=failures.get(container.name),
+                    env=envs.get(container.name, EnvState(container=container.name)),
+                )
+                for kind, container in containers_of(self._pod)
+            ),
+            volumes=self._volumes.states,
+        )
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live the pod's life. Returns when nothing of it is left on this node, and the API server knows.
+
+        Cancellation: containers and volumes stay as they are, for the next agent to adopt.
+        """
+        async with trio.open_nursery() as nursery:
+            self._actuator = actuator = PodActuator(
+                self._parts,
+                self._pod,
+                nursery,
+                volumes=self._volumes,
+                envs=self._envs,
+                report=self._report,
+                changed=self._look_again,
+            )
+            nursery.start_soon(self._publisher.run)
+            await actuator.instances.adopt(self._pod, self._adopted)
+            if self._pod.status.phase not in TERMINAL_PHASES:
+                self._register()
+                async with trio.open_nursery() as keeping:
+                    keeping.start_soon(self._volumes.run)
+                    keeping.start_soon(self._envs.run)
+                    await self._live(actuator)
+                    keeping.cancel_scope.cancel()
+            await self._end(actuator)
+            nursery.cancel_scope.cancel()
+
+    async def _live(self, actuator: PodActuator) -> None:
+        while not self._must_stop:
+            self._wake.clear()
+            wake_at: datetime | None = None
+            with trio.CancelScope() as self._sync_scope:
+                wake_at = await self._sync(actuator)
+            if self._must_stop or self._publisher.wanted.phase in TERMINAL_PHASES:
+                return
+            times = [each for each in (wake_at, self._deadline) if each is not None]
+            pause_s = (min(times) - self._parts.clock()).total_seconds() if times else None
+            await self._wake.wait(timeout_s=pause_s)
+
+    async def _sync(self, actuator: PodActuator) -> datetime | None:
+        """Bring the pod as far as it gets now.
+
+        Returns:
+            When to look again though nothing has happened.
+
+        Cancellation: at any point; the next call looks anew.
+        """
+        if self._deadline is not None and self._parts.clock() >= self._deadline:
+            self._verdict = ("DeadlineExceeded", DEADLINE_MESSAGE)
+            self._report(None, NORMAL, "DeadlineExceeded", DEADLINE_MESSAGE)
+        if not self._volumes.are_ready or self._verdict is not None:
+            self._publish()
+            return None
+        while True:
+            actions = make_plan(
+                self._pod,
+                actuator.observe(),
+                back_off=self._parts.restart_back_off,
+                failures=actuator.failures,
+                now=self._parts.clock(),
+            )
+            actuator.note_back_offs(actions)
+            self._publish()
+            if all(isinstance(each, BackOffRestart | HoldStart) for each in actions):
+                return next_wake(actions)
+            retry_at = await actuator.carry_out(actions, self._publisher.wanted)
+            if retry_at is not None:
+                return retry_at
+
+    async def _end(self, actuator: PodActuator) -> None:
+        """The order is semantics §8.8: containers, terminal status, volumes, references, DELETE."""
+        self._is_ending = True
+        await actuator.stop(grace_s=FORCED_GRACE_S if self.is_removed else grace_period_s(self._pod))
+        self._publish(is_terminal=True)
+        await self._tear_down_volumes()
+        self._parts.secrets.unregister_pod(PodUID(self._pod.metadata.uid))
+        self._parts.config_maps.unregister_pod(PodUID(self._pod.metadata.uid))
+        # How the containers ended is known from their bundles only: those stay until the API server has the status.
+        await self._publisher.wait_published()
+        await actuator.remove()
+        await actuator.remove_sandbox()
+        self._publish(is_terminal=True)
+        while not self._must_stop:  # it has ended by itself: its object and its logs stay until somebody deletes it
+            self._wake.clear()
+            await self._wake.wait()
+        await self._publisher.wait_published()
+        await self._publisher.delete()
+        meta = self._pod.metadata
+        logs = self._parts.logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}"
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(logs, ignore_errors=True))
+
+    async def _tear_down_volumes(self) -> None:
+        while True:
+            try:
+                await self._volumes.tear_down()
+                return
+            except OSError as error:
+                logger.warning("volumes of pod %s: %s", format_pod(self._pod), error)
+            await trio.sleep(CLEANUP_RETRY_S)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> RuntimeState:
+        return self._actuator.observe() if self._actuator is not None else RuntimeState()
+
+    def _publish(self, *, is_terminal: bool = False) -> None:
+        status = make_status(
+            self._pod,
+            self._observe(),
+            previous=with_foreign_conditions(self._publisher.wanted, self._pod.status),
+            failures=self._actuator.failures if self._actuator is not None else {},
+            host_ips=self._parts.host_ips,
+            now=self._parts.clock(),
+            is_terminal=is_terminal,
+            verdict=self._verdict,
+        )
+        self._publisher.publish(status)
+        self._changed()
+
+    def _register(self) -> None:
+        self._parts.secrets.register_pod(self._pod)
+        self._parts.config_maps.register_pod(self._pod)
+
+    def _retry_now(self, names: Sequence[str]) -> None:
+        if self._actuator is not None and self._actuator.retry_now(names):
+            self._wake.ring()
+
+    def _look_again(self) -> None:
+        self._wake.ring()
+        self._changed()
+
+    def _report(
+        self, container: tuple[ContainerKind, Container] | None, event_type: str, reason: str, message: str
+    ) -> None:
+        kind, spec = container if container is not None else (None, None)
+        self._parts.events.record(pod_reference(self._pod, kind, spec), event_type, reason, message)
+
+    @property
+    def _deadline(self) -> datetime | None:
+        """When activeDeadlineSeconds are over; None when there is no such limit, or it has struck already."""
+        limit_s = self._pod.spec.active_deadline_seconds
+        started_at = parse_rfc3339(self._publisher.wanted.start_time)
+        if limit_s is None or started_at is None or self._verdict is not None:
+            return None
+        return started_at + timedelta(seconds=limit_s)
+
+    @property
+    def _must_stop(self) -> bool:
+        return self.is_removed or self._pod.metadata.deletion_timestamp is not None
