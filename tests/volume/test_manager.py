@@ -1,6 +1,6 @@
 """The manager over a real store, with the real writer's hands on the store's own directory instead of a FUSE mount.
 
-The same through a mount, with containers looking on: test_manager_mounted.py.
+The same through a mount, with containers looking on: tests/access/test_guarded_containers.py.
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""The guard called directly, with this very process as the caller."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import pytest
+
+from kubelet_secrets.access.audit import AuditLog, AuditRecord
+from kubelet_secrets.access.guard import ContainerGuard
+from kubelet_secrets.access.identity import CallerIdentifier
+from kubelet_secrets.access.policy import Reason
+from kubelet_secrets.access.registry import ContainerRegistry
+
+from .test_policy import APP
+
+NOW = datetime(2026, 1, 2, 15, 4, 5, tzinfo=UTC)
+
+
+class Context(NamedTuple):
+    tid: int
+    uid: int = 1000
+    gid: int = 2000
+
+
+@pytest.fixture
+def audit() -> AuditLog:
+    return AuditLog()
+
+
+@pytest.fixture
+def registry() -> ContainerRegistry:
+    registry = ContainerRegistry()
+    registry.register(APP)
+    return registry
+
+
+@pytest.fixture
+def guard(registry: ContainerRegistry, audit: AuditLog) -> Iterator[ContainerGuard]:
+    guard = ContainerGuard(registry, audit, now=lambda: NOW)
+    yield guard
+    guard.close()
+
+
+def ask(guard: ContainerGuard, tid: int, path: str = "..2026_01_02_15_04_05.1/password") -> bool:
+    return guard.may_open("pod-1", "db", path, Context(tid), "open")
+
+
+def only(audit: AuditLog) -> AuditRecord:
+    (record,) = audit.records()
+    return record
+
+
+def test_a_host_process_is_refused_and_named(guard: ContainerGuard, audit: AuditLog) -> None:
+    tid = threading.get_native_id()
+    assert not ask(guard, tid)
+    record = only(audit)
+    assert (record.verdict, record.reason) == ("denied", Reason.HOST_PROCESS)
+    assert (record.tid, record.pid, record.uid) == (tid, os.getpid(), 1000)
+    assert (record.namespace, record.pod, record.container) == ("default", "web", "")
+    assert (record.volume, record.path, record.version) == ("db", "password", "..2026_01_02_15_04_05.1")
+    assert record.time == NOW
+    assert record.exe
+
+
+def test_a_caller_outside_the_pid_namespace(guard: ContainerGuard, audit: AuditLog) -> None:
+    assert not ask(guard, 0)
+    assert only(audit).reason == Reason.OUTSIDE_PID_NAMESPACE
+    assert only(audit).uid == 1000
+
+
+def test_a_caller_that_vanished(guard: ContainerGuard, audit: AuditLog) -> None:
+    assert not ask(guard, 2**22 + 1)
+    assert only(audit).reason == Reason.VANISHED
+
+
+def test_a_caller_that_may_not_be_looked_at(
+    registry: ContainerRegistry, audit: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source: fuse.md §3: stat of another process's namespace may give EACCES even to root."""
+    real = os.stat
+
+    def stat(path: object, **kwargs: object) -> object:
+        if str(path).endswith("/ns/mnt"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "stat", stat)
+    guard = ContainerGuard(registry, audit, identifier=CallerIdentifier())
+    assert not ask(guard, threading.get_native_id())
+    guard.close()
+    assert only(audit).reason == Reason.UNREADABLE
+
+
+def test_names_that_would_steer_a_terminal_are_escaped(guard: ContainerGuard, audit: AuditLog) -> None:
+    ask(guard, threading.get_native_id(), "..v/\x1b[2Jpass\nword")
+    assert only(audit).path == "\\x1b[2Jpass\\nword"

@@ -1,0 +1,160 @@
+"""The guard as containers and the host's root meet it: a real mount, real containers, a real trail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inotify_simple import INotify, flags
+
+from kubelet_secrets.access.policy import Reason
+from tests.fusefs.running_node import RunningNode
+
+from .containers import Container, container
+
+pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
+
+AGENT = Path(__file__).with_name("guarding_agent.py")
+POD = "0b2b2a4e-6f0b-4b7e-9d4f-2f6f4c1f3a11"
+
+
+class GuardedNode:
+    """A node with containers of one pod."""
+
+    def __init__(self, node: RunningNode, scratch: Path, cleanup: ExitStack) -> None:
+        self.node = node
+        self._scratch = scratch
+        self._cleanup = cleanup
+
+    @property
+    def pods_dir(self) -> Path:
+        return self.node.root / "pods"
+
+    def volume(self, name: str) -> Path:
+        return self.pods_dir / POD / "volumes/kubernetes.io~secret" / name
+
+    def start(self, name: str, binds: dict[str, Path], mounts: list[tuple[str, str]]) -> Container:
+        started = self._cleanup.enter_context(container(self._scratch, POD, binds))
+        self.node.call(
+            "register", pod=POD, container=name, container_id=started.id, cgroup_path=started.cgroup_path, mounts=mounts
+        )
+        self.node.call("learn", container_id=started.id, pid=started.pid)
+        started.start()
+        return started
+
+    def last_verdict(self) -> dict[str, Any]:
+        return self.node.call("audit")[-1]
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[GuardedNode]:
+    node = RunningNode(tmp_path / "node")
+    node.command = [sys.executable, str(AGENT)]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with ExitStack() as cleanup:
+        cleanup.callback(node.clean_up)
+        node.start()
+        yield GuardedNode(node, scratch, cleanup)
+
+
+def host(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30)
+
+
+def test_who_may_open_and_what_the_trail_says(guarded: GuardedNode) -> None:
+    """One node for all: starting it and its containers is what takes the time."""
+    node = guarded.node
+    version = node.call("set_up", pod=POD, volume="db", contents={"password": "canary-1", "user": "u"})
+    app = guarded.start("app", {"/etc/db": guarded.volume("db")}, [("db", "")])
+    sidecar = guarded.start("sidecar", {"/node": guarded.pods_dir}, [])
+    sub_path = node.call("sub_path", pod=POD, volume="db", sub_path="user")
+    part = guarded.start("part", {"/user": Path(sub_path), "/node": guarded.pods_dir}, [("db", "user")])
+    on_node = f"/node/{POD}/volumes/kubernetes.io~secret/db"
+
+    read = app.run("cat", "/etc/db/password")
+    assert (read.stdout, read.returncode) == ("canary-1", 0), read.stderr
+    verdict = guarded.last_verdict()
+    assert verdict["allowed"]
+    assert verdict["reason"] == Reason.MOUNTED
+    assert (verdict["pod_uid"], verdict["volume"], verdict["path"]) == (POD, "db", "password")
+    assert verdict["version"] == version
+    assert verdict["container"] == "default/web/app"
+    assert (verdict["namespace"], verdict["pod"], verdict["kind"]) == ("default", "web", "open")
+    assert verdict["exe"] == "/bin/busybox"
+    assert verdict["pid"] == verdict["tid"] > 0
+
+    assert app.run("ls", "/etc/db/").stdout.split() == ["password", "user"]
+    assert part.run("cat", "/user").stdout == "u"
+
+    pid = str(app.pid)
+    refused = {
+        Reason.HOST_PROCESS: host("cat", str(guarded.volume("db") / "password")),
+        Reason.ENTERED: host("nsenter", "-t", pid, "-m", "cat", "/etc/db/password"),
+        Reason.NOT_MOUNTED: sidecar.run("cat", f"{on_node}/password"),
+        Reason.OUTSIDE_SUB_PATH: part.run("cat", f"{on_node}/password"),
+        Reason.OTHER_NAMESPACE: app.run("unshare", "-m", "cat", "/etc/db/password"),
+    }
+    for reason, result in refused.items():
+        assert "Permission denied" in result.stderr, (reason, result)
+        assert result.stdout == ""
+    host("cat", f"/proc/{pid}/root/etc/db/password")
+    trail = node.call("audit")
+    denied = [record for record in trail if not record["allowed"]]
+    assert [record["reason"] for record in denied] == [*refused, Reason.HOST_PROCESS]
+    assert [record["container"] for record in denied] == [
+        "",
+        "",
+        "default/web/sidecar",
+        "default/web/part",
+        *("default/web/app", ""),
+    ]
+    assert {record["path"] for record in denied} == {"password"}
+    assert "canary-1" not in str(trail)
+
+    listing = host("ls", str(guarded.volume("db")))
+    assert "Permission denied" in listing.stderr
+    assert (guarded.last_verdict()["kind"], guarded.last_verdict()["path"]) == ("opendir", "")
+    above = host("ls", str(node.fuse / POD))
+    assert "Permission denied" in above.stderr
+
+
+def test_an_update_reaches_the_container_and_a_killed_agent_does_not_shut_it_out(guarded: GuardedNode) -> None:
+    node = guarded.node
+    node.call("set_up", pod=POD, volume="db", contents={"password": "1", "gone": "1"})
+    app = guarded.start("app", {"/etc/db": guarded.volume("db")}, [("db", "")])
+    with INotify() as inotify:
+        inotify.add_watch(f"/proc/{app.pid}/root/etc/db", flags.CREATE | flags.MOVED_TO | flags.DELETE)
+        before = app.run("readlink", "/etc/db/..data").stdout.strip()
+        after = node.call("set_up", pod=POD, volume="db", contents={"password": "2", "new": "2"})
+        names = [event.name for event in inotify.read(timeout=1000)]
+    assert names == [after, "..data_tmp", "..data", "new", "gone", before]
+    assert app.run("cat", "/etc/db/password", "/etc/db/new").stdout == "22"
+
+    node.kill_agent()
+    assert app.run("cat", "/etc/db/password").stdout == "2", "the registry is read back before the first request"
+    assert "Permission denied" in host("cat", str(guarded.volume("db") / "password")).stderr
+    assert node.call("adopted") == [f"{POD}/db"]
+    assert node.call("set_up", pod=POD, volume="db", contents={"password": "2", "new": "2"}) == after
+    node.call("set_up", pod=POD, volume="db", contents={"password": "3"})
+    assert app.run("cat", "/etc/db/password").stdout == "3"
+
+
+def test_tear_down_leaves_no_mount_and_no_file(guarded: GuardedNode) -> None:
+    node = guarded.node
+    node.call("set_up", pod=POD, volume="db", contents={"a/b": "1"})
+    node.call("set_up", pod=POD, volume="db", contents={"a/b": "2"}, fs_group=2000)
+    node.call("set_up", pod=POD, volume="other", contents={"c": "1"})
+    node.call("sub_path", pod=POD, volume="db", sub_path="a")
+    assert os.listdir(guarded.pods_dir) == [POD]
+    node.call("tear_down_pod", pod=POD)
+    assert os.listdir(guarded.pods_dir) == []
+    with open("/proc/self/mountinfo") as table:
+        assert not [line for line in table if str(guarded.pods_dir) in line]
+    assert node.call("adopted") == []
