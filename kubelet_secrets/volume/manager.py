@@ -278,7 +278,7 @@ class VolumeManager:
 
     async def _attach(self, ref: VolumeRef, plugin: str) -> None:
         target = self._layout.volume_dir(ref.pod_uid, plugin, ref.volume)
-        await trio.to_thread.run_sync(make_directories, target)
+        await trio.to_thread.run_sync(_make_mountpoint, target)
         try:
             await self._writer.attach(*_key(ref), target)
         except OSError as error:
@@ -335,6 +335,14 @@ class VolumeManager:
             pod_dir.rmdir()
         except OSError:
             pass  # other parts of the node keep things here too; the last one removes it
+
+
+def _make_mountpoint(target: Path) -> None:
+    make_directories(target.parent)
+    try:
+        os.mkdir(target, 0o750)
+    except FileExistsError:
+        pass  # not looked at: a cancelled order may have attached the clone there already
 
 
 def _clear_target(target: Path, is_directory: bool) -> None:
