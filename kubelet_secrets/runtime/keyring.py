@@ -48,7 +48,7 @@ class CredentialSource:
 class RegistryCredentials:
     username: str = ""
     password: SensitiveBytes = field(default_factory=lambda: SensitiveBytes(b""))
-    source: CredentialSource | None = None
+    source: CredentialSource | None = None  # None: the node's own
 
     def same_login(self, other: RegistryCredentials) -> bool:
         """Whether both would log in the same way, wherever they came from."""
@@ -74,12 +74,28 @@ def make_keyring(secrets: Iterable[Secret]) -> Keyring:
 
     Source: credentialprovider/secrets, MakeDockerKeyring; keyring.go, BasicDockerKeyring.Add.
     """
+    return _index(entry for secret in secrets for entry in _read_secret(secret))
+
+
+def parse_docker_config(data: SensitiveBytes, where: str, *, legacy: bool) -> Keyring:
+    """The keyring of one docker configuration file; its credentials have no *source*.
+
+    Args:
+        where: names the file in errors.
+        legacy: the ``.dockercfg`` form: registries at the top, no ``auths``.
+
+    Raises:
+        KeyringError: it cannot be parsed.
+    """
+    return _index(_read_document(data, where, None, legacy=legacy))
+
+
+def _index(entries: Iterable[tuple[str, RegistryCredentials]]) -> Keyring:
     index: dict[str, list[RegistryCredentials]] = {}
-    for secret in secrets:
-        for location, credentials in _read_secret(secret):
-            key = registry_key(location)
-            if key is not None:
-                index.setdefault(key, []).append(credentials)
+    for location, credentials in entries:
+        key = registry_key(location)
+        if key is not None:
+            index.setdefault(key, []).append(credentials)
     # Reverse order puts the longer, more specific keys first, and globs after letters and digits.
     return Keyring(tuple((key, tuple(index[key])) for key in sorted(index, reverse=True)))
 
@@ -161,12 +177,17 @@ def _read_secret(secret: Secret) -> list[tuple[str, RegistryCredentials]]:
     )
     where = f'secret "{source.namespace}/{source.name}"'
     if secret.type == DOCKER_CONFIG_JSON_TYPE and len(secret.data.get(DOCKER_CONFIG_JSON_KEY, b"")):
-        document = _parse_json(secret.data[DOCKER_CONFIG_JSON_KEY], where)
-        entries = document.get("auths") or {}
-    elif secret.type == DOCKER_CONFIG_TYPE and len(secret.data.get(DOCKER_CONFIG_KEY, b"")):
-        entries = _parse_json(secret.data[DOCKER_CONFIG_KEY], where)
-    else:
-        return []
+        return _read_document(secret.data[DOCKER_CONFIG_JSON_KEY], where, source, legacy=False)
+    if secret.type == DOCKER_CONFIG_TYPE and len(secret.data.get(DOCKER_CONFIG_KEY, b"")):
+        return _read_document(secret.data[DOCKER_CONFIG_KEY], where, source, legacy=True)
+    return []
+
+
+def _read_document(
+    data: SensitiveBytes, where: str, source: CredentialSource | None, *, legacy: bool
+) -> list[tuple[str, RegistryCredentials]]:
+    document = _parse_json(data, where)
+    entries = document if legacy else (document.get("auths") or {})
     if not isinstance(entries, dict):
         raise KeyringError(f"{where}: auths is not an object")
     return [(location, _read_entry(entry, source, where)) for location, entry in entries.items()]
@@ -185,7 +206,7 @@ def _parse_json(data: SensitiveBytes, where: str) -> dict[str, Any]:
     return document
 
 
-def _read_entry(entry: object, source: CredentialSource, where: str) -> RegistryCredentials:
+def _read_entry(entry: object, source: CredentialSource | None, where: str) -> RegistryCredentials:
     if entry is None:
         entry = {}
     if not isinstance(entry, dict):

@@ -6,13 +6,11 @@ everything the old one knew. Used by ``pod.worker``; knows containers, not pods.
 
 from __future__ import annotations
 
-import enum
 import logging
 import os
 import secrets
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,63 +26,29 @@ from kubelet_secrets.runtime.hostfacts import check_runtime
 from kubelet_secrets.runtime.images import Image
 from kubelet_secrets.runtime.settings import ContainerSettings, HostFacts
 from kubelet_secrets.runtime.spec import make_spec
+from kubelet_secrets.runtime.state import (
+    ContainerHandle,
+    ContainerState,
+    ExitStatus,
+    read_container,
+    read_exit_status,
+    signal_by_name,
+)
 from kubelet_secrets.runtime.tools import Tools, run_tool
+
+__all__ = [
+    "ContainerHandle",
+    "ContainerState",
+    "ExitStatus",
+    "OciRuntime",
+    "StartFailed",
+    "new_container_id",
+    "signal_by_name",
+]
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_EXIT_CODE = 137  # the kubelet's for a container whose end nobody saw: ContainerStatusUnknown
-START_FAILED_EXIT_CODE = 128  # CRI's for a process that never came to be: StartError
 _CLEANUP_S = 20.0
-
-
-class ContainerState(enum.Enum):
-    CREATED = "created"
-    RUNNING = "running"
-    EXITED = "exited"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitStatus:
-    code: int  # 0..255; 128 + n for a process that signal n ended
-    oom: bool
-    finished_at: datetime
-    known: bool = True  # False: nobody collected the status; code is 137
-    failure: str = ""  # why the process could not be started; code is 128
-
-    @property
-    def signal(self) -> int:
-        """The signal that ended it, or 0, as far as the code tells."""
-        return self.code - 128 if self.known and 128 < self.code < 128 + signal.NSIG else 0
-
-    @property
-    def reason(self) -> str:
-        """The terminated reason: OOMKilled, Completed, Error, StartError or ContainerStatusUnknown."""
-        if self.failure:
-            return "StartError"
-        if not self.known:
-            return "ContainerStatusUnknown"
-        if self.oom:
-            return "OOMKilled"
-        return "Error" if self.code else "Completed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerHandle:
-    """One container as it is at this moment."""
-
-    record: ContainerRecord
-    state: ContainerState
-    pid: int | None  # of the first process, on the host; None once it has gone
-    started_at: datetime | None
-    exit: ExitStatus | None  # set when state is EXITED
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    @property
-    def cgroup_path(self) -> str:
-        return self.record.cgroup_path
 
 
 def new_container_id() -> str:
@@ -144,7 +108,7 @@ class OciRuntime:
             with trio.move_on_after(_CLEANUP_S, shield=True):
                 await self.delete(record.id)
             raise
-        return self._handle(bundle, record)
+        return read_container(bundle, record, self._cgroups)
 
     async def start(self, container_id: str) -> ContainerHandle:
         """Let the created process run.
@@ -184,7 +148,7 @@ class OciRuntime:
             handle = self.state(container_id)
             if handle.exit is not None:
                 return handle.exit
-        return self._exit_status(bundle, handle.record)
+        return read_exit_status(bundle, handle.record, self._cgroups)
 
     def kill(self, container_id: str, signal_number: int = signal.SIGTERM) -> None:
         """Send a signal to the container's first process. No error when it has gone already.
@@ -249,7 +213,7 @@ class OciRuntime:
         record = bundles.read_record(bundle)
         if record is None:
             raise ContainerRunError(f'container "{container_id}" not found')
-        return self._handle(bundle, record)
+        return read_container(bundle, record, self._cgroups)
 
     def list(self) -> tuple[ContainerHandle, ...]:
         """Every container of this node, of earlier agents too, oldest first. Directories without a record are left out."""
@@ -257,7 +221,7 @@ class OciRuntime:
         for path in self._containers.iterdir():
             record = bundles.read_record(Bundle(path))
             if record is not None:
-                found.append(self._handle(Bundle(path), record))
+                found.append(read_container(Bundle(path), record, self._cgroups))
         return tuple(sorted(found, key=lambda handle: handle.record.created_at))
 
     async def adopt(self) -> tuple[ContainerHandle, ...]:
@@ -321,33 +285,6 @@ class OciRuntime:
         assert container_id.isalnum(), container_id
         return Bundle(self._containers / container_id)
 
-    def _handle(self, bundle: Bundle, record: ContainerRecord) -> ContainerHandle:
-        started_at = bundles.read_time(bundle.started)
-        status: ExitStatus | None = None
-        pid: int | None = None
-        if bundle.exit_file.exists() or bundle.failure.exists() or not _is_alive(bundle):
-            status = self._exit_status(bundle, record)
-            state = ContainerState.EXITED
-        else:
-            pid = bundles.read_pid(bundle.pid_file)
-            state = ContainerState.RUNNING if started_at else ContainerState.CREATED
-        return ContainerHandle(record=record, state=state, pid=pid, started_at=started_at, exit=status)
-
-    def _exit_status(self, bundle: Bundle, record: ContainerRecord) -> ExitStatus:
-        failure = bundles.read_failure(bundle)
-        if failure is not None:
-            failed_at = bundles.read_time(bundle.failure) or datetime.now(UTC)
-            return ExitStatus(code=START_FAILED_EXIT_CODE, oom=False, finished_at=failed_at, failure=failure)
-        oom = bundle.oom_file.exists() or self._cgroups.oom_kills(record.cgroup_path) > 0
-        code = bundles.read_pid(bundle.exit_file)
-        finished_at = bundles.read_time(bundle.exit_file)
-        if code is None or finished_at is None:
-            if not bundle.lost.exists():
-                bundle.lost.touch(mode=0o600)  # remembers when the loss was found
-            finished_at = bundles.read_time(bundle.lost) or datetime.now(UTC)
-            return ExitStatus(code=UNKNOWN_EXIT_CODE, oom=oom, finished_at=finished_at, known=False)
-        return ExitStatus(code=code, oom=oom, finished_at=finished_at)
-
     async def _keep_failure(self, bundle: Bundle, message: str) -> None:
         """Turn a container whose process never came to be into an exited one: only its record and the reason stay."""
         with trio.move_on_after(_CLEANUP_S, shield=True):
@@ -381,30 +318,6 @@ class OciRuntime:
             pass
         finally:
             os.close(fd)
-
-
-def signal_by_name(name: str) -> int:
-    """``SIGTERM``, ``TERM`` or ``15``, as image configurations spell it; SIGTERM for what cannot be read."""
-    if name.isdigit():
-        return int(name)
-    try:
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
-    except KeyError:
-        pass
-    base, sign, offset = name.removeprefix("SIG").partition("+")
-    if base == "RTMIN" and sign and offset.isdigit():
-        return int(signal.SIGRTMIN) + int(offset)
-    return int(signal.SIGTERM)
-
-
-def _is_alive(bundle: Bundle) -> bool:
-    """Whether the container's process or the conmon that will tell about its end is there."""
-    for opener in (open_conmon, open_container):
-        fd = opener(bundle)
-        if fd is not None:
-            os.close(fd)
-            return True
-    return False
 
 
 def _record(settings: ContainerSettings, log_path: Path) -> ContainerRecord:

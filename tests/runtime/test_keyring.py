@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from kubelet_secrets.runtime.keyring import (
     matches,
     registry_key,
 )
+from kubelet_secrets.runtime.nodekeyring import read_node_keyring, search_paths
 from kubelet_secrets.sensitive import SensitiveBytes
 
 
@@ -163,6 +165,23 @@ def test_broken_secrets_are_named_and_not_quoted(document: Any, raw: bytes | Non
     for shown in (str(caught.value), repr(caught.value)):
         assert "s3cr3t" not in shown
         assert auth("s3cr3t") not in shown
+
+
+def test_the_nodes_first_file_counts_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.joinpath(".docker").mkdir(parents=True)
+    paths = list(search_paths(tmp_path, home))
+    assert read_node_keyring(paths[:2]) == Keyring()
+    paths[4].write_text(json.dumps({"q.io": {"auth": auth("old:1")}}))
+    found = lookup(read_node_keyring(paths), "q.io/x")
+    assert (logins(found), found[0].source) == ([("old", b"1")], None)
+    paths[1].write_text(json.dumps({"auths": {"q.io": {"auth": auth("home:2")}}, "credsStore": "x"}))
+    assert logins(lookup(read_node_keyring(paths), "q.io/x")) == [("home", b"2")]
+    paths[0].write_text("{s3cr3t")
+    with pytest.raises(KeyringError, match="not valid JSON") as caught:
+        read_node_keyring(paths)
+    assert str(paths[0]) in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_credentials_do_not_show_and_compare_by_login() -> None:

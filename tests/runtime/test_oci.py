@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 
 from kubelet_secrets.errors import ContainerRunError, HostError
 from kubelet_secrets.runtime.bundle import Bundle
@@ -392,6 +393,24 @@ async def test_container_outlives_a_killed_agent_and_is_adopted(node: Node, imag
     log = Path(adopted.record.log_path).read_text()
     assert "stdout F before" in log
     assert "stdout F after restart" in log
+
+
+async def test_container_being_made_is_not_taken_for_lost(node: Node) -> None:
+    """Somebody lists while another task creates."""
+    seen: set[ContainerState] = set()
+    settings = node.settings("sleep", "600")
+    async with trio.open_nursery() as nursery:
+
+        async def look() -> None:
+            while True:
+                seen.update(handle.state for handle in node.runtime.list())
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(look)
+        await node.create(settings)
+        nursery.cancel_scope.cancel()
+    assert seen == {ContainerState.CREATED}
+    assert not node.run_dir.joinpath("containers", settings.container_id, "lost").exists()
 
 
 async def test_unstarted_container_of_an_earlier_agent_is_removed(node: Node) -> None:
