@@ -15,6 +15,7 @@ Object = dict[str, Any]
 
 _METADATA = b'"metadata":{'
 _encoder = msgspec.json.Encoder()
+_ordering_encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def encode(obj: Object) -> bytes:
@@ -39,6 +40,14 @@ def decode(value: bytes, revision: int) -> Object:
     obj: Object = msgspec.json.decode(value)
     obj["metadata"]["resourceVersion"] = str(revision)
     return obj
+
+
+def is_same(one: Object, other: Object) -> bool:
+    """Whether two objects say the same; the order of their fields says nothing.
+
+    Equality alone would not do: to Python ``True`` and ``1`` are equal.
+    """
+    return one == other and _ordering_encoder.encode(one) == _ordering_encoder.encode(other)
 
 
 def to_json(value: Any) -> bytes:

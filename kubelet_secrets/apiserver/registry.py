@@ -22,9 +22,11 @@ from typing import Any, Protocol
 import msgspec
 
 from kubelet_secrets.api.defaults import apply_defaults
+from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.apiserver import codec, statuses, strategy
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.encryption import Opened, TransformError
+from kubelet_secrets.apiserver.patch import track_update
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.storage import (
@@ -125,6 +127,7 @@ class Write:
     user: User = SYSTEM_USER
     subresource: str = ""
     is_dry_run: bool = False
+    field_manager: str = ""  # who gets the changed fields, where fields are managed; empty: the change says so itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,13 +339,13 @@ class Registry:
             await self._prepare_update(row, namespace, name, new, old, write)
             if strategy.is_deletion_complete(row, new) and not write.is_dry_run:
                 return await self._finish_update_by_deletion(row, record, stored, new)
-            value = codec.encode(new)
-            if value == stored.plain and not stored.is_stale:
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+            if codec.is_same(new, old) and not stored.is_stale:
                 return old
             if write.is_dry_run:
                 return new
             try:
-                written = await self._write(record, value, stored.plain)
+                written = await self._write(record, codec.encode(new), stored.plain)
             except RevisionMismatch:
                 continue
             new["metadata"]["resourceVersion"] = str(written.revision)
@@ -382,6 +385,19 @@ class Registry:
         apply_defaults(new)
         await self._admission.mutate(attributes)
         await self._admission.validate(attributes)
+        # Ownership of fields is kept up only once somebody has applied: upstream tracks it always, at the price of
+        # objects twice as large; a later first apply treats what is there as owned before it, as upstream does.
+        if write.field_manager and old_metadata.get("managedFields"):
+            tracked = track_update(
+                old,
+                new,
+                write.field_manager,
+                api_version=row.resource.api_version,
+                kind=row.kind,
+                now=rfc3339(self._now()),
+                subresource=write.subresource,
+            )
+            metadata.update(tracked["metadata"])
 
     async def _finish_update_by_deletion(
         self, row: ServedResource, record: Record, stored: Stored, new: Object

@@ -40,7 +40,6 @@ class ServedResource:
         unconditional_update: a PUT without resourceVersion is accepted.
         create_on_update: a PUT of an absent object creates it.
         returns_deleted: DELETE answers with the object, not with a Status.
-        validates_name: how ``metadata.name`` is checked: ``subdomain``, ``label``, or ``path-segment`` (RBAC).
     """
 
     resource: Resource
@@ -57,7 +56,6 @@ class ServedResource:
     unconditional_update: bool = True
     create_on_update: bool = False
     returns_deleted: bool = False
-    validates_name: str = "subdomain"
 
     @property
     def plural(self) -> str:
@@ -115,7 +113,6 @@ SERVED: tuple[ServedResource, ...] = (
         selectable=_fields(name="metadata.name", status__phase="status.phase"),
         has_status=True,
         returns_deleted=True,
-        validates_name="label",
     ),
     ServedResource(
         resource=meta.SECRETS,
@@ -169,7 +166,6 @@ SERVED: tuple[ServedResource, ...] = (
         selectable=_same("spec.clusterIP", "spec.type"),
         has_status=True,
         returns_deleted=True,
-        validates_name="label",
     ),
     ServedResource(
         resource=meta.NODES,
@@ -206,29 +202,24 @@ SERVED: tuple[ServedResource, ...] = (
         unconditional_update=False,
         create_on_update=True,
     ),
-    ServedResource(
-        resource=ROLES, singular="role", create_on_update=True, unconditional_update=True, validates_name="path-segment"
-    ),
+    ServedResource(resource=ROLES, singular="role", create_on_update=True, unconditional_update=True),
     ServedResource(
         resource=ROLE_BINDINGS,
         singular="rolebinding",
         create_on_update=True,
         unconditional_update=True,
-        validates_name="path-segment",
     ),
     ServedResource(
         resource=CLUSTER_ROLES,
         singular="clusterrole",
         create_on_update=True,
         unconditional_update=True,
-        validates_name="path-segment",
     ),
     ServedResource(
         resource=CLUSTER_ROLE_BINDINGS,
         singular="clusterrolebinding",
         create_on_update=True,
         unconditional_update=True,
-        validates_name="path-segment",
     ),
     ServedResource(
         resource=CERTIFICATE_SIGNING_REQUESTS,

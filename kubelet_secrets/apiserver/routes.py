@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -102,7 +103,14 @@ class ResourceCall:
         self._query = query
         self._request = request
         self._answer = negotiation.negotiate(request.headers.get("accept", ""))
-        self._write = Write(user=user, subresource=info.subresource, is_dry_run=_is_dry_run(query))
+        self._write = Write(
+            user=user,
+            subresource=info.subresource,
+            is_dry_run=_is_dry_run(query),
+            field_manager=query.get("fieldManager")
+            or request.headers.get("user-agent", "").partition("/")[0]
+            or "unknown",
+        )
         self._warnings: list[str] = []
 
     async def respond(self) -> ASGIApp:
@@ -266,8 +274,9 @@ class ResourceCall:
                 subresource=info.subresource,
             )
 
+        write = replace(self._write, field_manager="")  # what applies says itself who owns what
         try:
-            updated = await self._registry.update(row, info.namespace_of(row), info.name, change, self._write)
+            updated = await self._registry.update(row, info.namespace_of(row), info.name, change, write)
         except NotFound:
             if info.subresource:
                 raise
@@ -306,7 +315,7 @@ class ResourceCall:
         if grace_s is None and "gracePeriodSeconds" in self._query:
             grace_s = parse_int(self._query, "gracePeriodSeconds")
         if options.get("dryRun") == ["All"]:
-            self._write = Write(user=self._write.user, subresource=self._write.subresource, is_dry_run=True)
+            self._write = replace(self._write, is_dry_run=True)
         if grace_s is not None and not isinstance(grace_s, int):
             raise statuses.bad_request("gracePeriodSeconds must be an integer")
         return DeleteOptions(

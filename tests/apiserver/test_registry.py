@@ -514,3 +514,43 @@ async def test_list_across_namespaces_and_in_other_forms(admin: Http) -> None:
     assert yaml.headers["content-type"].startswith("application/yaml")
     assert b"a: b" in yaml.body
     assert (await admin.get(CONFIG_MAPS, accept="text/html")).status == 406
+
+
+# --- managed fields --------------------------------------------------------------------------------------------------
+
+
+async def test_apply_creates_then_guards_its_fields(admin: Http) -> None:
+    apply = "application/apply-patch+yaml"
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1", "b": "1"}}
+    created = await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=one", config, apply)
+    assert created.status == 201
+    assert [entry["manager"] for entry in created.json["metadata"]["managedFields"]] == ["one"]
+    again = await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=one", config, apply)
+    assert again.json == created.json
+    theirs = {**config, "data": {"a": "2"}}
+    conflict = await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=two", theirs, apply)
+    assert (conflict.status, conflict.json["reason"]) == (409, "Conflict")
+    assert [cause["field"] for cause in conflict.json["details"]["causes"]] == [".data.a"]
+    forced = await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=two&force=true", theirs, apply)
+    assert forced.json["data"] == {"a": "2", "b": "1"}
+    assert (await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=one", {**config, "data": {}}, apply)).json["data"] == {
+        "a": "2"
+    }
+
+
+async def test_update_of_an_applied_object_takes_over_what_it_changes(admin: Http) -> None:
+    apply = "application/apply-patch+yaml"
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1", "b": "1"}}
+    await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=one", config, apply)
+    edited = (await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=editor", {"data": {"a": "2"}})).json
+    owners = {entry["manager"]: entry["fieldsV1"]["f:data"] for entry in edited["metadata"]["managedFields"]}
+    assert "f:a" in owners["editor"]
+    assert "f:a" not in owners["one"]
+    unchanged = (await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=other", {"data": {"a": "2"}})).json
+    assert unchanged == edited
+
+
+async def test_objects_nobody_applied_carry_no_managed_fields(admin: Http) -> None:
+    await admin.post(CONFIG_MAPS, {"metadata": {"name": "c"}, "data": {"a": "1"}})
+    edited = (await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=editor", {"data": {"a": "2"}})).json
+    assert "managedFields" not in edited["metadata"]
