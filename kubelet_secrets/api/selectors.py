@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from kubelet_secrets.api.fieldpath import go_quote
+from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.api.validation.names import label_value_errors, qualified_name_errors
 
 

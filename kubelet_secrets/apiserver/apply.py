@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubelet_secrets.api.decode import strip_nulls
-from kubelet_secrets.api.fieldpath import go_quote
+from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.apiserver import fieldset
 from kubelet_secrets.apiserver.fieldset import Path
 from kubelet_secrets.apiserver.schemas import Schema, schema_of

@@ -1,0 +1,40 @@
+"""The door of this room: an object of any kind, checked by the rules of its kind.
+
+Pure. Objects must be defaulted before (``api/defaults.py``) and of the right types (``apiserver/strictness.py``): the rules
+read fields without asking twice. A kind without rules has no errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kubelet_secrets.api.validation import kinds
+from kubelet_secrets.api.validation.data import validate_config_map, validate_secret
+from kubelet_secrets.api.validation.fields import FieldError
+from kubelet_secrets.api.validation.pods import validate_pod
+
+_RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldError]]] = {
+    "Secret": validate_secret,
+    "ConfigMap": validate_config_map,
+    "Namespace": kinds.validate_namespace,
+    "ServiceAccount": kinds.validate_service_account,
+    "Node": kinds.validate_node,
+    "Lease": kinds.validate_lease,
+    "Event": kinds.validate_event,
+    "Service": kinds.validate_service,
+    "Role": kinds.validate_role,
+    "ClusterRole": kinds.validate_role,
+    "RoleBinding": kinds.validate_role_binding,
+    "ClusterRoleBinding": kinds.validate_role_binding,
+    "CertificateSigningRequest": kinds.validate_signing_request,
+}
+
+
+def validate_object(obj: dict[str, Any], old: dict[str, Any] | None = None, subresource: str = "") -> list[FieldError]:
+    """Check *obj* by the rules of its ``kind``; with *old*, as its next version by way of *subresource*."""
+    kind = obj.get("kind", "")
+    if kind == "Pod":
+        return validate_pod(obj, old, subresource)
+    rules = _RULES.get(kind)
+    return rules(obj, old) if rules is not None else []

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubelet_secrets.api.validation.objects import validate_object
+
+Obj = dict[str, Any]
+RBAC = "rbac.authorization.k8s.io"
+
+
+def _texts(kind: str, obj: Obj, old: Obj | None = None, *, namespaced: bool = True) -> list[str]:
+    metadata = {"name": "x", **({"namespace": "default"} if namespaced else {}), **obj.get("metadata", {})}
+    before = {"kind": kind, "metadata": metadata, **old} if old is not None else None
+    return [str(error) for error in validate_object({"kind": kind, **obj, "metadata": metadata}, before)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "obj", "errors"),
+    [
+        ("ServiceAccount", {}, []),
+        ("Lease", {"spec": {"holderIdentity": "n", "leaseDurationSeconds": 40}}, []),
+        (
+            "Lease",
+            {"spec": {"leaseDurationSeconds": 0}},
+            ["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"],
+        ),
+        ("Event", {"involvedObject": {"kind": "Pod", "namespace": "default"}}, []),
+        ("Event", {"involvedObject": {"kind": "Node"}}, []),
+        (
+            "Event",
+            {"involvedObject": {"kind": "Pod", "namespace": "other"}},
+            ['involvedObject.namespace: Invalid value: "other": does not match event.namespace'],
+        ),
+        (
+            "Service",
+            {"spec": {"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP", "targetPort": "http"}]}},
+            [],
+        ),
+        ("Service", {"spec": {"type": "ClusterIP"}}, ["spec.ports: Required value"]),
+        ("Service", {"spec": {"type": "ClusterIP", "clusterIP": "None"}}, []),
+        (
+            "Service",
+            {
+                "spec": {
+                    "type": "ClusterIP",
+                    "ports": [
+                        {"port": 80, "protocol": "TCP", "name": "a"},
+                        {"port": 80, "protocol": "TCP", "name": "b"},
+                    ],
+                }
+            },
+            ['spec.ports[1]: Duplicate value: {"protocol":"TCP","port":80}'],
+        ),
+        ("Role", {"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]}, []),
+        (
+            "Role",
+            {"rules": [{"nonResourceURLs": ["/healthz"]}]},
+            [
+                "rules[0].verbs: Required value: verbs must contain at least one value",
+                'rules[0].nonResourceURLs: Invalid value: ["/healthz"]: namespaced rules cannot apply to non-resource URLs',
+            ],
+        ),
+        (
+            "RoleBinding",
+            {
+                "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "r"},
+                "subjects": [{"kind": "ServiceAccount", "name": "s"}],
+            },
+            ["subjects[0].namespace: Required value"],
+        ),
+        (
+            "RoleBinding",
+            {"roleRef": {"apiGroup": RBAC, "kind": "Thing", "name": "r"}},
+            ['roleRef.kind: Unsupported value: "Thing": supported values: "Role", "ClusterRole"'],
+        ),
+        ("Unheard", {"anything": 1}, []),
+    ],
+)
+def test_namespaced_kinds(kind: str, obj: Obj, errors: list[str]) -> None:
+    assert _texts(kind, obj) == errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "obj", "errors"),
+    [
+        ("Namespace", {"spec": {"finalizers": ["kubernetes"]}}, []),
+        ("Namespace", {"metadata": {"name": "a.b"}}, ['metadata.name: Invalid value: "a.b": must not contain dots']),
+        ("Node", {"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}, []),
+        ("Node", {"spec": {"taints": [{"key": "a"}]}}, ["spec.taints[0].effect: Required value"]),
+        (
+            "ClusterRole",
+            {"metadata": {"name": "system:node"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]},
+            [],
+        ),
+        ("ClusterRole", {"metadata": {"name": "a/b"}}, ["metadata.name: Invalid value: \"a/b\": may not contain '/'"]),
+        (
+            "ClusterRoleBinding",
+            {"roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "r"}},
+            ['roleRef.kind: Unsupported value: "Role": supported values: "ClusterRole"'],
+        ),
+        (
+            "CertificateSigningRequest",
+            {"spec": {"request": "eA==", "usages": ["client auth"], "signerName": "a.b/c"}},
+            [],
+        ),
+        (
+            "CertificateSigningRequest",
+            {"spec": {"request": "eA==", "usages": ["client auth"], "signerName": "abc"}},
+            [
+                'spec.signerName: Invalid value: "abc": must be a fully qualified domain and path of the form '
+                '"example.com/signer-name"'
+            ],
+        ),
+    ],
+)
+def test_cluster_kinds(kind: str, obj: Obj, errors: list[str]) -> None:
+    assert _texts(kind, obj, namespaced=False) == errors
+
+
+def test_bindings_keep_their_role_and_services_their_address() -> None:
+    old = {"roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "a"}}
+    new = {"roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "b"}}
+    (text,) = _texts("RoleBinding", new, old)
+    assert text.endswith(": cannot change roleRef")
+    ports = [{"port": 1, "protocol": "TCP"}]
+    before = {"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "ports": ports}}
+    after = {"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.2", "ports": ports}}
+    assert _texts("Service", after, before) == ['spec.clusterIP: Invalid value: "10.0.0.2": field is immutable']
