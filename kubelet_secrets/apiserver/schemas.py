@@ -43,6 +43,10 @@ class Schema:
         return "oneOf" in self.node
 
     @property
+    def is_quantity(self) -> bool:
+        return {"type": "number"} in self.node.get("oneOf", ())
+
+    @property
     def type(self) -> str:
         """``object``, ``array``, ``string``, ``integer``, ``number``, ``boolean``; empty when open or int-or-string."""
         return str(self.node.get("type", ""))

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from kubelet_secrets.api import quantity
 from kubelet_secrets.apiserver.schemas import Schema, schema_of
 
 _GO_TYPES = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
@@ -70,6 +71,11 @@ def _mismatches(value: Any, schema: Schema, path: str) -> Iterator[tuple[str, st
     if schema.is_int_or_string:
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
             yield path, _unmarshal(value, "string")
+        elif schema.is_quantity:
+            try:
+                quantity.parse(value)
+            except quantity.InvalidQuantity as error:
+                yield path, _literal(str(error))
         return
     match schema.type:
         case "object":
@@ -137,6 +143,11 @@ def illegal_base64_offset(text: str) -> int | None:
     if quantum == 0:
         return None
     return len(text) if is_padded else len(text) - quantum
+
+
+def _literal(text: str) -> str:
+    """*text* safe from being formatted again."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _unmarshal(value: Any, go_type: str) -> str:

@@ -65,6 +65,11 @@ def test_the_text_of_a_strict_error_is_what_kubectl_prints() -> None:
             "Pod",
             "json: cannot unmarshal bool into Go struct field Pod.spec.activeDeadlineSeconds of type int64",
         ),
+        (
+            {"spec": {"containers": [{"resources": {"limits": {"cpu": "lots"}}}]}},
+            "Pod",
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
         ({"metadata": []}, "Pod", "json: cannot unmarshal array into Go struct field Pod.metadata of type struct"),
         ({"metadata": {"creationTimestamp": "yesterday"}}, "Pod", "parsing time in Pod.metadata.creationTimestamp"),
     ],
