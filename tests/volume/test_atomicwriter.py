@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,15 @@ from .files import file, files, mode_of, shown
 
 
 @pytest.fixture
-def fd(tmp_path: Path) -> Iterator[int]:
-    opened = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+def root(store_fd: int) -> Path:
+    """A volume on a real store, by the only kind of path that leads there."""
+    os.mkdir("volume", dir_fd=store_fd)
+    return Path(f"/proc/self/fd/{store_fd}/volume")
+
+
+@pytest.fixture
+def fd(root: Path) -> Iterator[int]:
+    opened = os.open(root, os.O_PATH | os.O_DIRECTORY)
     yield opened
     os.close(opened)
 
@@ -49,10 +57,10 @@ def machinery(root: Path) -> list[str]:
         pytest.param("..sneaky.txt", "invalid path: must not start with '..': ..sneaky.txt", id="reserved-prefix"),
     ],
 )
-def test_an_invalid_path_among_good_ones_writes_nothing(fd: int, tmp_path: Path, path: str, message: str) -> None:
+def test_an_invalid_path_among_good_ones_writes_nothing(fd: int, root: Path, path: str, message: str) -> None:
     with pytest.raises(InvalidPath, match=re.escape(message)):
         write(fd, {"foo": file("1"), path: file("2"), "bar": file("3")})
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(root) == []
 
 
 KITCHEN_SINK = {
@@ -71,24 +79,24 @@ KITCHEN_SINK = {
 }
 
 
-def test_first_write_shows_every_file_with_its_mode(fd: int, tmp_path: Path) -> None:
+def test_first_write_shows_every_file_with_its_mode(fd: int, root: Path) -> None:
     old_umask = os.umask(0o077)
     try:
         result = write(fd, KITCHEN_SINK)
     finally:
         os.umask(old_umask)
     assert result.changed
-    assert machinery(tmp_path) == sorted(["..data", result.version])
-    assert os.readlink(tmp_path / "..data") == result.version
+    assert machinery(root) == sorted(["..data", result.version])
+    assert os.readlink(root / "..data") == result.version
     assert re.fullmatch(r"\.\.\d{4}(_\d\d){5}\.\d+", result.version)
-    assert mode_of(tmp_path / result.version) == 0o755
+    assert mode_of(root / result.version) == 0o755
     clean = {os.path.normpath(path): projection for path, projection in KITCHEN_SINK.items()}
-    assert shown(tmp_path) == {path: projection.data.reveal() for path, projection in clean.items()}
+    assert shown(root) == {path: projection.data.reveal() for path, projection in clean.items()}
     for path, projection in clean.items():
-        assert mode_of(tmp_path / result.version / path) == projection.mode, path
-    assert {mode_of(d) for d in (tmp_path / result.version).rglob("*") if d.is_dir()} == {0o755}
+        assert mode_of(root / result.version / path) == projection.mode, path
+    assert {mode_of(d) for d in (root / result.version).rglob("*") if d.is_dir()} == {0o755}
     for first in {path.split("/", 1)[0] for path in clean}:
-        assert os.readlink(tmp_path / first) == f"..data/{first}"
+        assert os.readlink(root / first) == f"..data/{first}"
 
 
 UPDATES = [
@@ -108,23 +116,23 @@ UPDATES = [
 
 
 @pytest.mark.parametrize(("before", "after", "changes"), UPDATES)
-def test_update(fd: int, tmp_path: Path, before: dict[str, str], after: dict[str, str], changes: bool) -> None:
+def test_update(fd: int, root: Path, before: dict[str, str], after: dict[str, str], changes: bool) -> None:
     first = write(fd, files(before))
     assert needs_write(fd, files(after)) is changes
     second = write(fd, files(after))
     assert second.changed is changes
     assert (second.version != first.version) is changes
-    assert machinery(tmp_path) == sorted(["..data", second.version])
-    assert shown(tmp_path) == {path: text.encode() for path, text in after.items()}
-    assert not [name for name in os.listdir(tmp_path) if not (tmp_path / name).exists()]
+    assert machinery(root) == sorted(["..data", second.version])
+    assert shown(root) == {path: text.encode() for path, text in after.items()}
+    assert not [name for name in os.listdir(root) if not (root / name).exists()]
 
 
-def test_a_mode_alone_writes_nothing_and_comes_with_the_next_content(fd: int, tmp_path: Path) -> None:
+def test_a_mode_alone_writes_nothing_and_comes_with_the_next_content(fd: int, root: Path) -> None:
     write(fd, {"foo": file("1", 0o644)})
     assert not write(fd, {"foo": file("1", 0o600)}).changed
-    assert mode_of((tmp_path / "foo").resolve()) == 0o644
+    assert mode_of(root / os.readlink(root / "..data") / "foo") == 0o644
     assert write(fd, {"foo": file("2", 0o600)}).changed
-    assert mode_of((tmp_path / "foo").resolve()) == 0o600
+    assert mode_of(root / os.readlink(root / "..data") / "foo") == 0o600
 
 
 @pytest.mark.parametrize(
@@ -154,11 +162,11 @@ def test_paths_to_remove_of_a_missing_version_is_empty(fd: int) -> None:
     assert paths_to_remove(fd, "..gone", ["x"]) == set()
 
 
-def test_set_perms_is_called_once_with_the_finished_version(fd: int, tmp_path: Path) -> None:
+def test_set_perms_is_called_once_with_the_finished_version(fd: int, root: Path) -> None:
     calls: list[tuple[str, bool, bool]] = []
 
     def set_perms(version: str) -> None:
-        calls.append((version, (tmp_path / version / "foo").is_file(), (tmp_path / "..data").exists()))
+        calls.append((version, (root / version / "foo").is_file(), (root / "..data").exists()))
 
     result = write(fd, {"foo": file("1")}, set_perms=set_perms)
     assert calls == [(result.version, True, False)]
@@ -166,58 +174,58 @@ def test_set_perms_is_called_once_with_the_finished_version(fd: int, tmp_path: P
     assert len(calls) == 1
 
 
-def test_an_error_from_set_perms_keeps_the_old_version(fd: int, tmp_path: Path) -> None:
+def test_an_error_from_set_perms_keeps_the_old_version(fd: int, root: Path) -> None:
     def refuse(version: str) -> None:
         raise OSError(errno.EPERM, "no", version)
 
     old = write(fd, {"foo": file("1")})
     with pytest.raises(PermissionError):
         write(fd, {"foo": file("2"), "bar": file("3")}, set_perms=refuse)
-    assert machinery(tmp_path) == sorted(["..data", old.version])
-    assert shown(tmp_path) == {"foo": b"1"}
+    assert machinery(root) == sorted(["..data", old.version])
+    assert shown(root) == {"foo": b"1"}
 
 
-def test_links_lost_after_a_complete_write_come_back(fd: int, tmp_path: Path) -> None:
+def test_links_lost_after_a_complete_write_come_back(fd: int, root: Path) -> None:
     write(fd, {"foo": file("1"), "x/y": file("2")})
-    (tmp_path / "foo").unlink()
-    (tmp_path / "x").unlink()
+    (root / "foo").unlink()
+    (root / "x").unlink()
     assert needs_write(fd, {"foo": file("1"), "x/y": file("2")})
     assert not write(fd, {"foo": file("1"), "x/y": file("2")}).changed
-    assert shown(tmp_path) == {"foo": b"1", "x/y": b"2"}
+    assert shown(root) == {"foo": b"1", "x/y": b"2"}
 
 
-def test_what_is_no_link_of_ours_is_left_alone(fd: int, tmp_path: Path) -> None:
-    (tmp_path / "nested").mkdir()
-    (tmp_path / "other").symlink_to("elsewhere")
+def test_what_is_no_link_of_ours_is_left_alone(fd: int, root: Path) -> None:
+    (root / "nested").mkdir()
+    (root / "other").symlink_to("elsewhere")
     write(fd, {"nested": file("1"), "other": file("2"), "foo": file("3")})
     write(fd, {"foo": file("4")})
-    assert (tmp_path / "nested").is_dir()
-    assert not (tmp_path / "other").is_symlink()  # step 11 goes by name, as upstream
-    assert (tmp_path / "foo").read_bytes() == b"4"
+    assert (root / "nested").is_dir()
+    assert not (root / "other").is_symlink()  # step 11 goes by name, as upstream
+    assert (root / "foo").read_bytes() == b"4"
 
 
-def test_fs_user_owns_file_and_link(fd: int, tmp_path: Path) -> None:
+def test_fs_user_owns_file_and_link(fd: int, root: Path) -> None:
     write(fd, {"token": file("1", 0o600, fs_user=1234), "plain": file("2")})
-    assert (tmp_path / "token").lstat().st_uid == (tmp_path / "token").stat().st_uid == 1234
-    assert (tmp_path / "plain").lstat().st_uid == (tmp_path / "plain").stat().st_uid == 0
+    assert (root / "token").lstat().st_uid == (root / "token").stat().st_uid == 1234
+    assert (root / "plain").lstat().st_uid == (root / "plain").stat().st_uid == 0
 
 
 @pytest.mark.parametrize(
     ("mode", "expected"), [(0o400, 0o440), (0o644, 0o644), (0o600, 0o640), (0o777, 0o777), (0o000, 0o440)]
 )
-def test_fs_group_opens_the_volume_to_the_group(fd: int, tmp_path: Path, mode: int, expected: int) -> None:
-    tmp_path.chmod(0o1777)
+def test_fs_group_opens_the_volume_to_the_group(fd: int, root: Path, mode: int, expected: int) -> None:
+    root.chmod(0o1777)
     version = write(fd, {"a/b": file("1", mode)}, set_perms=lambda _: apply_fs_group(fd, 2000, read_only=True)).version
-    target = tmp_path / version
-    assert (mode_of(tmp_path), mode_of(target), mode_of(target / "a")) == (0o3777, 0o2755, 0o2755)
+    target = root / version
+    assert (mode_of(root), mode_of(target), mode_of(target / "a")) == (0o3777, 0o2755, 0o2755)
     assert mode_of(target / "a/b") == expected
-    assert {path.lstat().st_gid for path in [tmp_path, target, target / "a", target / "a/b"]} == {2000}
-    assert mode_of(tmp_path / "a/b") == expected
+    assert {path.lstat().st_gid for path in [root, target, target / "a", target / "a/b"]} == {2000}
+    assert mode_of(root / "a/b") == expected
 
 
 @pytest.mark.parametrize("died_after", range(1, 13))
 def test_killed_after_any_step_then_written_again(
-    fd: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died_after: int
+    fd: int, root: Path, monkeypatch: pytest.MonkeyPatch, died_after: int
 ) -> None:
     """Whatever system call the writer died at, the old or the new version is whole, and the next write heals the rest."""
 
@@ -249,28 +257,28 @@ def test_killed_after_any_step_then_written_again(
     except Killed:
         pass
     monkeypatch.undo()
-    version = tmp_path / os.readlink(tmp_path / "..data")
+    version = root / os.readlink(root / "..data")
     seen = {path.name: path.read_text() for path in version.iterdir()}
     assert seen in (before, after)
     final = {"stays": "3", "new": "2"}
     write(fd, files(final))
-    assert sorted(os.listdir(tmp_path)) == sorted(["..data", os.readlink(tmp_path / "..data"), "new", "stays"])
-    assert shown(tmp_path) == {path: text.encode() for path, text in final.items()}
+    assert sorted(os.listdir(root)) == sorted(["..data", os.readlink(root / "..data"), "new", "stays"])
+    assert shown(root) == {path: text.encode() for path, text in final.items()}
 
 
-def test_stale_data_tmp_does_not_stop_the_next_write(fd: int, tmp_path: Path) -> None:
+def test_stale_data_tmp_does_not_stop_the_next_write(fd: int, root: Path) -> None:
     write(fd, {"foo": file("1")})
-    (tmp_path / "..data_tmp").symlink_to("..2020_01_01_00_00_00.1")
+    (root / "..data_tmp").symlink_to("..2020_01_01_00_00_00.1")
     result = write(fd, {"foo": file("2")})
-    assert machinery(tmp_path) == sorted(["..data", result.version])
+    assert machinery(root) == sorted(["..data", result.version])
 
 
-def test_events_of_an_update_come_in_the_kubelets_order(fd: int, tmp_path: Path) -> None:
+def test_events_of_an_update_come_in_the_kubelets_order(fd: int, root: Path) -> None:
     """Source: fuse.md §4, the reference row."""
     old = write(fd, {"foo": file("1"), "gone": file("1")}).version
     interesting = flags.CREATE | flags.ATTRIB | flags.MOVED_FROM | flags.MOVED_TO | flags.DELETE
     with INotify() as inotify:
-        inotify.add_watch(str(tmp_path), interesting)
+        inotify.add_watch(str(root), interesting)
         new = write(fd, {"foo": file("2"), "new": file("2")}).version
         events = [
             (event.name, next(flag.name for flag in flags.from_mask(event.mask & interesting)))
@@ -293,11 +301,9 @@ NAMES = st.sampled_from(["a", "b", "c", "d/x", "d/y", "e/f/g"])
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key_sets=st.lists(st.sets(NAMES), min_size=2, max_size=6))
-def test_a_concurrent_reader_never_sees_a_mix(
-    tmp_path_factory: pytest.TempPathFactory, key_sets: list[set[str]]
-) -> None:
+def test_a_concurrent_reader_never_sees_a_mix(store_fd: int, key_sets: list[set[str]]) -> None:
     """Through one opened ``..data`` a reader finds one whole version; a key that stays is never missing."""
-    root = tmp_path_factory.mktemp("volume")
+    root = Path(tempfile.mkdtemp(dir=f"/proc/self/fd/{store_fd}"))
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
     staying = set.intersection(*key_sets)
     payloads = [{key: str(number) for key in keys} for number, keys in enumerate(key_sets)]
@@ -314,7 +320,7 @@ def test_a_concurrent_reader_never_sees_a_mix(
                         (root / key).read_text()
                     except OSError as error:
                         # Between resolving ..data and opening the file, upstream removes the old version as well.
-                        if error.errno != errno.ENOENT or not (root / key).exists():
+                        if error.errno != errno.ENOENT or not any((root / key).exists() for _ in range(20)):
                             problems.append(f"{key}: {error}")
                 try:
                     current = os.open(root / "..data", os.O_RDONLY | os.O_DIRECTORY)
@@ -343,6 +349,7 @@ def test_a_concurrent_reader_never_sees_a_mix(
         assert problems == []
         assert shown(root) == {path: text.encode() for path, text in payloads[-1].items()}
     finally:
+        atomicwriter.remove_tree(store_fd, root.name)
         os.close(fd)
 
 
@@ -363,9 +370,9 @@ def test_no_descriptor_stays_open(fd: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_missing_directory_is_an_error(tmp_path: Path) -> None:
-    fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
-    tmp_path.rmdir()
+def test_missing_directory_is_an_error(root: Path) -> None:
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    root.rmdir()
     try:
         with pytest.raises(FileNotFoundError):
             write(fd, {"foo": file("1")})
