@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import trio
 
+from kubelet_secrets.access.identity import mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.errors import ContainerRunError
@@ -175,6 +175,7 @@ def make_known(registry: ContainerRegistry, handle: ContainerHandle) -> None:
     """Tell the guard of a container that an earlier agent started, so that it reads on. One that has ended is left out."""
     record = handle.record
     if handle.pid is None:
+        registry.unregister(record.id)  # the registry may remember it from before it ended
         return
     try:
         mnt_ns = mount_namespace(handle.pid)
@@ -192,11 +193,6 @@ def make_known(registry: ContainerRegistry, handle: ContainerHandle) -> None:
             mounts=_read_grants(record.labels.get(GRANTS_LABEL, "[]")),
         )
     )
-
-
-def mount_namespace(pid: int) -> int:
-    """Inode number of the mount namespace of *pid*. Raises: OSError when there is no such process."""
-    return os.stat(f"/proc/{pid}/ns/mnt").st_ino
 
 
 def _read_grants(text: str) -> frozenset[tuple[str, str]]:
