@@ -22,12 +22,15 @@ import anyio.abc
 import trio
 from anycorn.app_wrappers import ASGIWrapper
 from anycorn.config import Config
+from anycorn.protocol import ProtocolWrapper
+from anycorn.protocol.h2 import H2Protocol
 from anycorn.tcp_server import TCPServer
 from anycorn.typing import ASGIFramework
 from anycorn.worker_context import WorkerContext
 from anyio.streams.tls import TLSStream
 from starlette.types import ASGIApp
 
+from kubelet_secrets.apiserver.roundrobin import RoundRobin
 from kubelet_secrets.errors import HostError
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,20 @@ def anycorn_config() -> Config:
     config.accesslog = None
     config.errorlog = _QUIET
     return config
+
+
+class _Connection(TCPServer):
+    """anycorn's connection, with streams that take turns instead of its priority tree (see ``roundrobin.py``)."""
+
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        return self._wrapper
+
+    @protocol.setter
+    def protocol(self, wrapper: ProtocolWrapper) -> None:
+        if isinstance(wrapper.protocol, H2Protocol):
+            wrapper.protocol.priority = RoundRobin()  # type: ignore[assignment]  # what it needs of a PriorityTree
+        self._wrapper = wrapper
 
 
 class Listener:
@@ -103,7 +120,7 @@ class Listener:
             await anyio.aclose_forcefully(stream)
             return
         try:
-            await TCPServer(application, config, worker, {}, tls).run()  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
+            await _Connection(application, config, worker, {}, tls).run()  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
         except Exception as error:
             # A connection's border: whatever a peer provokes in the protocol code ends this connection only.
             log.warning("connection ended: %s", _kind(error))

@@ -3,54 +3,96 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import h2.config
 import h2.connection
+import h2.events
 import httpx2
+import priority
 import pytest
 import trio
 
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
+from kubelet_secrets.apiserver.roundrobin import RoundRobin
 from kubelet_secrets.apiserver.server import MAX_STREAMS
 from kubelet_secrets.errors import HostError
 from tests.apiserver.harness import SECRETS, Http, http_client, secret
 
 
-async def _raw_h2(server: ServerHandle) -> tuple[trio.SSLStream[trio.SocketStream], h2.connection.H2Connection]:
-    """An HTTP/2 connection without any credential."""
+class RawConnection:
+    """An HTTP/2 connection without any credential, frame by frame."""
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        self._stream = stream
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+
+    async def flush(self) -> None:
+        await self._stream.send_all(self.h2.data_to_send())
+
+    async def receive(self) -> list[h2.events.Event]:
+        """The next events; none when the server has closed the connection, however it did."""
+        try:
+            data = await self._stream.receive_some(65536)
+        except (trio.BrokenResourceError, ssl.SSLError):
+            return []
+        return self.h2.receive_data(data) if data else []
+
+
+@asynccontextmanager
+async def raw_connection(server: ServerHandle, *, negotiates: bool = True) -> AsyncIterator[RawConnection]:
+    """Args: *negotiates*: by ALPN; else HTTP/2 is simply spoken (RFC 9113, 3.3)."""
     context = ssl.create_default_context(cadata=server.ca_pem.decode())
-    context.set_alpn_protocols(["h2"])
+    if negotiates:
+        context.set_alpn_protocols(["h2"])
     tcp = await trio.open_tcp_stream("127.0.0.1", server.port)
     stream = trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True)
-    await stream.do_handshake()
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    connection.initiate_connection()
-    await stream.send_all(connection.data_to_send())
-    connection.receive_data(await stream.receive_some(65536))
-    return stream, connection
-
-
-async def _drain(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    """Read until the peer closes, however it does."""
     try:
-        while await stream.receive_some(65536):
-            pass
-    except (trio.BrokenResourceError, ssl.SSLError):
-        pass
-
-
-async def test_priority_flood_ends_only_the_attackers_connection(server: ServerHandle, admin: Http) -> None:
-    """1,000 PRIORITY frames on idle streams raise out of anycorn's connection task and end its stock server."""
-    async with admin.watch(f"{SECRETS}?watch=1") as watch:
-        stream, connection = await _raw_h2(server)
-        for index in range(1, 1201):
-            connection.prioritize(2 * index + 1, weight=10)
-        await stream.send_all(connection.data_to_send())
         with trio.fail_after(10):
-            await _drain(stream)
+            await stream.do_handshake()
+            connection = RawConnection(stream)
+            connection.h2.initiate_connection()
+            await connection.flush()
+            await connection.receive()
+            yield connection
+    finally:
         await trio.aclose_forcefully(stream)
+
+
+def _flood(connection: RawConnection) -> None:
+    for index in range(1, 1201):
+        connection.h2.prioritize(2 * index + 1, weight=10)
+
+
+async def test_priority_frames_are_read_and_ignored(server: ServerHandle) -> None:
+    """anycorn's own scheduler would raise after 1,000 of them, and end the server with it."""
+    async with raw_connection(server) as connection:
+        _flood(connection)
+        headers = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/healthz")]
+        connection.h2.send_headers(4001, headers, end_stream=True)
+        await connection.flush()
+        bodies = []
+        while not bodies:
+            bodies = [event.data for event in await connection.receive() if isinstance(event, h2.events.DataReceived)]
+    assert bodies == [b"ok"]
+
+
+async def test_connection_whose_protocol_code_raises_ends_alone(
+    server: ServerHandle, admin: Http, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without ALPN the stock scheduler is in place, and the flood does break it - for the attacker."""
+    async with admin.watch(f"{SECRETS}?watch=1") as watch:
+        async with raw_connection(server, negotiates=False) as connection:
+            _flood(connection)
+            await connection.flush()
+            while await connection.receive():
+                pass
         assert (await admin.post(SECRETS, secret("after-the-flood"))).status == 201
         assert (await watch.next())[1]["metadata"]["name"] == "after-the-flood"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "connection ended: TooManyStreamsError"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +171,25 @@ async def test_idle_clients_disconnect_leaves_no_subscription(server: ServerHand
     with trio.fail_after(10):
         while any(place[0] == "secrets" for place in hub._subscriptions):  # noqa: ASYNC110 - the server tells nobody
             await trio.sleep(0.01)
+
+
+def test_ready_streams_take_turns() -> None:
+    tree = RoundRobin()
+    for stream_id in (1, 3, 5):
+        tree.insert_stream(stream_id)
+    tree.block(3)
+    assert [next(tree) for _ in range(4)] == [1, 5, 1, 5]
+    tree.unblock(3)
+    assert {next(tree) for _ in range(3)} == {1, 3, 5}
+    tree.remove_stream(1)
+    for stream_id in (3, 5):
+        tree.block(stream_id)
+    with pytest.raises(priority.DeadlockError):
+        next(tree)
+    with pytest.raises(priority.MissingStreamError):
+        tree.unblock(1)
+    with pytest.raises(priority.DuplicateStreamError):
+        tree.insert_stream(3)
+    tree.reprioritize(99, depends_on=3, weight=1, exclusive=True)
+    with pytest.raises(priority.MissingStreamError):
+        tree.block(99)
