@@ -38,7 +38,8 @@ from kubelet_secrets.volume.layout import EMPTY_DIR_PLUGIN, PodsLayout, make_dir
 from kubelet_secrets.volume.modes import PLAIN_ROOT_MODE, TMPFS_ROOT_MODE
 from kubelet_secrets.volume.nested import nested_mountpoints
 from kubelet_secrets.volume.payload import has_payload, plugin_directory
-from kubelet_secrets.volume.store import Store, VolumeRef, VolumeVersion, payload_usage
+from kubelet_secrets.volume.quota import payload_usage
+from kubelet_secrets.volume.store import Store, VolumeRef, VolumeVersion, nested_mountpoint_error
 from kubelet_secrets.volume.subpath import bind_sub_path, find, find_missing, make_missing, make_target
 
 logger = logging.getLogger(__name__)
@@ -122,8 +123,10 @@ class VolumeManager:
             else:
                 await self._write_next(ref, payload, fs_group)
                 for path in self._store.missing_directories(*_key(ref), nested):
-                    with self._store.translate_errors():
+                    try:
                         await self._writer.make_nested_directory(*_key(ref), path)
+                    except OSError as error:
+                        raise nested_mountpoint_error(path, error) from error
             if ref not in self._attached:
                 await self._attach(ref, plugin_directory(volume))
             version = self._store.current(*_key(ref))

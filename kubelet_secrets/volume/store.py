@@ -25,33 +25,9 @@ from datetime import UTC, datetime
 from kubelet_secrets.errors import SetUpError, StoreFull
 from kubelet_secrets.volume import atomicwriter
 from kubelet_secrets.volume.modes import DIRECTORY_MODE, EntryKind, with_fs_group
+from kubelet_secrets.volume.quota import NO_LIMITS, NOTHING, StoreLimits, Usage, check_limits, payload_usage
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLimits:
-    """Quotas. None means no quota of ours; the filesystem's own size holds all the same."""
-
-    node_bytes: int | None = None  # everything, both versions of a volume during a switch included
-    node_inodes: int | None = None
-    pod_bytes: int | None = None  # one pod's volumes, one version each
-    pod_inodes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Memory in use, in whole pages, and entries of any kind."""
-
-    size_bytes: int = 0
-    inodes: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.size_bytes + other.size_bytes, self.inodes + other.inodes)
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(self.size_bytes - other.size_bytes, self.inodes - other.inodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +64,7 @@ class Store:
         root_fd: directory descriptor of the memory filesystem's root; O_PATH is enough. Stays the caller's.
     """
 
-    def __init__(self, root_fd: int, *, limits: StoreLimits = StoreLimits()) -> None:
+    def __init__(self, root_fd: int, *, limits: StoreLimits = NO_LIMITS) -> None:
         self._root = root_fd
         self._limits = limits
 
@@ -106,7 +82,9 @@ class Store:
             StoreFull: no room for a directory.
         """
         path = _path(pod_uid, volume)
-        with self.translate_errors():
+        if self._exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        with self.translate_errors(Usage(0, 2)):
             try:
                 os.mkdir(pod_uid, 0o700, dir_fd=self._root)
             except FileExistsError:
@@ -149,9 +127,7 @@ class Store:
                 except OSError as error:
                     if error.errno in _FULL:
                         raise self._full(Usage(0, path.count("/") + 1)) from error
-                    raise SetUpError(
-                        f"unable to create nested volume mountpoints: mkdir {path}: {_text(error)}"
-                    ) from error
+                    raise nested_mountpoint_error(path, error) from error
 
     def missing_directories(self, pod_uid: str, volume: str, paths: Iterable[str]) -> list[str]:
         """Those of *paths* that the volume lacks."""
@@ -227,7 +203,7 @@ class Store:
     def usage(self, pod_uid: str | None = None, volume: str | None = None) -> Usage:
         """What a volume, a pod, or the whole store takes up; nothing when there is none. Walks it: some µs per entry."""
         path = "." if pod_uid is None else _segment(pod_uid) if volume is None else _path(pod_uid, volume)
-        total = Usage()
+        total = NOTHING
         if not self._exists(path):
             return total
         for _, directories, names, fd in os.fwalk(path, dir_fd=self._root):
@@ -250,17 +226,17 @@ class Store:
             StoreFull: names the quota, what it allows and what would be used.
         """
         limits = self._limits
-        if limits == StoreLimits():
+        if limits == NO_LIMITS:
             return
         new = payload_usage(payload)
         if limits.pod_bytes is not None or limits.pod_inodes is not None:
             pod = self.usage(pod_uid) - self.usage(pod_uid, volume) + new
-            _check(f"pod {pod_uid}", pod, limits.pod_bytes, limits.pod_inodes)
+            check_limits(f"pod {pod_uid}", pod, limits.pod_bytes, limits.pod_inodes)
         if limits.node_bytes is not None or limits.node_inodes is not None:
-            _check("node", self.usage() + new, limits.node_bytes, limits.node_inodes)
+            check_limits("node", self.usage() + new, limits.node_bytes, limits.node_inodes)
 
     @contextmanager
-    def translate_errors(self, needed: Usage = Usage()) -> Iterator[None]:
+    def translate_errors(self, needed: Usage = NOTHING) -> Iterator[None]:
         """Turn errno from the store, or from the mount above it, into what the pod reports.
 
         Args:
@@ -272,8 +248,6 @@ class Store:
         """
         try:
             yield
-        except (FileExistsError, FileNotFoundError):
-            raise
         except OSError as error:
             if error.errno in _FULL:
                 raise self._full(needed) from error
@@ -312,25 +286,9 @@ class Store:
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
 
 
-def payload_usage(payload: Mapping[str, atomicwriter.FileLike]) -> Usage:
-    """What one version of *payload* takes up, with its directories and links."""
-    directories, links = {""}, {atomicwriter.DATA_DIR}
-    for path in payload:
-        links.add(path.split("/", 1)[0])
-        while "/" in path:
-            path = path.rsplit("/", 1)[0]
-            directories.add(path)
-    size_bytes = sum(-(-len(file.data) // _PAGE_BYTES) * _PAGE_BYTES for file in payload.values())
-    return Usage(size_bytes, len(payload) + len(directories) + len(links))
-
-
-def _check(what: str, usage: Usage, max_bytes: int | None, max_inodes: int | None) -> None:
-    if max_bytes is not None and usage.size_bytes > max_bytes:
-        raise StoreFull(
-            f"secret volumes of {what} would take {usage.size_bytes} bytes of memory, {max_bytes} are allowed"
-        )
-    if max_inodes is not None and usage.inodes > max_inodes:
-        raise StoreFull(f"secret volumes of {what} would take {usage.inodes} files, {max_inodes} are allowed")
+def nested_mountpoint_error(path: str, error: OSError) -> SetUpError:
+    """The kubelet's text. Source: pkg/volume/util/nested_volumes.go, MakeNestedMountpoints."""
+    return SetUpError(f"unable to create nested volume mountpoints: mkdir {path}: {_text(error)}")
 
 
 def _segment(name: str) -> str:

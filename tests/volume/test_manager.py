@@ -32,7 +32,8 @@ from kubelet_secrets.fusefs.writer import Writer
 from kubelet_secrets.volume.atomicwriter import FileLike, WriteResult
 from kubelet_secrets.volume.layout import PodsLayout
 from kubelet_secrets.volume.manager import VolumeManager
-from kubelet_secrets.volume.store import Store, StoreLimits, VolumeRef
+from kubelet_secrets.volume.quota import StoreLimits
+from kubelet_secrets.volume.store import Store, VolumeRef
 
 from .files import file, files, mode_of, shown
 
@@ -304,6 +305,26 @@ async def test_a_mountpoint_for_a_later_container_is_made_through_the_mount(node
     pod = Pod(metadata=POD.metadata, spec=PodSpec(containers=POD.spec.containers, ephemeral_containers=(debugger,)))
     await node.volumes.set_up(pod, DB, files({"a": "1"}), fs_group=None)
     assert (node.db / "later").is_dir()
+
+
+async def test_a_file_where_a_mountpoint_should_be(node: Node) -> None:
+    await node.show({"x": "file"})
+    mounts_inside = (VolumeMount(name="db", mount_path="/d"), VolumeMount(name="v", mount_path="/d/x/y"))
+    pod = Pod(metadata=POD.metadata, spec=PodSpec(containers=(Container(name="app", volume_mounts=mounts_inside),)))
+    with pytest.raises(SetUpError, match="unable to create nested volume mountpoints: mkdir x/y: not a directory"):
+        await node.volumes.set_up(pod, DB, files({"x": "file"}), fs_group=None)
+    assert shown(node.db) == {"x": b"file"}
+
+
+async def test_a_volume_removed_under_our_hands_is_a_set_up_error(node: Node) -> None:
+    await node.show({"a": "1"})
+
+    async def update(*_: object, **__: object) -> WriteResult:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    node.writer.update = update  # type: ignore[method-assign]
+    with pytest.raises(SetUpError, match=r"^secret store: no such file or directory$"):
+        await node.show({"a": "2"})
 
 
 async def test_set_ups_of_one_volume_take_turns_and_of_others_do_not_wait(node: Node) -> None:

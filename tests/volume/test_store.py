@@ -8,7 +8,8 @@ import pytest
 
 from kubelet_secrets.errors import SetUpError, StoreFull
 from kubelet_secrets.volume.atomicwriter import write
-from kubelet_secrets.volume.store import Store, StoreLimits, Usage, VolumeRef, payload_usage
+from kubelet_secrets.volume.quota import StoreLimits, Usage, payload_usage
+from kubelet_secrets.volume.store import Store, VolumeRef
 
 from .files import File, file
 
