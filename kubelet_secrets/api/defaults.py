@@ -48,11 +48,14 @@ def default_secret(secret: Obj) -> None:
         data = _child(secret, "data")
         for key, value in written.items():
             data[key] = base64.b64encode((value or "").encode("utf-8", "surrogatepass")).decode("ascii")
+    _fill_entries(secret, "data")
     _drop_empty(secret, "data")
 
 
 def default_config_map(config_map: Obj) -> None:
     """Nothing is filled in; empty maps are left out, as ``omitempty`` does."""
+    _fill_entries(config_map, "data")
+    _fill_entries(config_map, "binaryData")
     _drop_empty(config_map, "data")
     _drop_empty(config_map, "binaryData")
 
@@ -257,6 +260,13 @@ def _child(obj: Obj, field: str) -> Obj:
 
 def _entries(obj: Obj | None, field: str) -> Iterator[Obj]:
     yield from (entry for entry in ((obj or {}).get(field) or ()) if isinstance(entry, dict))
+
+
+def _fill_entries(obj: Obj, field: str) -> None:
+    """An entry of a map that is ``null`` is there and empty, as Go decodes it."""
+    for key, value in (obj.get(field) or {}).items():
+        if value is None:
+            obj[field][key] = ""
 
 
 def _drop_empty(obj: Obj, field: str) -> None:
