@@ -14,6 +14,7 @@ from kubelet_secrets.explain.inventory import Inventory, PodManifest, take_inven
 from kubelet_secrets.explain.lookup import ManifestSource
 from kubelet_secrets.explain.model import ContainerView, Explanation, PodView, Problem, Severity
 from kubelet_secrets.explain.objects import object_problems
+from kubelet_secrets.explain.rules import object_rule_problems, pod_rule_problems, without_repetitions
 from kubelet_secrets.explain.variables import explain_variables, known_services
 from kubelet_secrets.manifests import ManifestObject
 
@@ -41,14 +42,22 @@ def explain(
     services = known_services(tuple(inventory.services.values()))
     return Explanation(
         pods=tuple(_explain_pod(each, inventory, services) for each in inventory.pods),
-        problems=tuple(object_problems(inventory, now=now, expires_within=expires_within)),
+        problems=tuple(_explain_objects(inventory, now, expires_within)),
     )
+
+
+def _explain_objects(inventory: Inventory, now: datetime, expires_within: timedelta) -> Iterator[Problem]:
+    refused = [problem for manifest in inventory.manifests for problem in object_rule_problems(manifest)]
+    yield from refused
+    own = list(object_problems(inventory, now=now, expires_within=expires_within))
+    yield from without_repetitions(own, refused)
 
 
 def _explain_pod(given: PodManifest, inventory: Inventory, services: tuple[Service, ...]) -> PodView:
     manifest, pod = given.manifest, given.pod
     source = ManifestSource(inventory, manifest.namespace)
     where = f"{manifest.where}: {given.path}"
+    refused = tuple(pod_rule_problems(given))
     volumes = explain_volumes(pod, where=where, source=source)
     containers = []
     for kind, field, members in (
@@ -58,14 +67,18 @@ def _explain_pod(given: PodManifest, inventory: Inventory, services: tuple[Servi
     ):
         for index, container in enumerate(members):
             spot = f"{where}.{field}[{index}]"
-            containers.append(_explain_container(given, kind, container, volumes, services, spot, source))
+            containers.append(_explain_container(given, kind, container, volumes, services, spot, source, refused))
     return PodView(
         kind=manifest.kind,
         namespace=manifest.namespace,
         name=manifest.name,
         source=manifest.source,
         containers=tuple(containers),
-        problems=(*volumes.problems, *_pull_secret_problems(given, where, source)),
+        problems=(
+            *refused,
+            *without_repetitions(volumes.problems, refused),
+            *_pull_secret_problems(given, where, source),
+        ),
     )
 
 
@@ -77,6 +90,7 @@ def _explain_container(
     services: tuple[Service, ...],
     where: str,
     source: ManifestSource,
+    refused: tuple[Problem, ...],
 ) -> ContainerView:
     variables = explain_variables(
         given.pod,
@@ -103,7 +117,7 @@ def _explain_container(
         mounts=files.mounts,
         files=files.files,
         variables=variables.views,
-        problems=(*variables.problems, *files.problems),
+        problems=tuple(without_repetitions((*variables.problems, *files.problems), refused)),
     )
 
 

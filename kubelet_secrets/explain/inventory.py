@@ -60,11 +60,13 @@ class PodManifest:
 
     manifest: Manifest  # of the pod or the workload
     pod: Pod  # named after the workload when it comes from a template
+    obj: dict[str, Any] = field(repr=False)  # the same as a dictionary
     path: str  # of the pod's spec within the manifest: "spec", "spec.template.spec"
 
     @property
     def is_template(self) -> bool:
-        return self.manifest.kind != "Pod"
+        """Whether a controller makes the pods, or the API server their names."""
+        return self.manifest.kind != "Pod" or bool(self.pod.metadata.generate_name)
 
 
 @dataclass(slots=True)
@@ -115,7 +117,9 @@ def _normalize(given: ManifestObject, namespace: str) -> Manifest:
     metadata = obj.get("metadata")
     if not isinstance(metadata, dict):
         raise UsageError(f"{given.source}: {given.kind}: metadata is missing")
-    name = metadata.get("name") or metadata.get("generateName")
+    name = metadata.get("name")
+    if not name and isinstance(metadata.get("generateName"), str) and metadata["generateName"]:
+        name = metadata["name"] = metadata["generateName"] + "xxxxx"
     if not isinstance(name, str) or not name:
         raise UsageError(f"{given.source}: {given.kind}: metadata.name is missing")
     own = metadata.get("namespace") or namespace
@@ -151,6 +155,11 @@ def _make_pod(manifest: Manifest, inventory: Inventory) -> PodManifest:
     _checked(manifest, pod, Pod)  # so that what follows may rely on the shapes
     apply_defaults(pod)
     spec = pod["spec"]
+    if manifest.kind == "StatefulSet" and (claims := list(_claim_names(manifest.obj))):
+        kept = [volume for volume in spec.get("volumes") or () if volume.get("name") not in claims]
+        # The controller mounts each claim as a volume of its template's name, over one of the same name.
+        made = [{"name": name, "persistentVolumeClaim": {"claimName": f"{name}-{manifest.name}"}} for name in claims]
+        spec["volumes"] = [*made, *kept]
     account_name = spec.get("serviceAccountName") or "default"
     spec["serviceAccountName"] = account_name
     account = inventory.service_accounts.get((manifest.namespace, account_name))
@@ -158,7 +167,7 @@ def _make_pod(manifest: Manifest, inventory: Inventory) -> PodManifest:
         spec["imagePullSecrets"] = account["imagePullSecrets"]
     if wants_token(pod, account):
         add_token_volume(pod, lambda prefix: prefix + "xxxxx")
-    return PodManifest(manifest, _checked(manifest, pod, Pod), path)
+    return PodManifest(manifest, _checked(manifest, pod, Pod), pod, path)
 
 
 def _pod_of_template(manifest: Manifest, steps: tuple[str, ...]) -> dict[str, Any]:
@@ -176,20 +185,15 @@ def _pod_of_template(manifest: Manifest, steps: tuple[str, ...]) -> dict[str, An
         "metadata": {**metadata, "namespace": manifest.namespace, "name": manifest.name},
         "spec": template.get("spec"),
     }
-    if manifest.kind == "StatefulSet" and isinstance(pod["spec"], dict):
-        claims = list(_claim_names(manifest.obj))
-        kept = [volume for volume in pod["spec"].get("volumes") or () if volume.get("name") not in claims]
-        # The controller mounts each claim as a volume of its template's name, over one of the same name.
-        made = [{"name": name, "persistentVolumeClaim": {"claimName": f"{name}-{manifest.name}"}} for name in claims]
-        pod["spec"]["volumes"] = [*made, *kept]
     return pod
 
 
 def _claim_names(workload: dict[str, Any]) -> Iterator[str]:
-    for claim in workload["spec"].get("volumeClaimTemplates") or ():
-        name = (claim.get("metadata") or {}).get("name") if isinstance(claim, dict) else None
-        if isinstance(name, str):
-            yield name
+    claims = workload["spec"].get("volumeClaimTemplates")
+    for claim in claims if isinstance(claims, list) else ():
+        metadata = claim.get("metadata") if isinstance(claim, dict) else None
+        if isinstance(metadata, dict) and isinstance(metadata.get("name"), str):
+            yield metadata["name"]
 
 
 def _checked(manifest: Manifest, obj: dict[str, Any], kind: type[T]) -> T:

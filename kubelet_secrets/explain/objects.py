@@ -1,4 +1,4 @@
-"""Problems of Secrets and ConfigMaps themselves, whoever uses them.
+"""Problems of Secrets and ConfigMaps themselves, whoever uses them. What the API refuses is told by ``rules``.
 
 Pure. Source: semantics §1.
 """
@@ -38,11 +38,11 @@ def object_problems(inventory: Inventory, *, now: datetime, expires_within: time
             config_map = inventory.config_maps[key]
             size = sum(len(text.encode("utf-8", "surrogateescape")) for text in config_map.data.values())
             size += sum(map(len, config_map.binary_data.values()))
-            yield from _size_problems(manifest, size, field="")
+            yield from _size_problems(manifest, size)
             yield from _immutable_problems(manifest, config_map.immutable)
             continue
         secret = inventory.secrets[key]
-        yield from _size_problems(manifest, sum(map(len, secret.data.values())), field="data")
+        yield from _size_problems(manifest, sum(map(len, secret.data.values())))
         yield from _immutable_problems(manifest, secret.immutable)
         if secret.type == "kubernetes.io/tls":
             yield from _certificate_problems(manifest, secret, now, expires_within)
@@ -50,22 +50,13 @@ def object_problems(inventory: Inventory, *, now: datetime, expires_within: time
             yield from _token_problems(manifest, secret, now, expires_within)
 
 
-def _size_problems(manifest: Manifest, size_bytes: int, *, field: str) -> Iterator[Problem]:
-    where = f"{manifest.where}: {field}" if field else manifest.where
-    if size_bytes > MAX_SIZE_BYTES:
-        yield Problem(
-            severity=Severity.BLOCKS,
-            code="too-large",
-            message=f"Too long: may not be more than {MAX_SIZE_BYTES} bytes",
-            where=where,
-            hint=f"it has {size_bytes} bytes; split it into several objects and project them into one volume",
-        )
-    elif size_bytes > _LARGE_SIZE_BYTES:
+def _size_problems(manifest: Manifest, size_bytes: int) -> Iterator[Problem]:
+    if _LARGE_SIZE_BYTES < size_bytes <= MAX_SIZE_BYTES:  # beyond it, the API's rules say so
         yield Problem(
             severity=Severity.WARNING,
             code="nearly-too-large",
             message=f"{size_bytes} of at most {MAX_SIZE_BYTES} bytes are used",
-            where=where,
+            where=manifest.where,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kubelet_secrets.errors import UsageError
 from kubelet_secrets.explain import Severity
 from tests.explain.builders import explain_yaml, only_container, pod, problems, secret
 
@@ -71,20 +72,6 @@ def test_default_mode_is_filled_in_as_the_api_server_does() -> None:
             "references non-existent secret key: usr",
             'did you mean "user"?',
             id="projected-key",
-        ),
-        pytest.param(
-            "[{name: v, downwardAPI: {items: [{path: a, fieldRef: {fieldPath: x.y}}]}}]",
-            "volumes[0].downwardAPI.items[0]",
-            "unsupported fieldPath: x.y",
-            "",
-            id="field",
-        ),
-        pytest.param(
-            "[{name: v, secret: {secretName: db, items: [{key: user, path: ../u}]}}]",
-            "volumes[0].secret.items[0]",
-            "invalid path: must not contain '..': ../u",
-            "",
-            id="path",
         ),
         pytest.param(
             "[{name: v, secret: {secretName: db, items: [{key: user, path: a}, {key: user, path: a/b}]}}]",
@@ -258,3 +245,50 @@ def test_pull_secrets_are_looked_at_but_stop_nothing() -> None:
     explanation = explain_yaml(DB + pod("args: []", spec="imagePullSecrets: [{name: none}, {name: db}]"))
     assert [problem.code for problem in explanation.all_problems()] == ["missing-pull-secret", "pull-secret-ignored"]
     assert not explanation.is_blocked
+
+
+@pytest.mark.parametrize(
+    ("volumes", "where", "message"),
+    [
+        pytest.param(
+            "[{name: v, downwardAPI: {items: [{path: a, fieldRef: {fieldPath: x.y}}]}}]",
+            "spec.volumes[0].downwardAPI.fieldRef.fieldPath",
+            'Invalid value: "x.y": error converting fieldPath: field label not supported: x.y',
+            id="field",
+        ),
+        pytest.param(
+            "[{name: v, secret: {secretName: db, items: [{key: user, path: ../u}]}}]",
+            "spec.volumes[0].secret.items[0].path",
+            "Invalid value: \"../u\": must not contain '..'",
+            id="path",
+        ),
+        pytest.param(
+            "[{name: v, secret: {}}]", "spec.volumes[0].secret.secretName", "Required value", id="nothing-named"
+        ),
+    ],
+)
+def test_what_the_api_refuses_is_told_in_its_words_and_once(volumes: str, where: str, message: str) -> None:
+    explanation = explain_yaml(DB + pod(MOUNT, volumes=volumes))
+    told = [(problem.code, problem.where, problem.message) for problem in explanation.pods[0].problems]
+    assert told == [
+        ("invalid", f"Pod default/web: {where}", message),
+        ("invalid", "Pod default/web: spec.containers[0].volumeMounts[0].name", 'Not found: "v"'),
+    ], "the second follows from the first, for the API server too"
+    assert explanation.is_blocked
+
+
+def test_paths_of_a_templates_errors_are_those_of_the_template() -> None:
+    text = (
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n"
+        "spec: {template: {metadata: {labels: {a b: c}}, spec: {containers: [{name: C, image: i}]}}}\n"
+    )
+    told = [problem.where for problem in explain_yaml(text).all_problems()]
+    assert told == [
+        "Deployment default/web: spec.template.metadata.labels",
+        "Deployment default/web: spec.template.spec.containers[0].name",
+    ]
+
+
+def test_field_of_a_type_that_only_the_rules_read_is_unusable_input() -> None:
+    with pytest.raises(UsageError, match=r"^f.yaml: Pod default/web: a field has the wrong type$"):
+        explain_yaml(pod("args: []", spec="runtimeClassName: 5"))

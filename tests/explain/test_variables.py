@@ -64,20 +64,6 @@ def test_variables_have_value_and_origin() -> None:
             id="configmap",
         ),
         pytest.param(
-            "valueFrom: {fieldRef: {fieldPath: spec.nope}}",
-            "env[0].valueFrom.fieldRef",
-            "field label not supported: spec.nope",
-            "",
-            id="field",
-        ),
-        pytest.param(
-            "valueFrom: {resourceFieldRef: {resource: limits.gpu}}",
-            "env[0].valueFrom.resourceFieldRef",
-            "unsupported container resource : limits.gpu",
-            "",
-            id="resource",
-        ),
-        pytest.param(
             "valueFrom: {fileKeyRef: {volumeName: v, path: p, key: K}}",
             "env[0].valueFrom.fileKeyRef",
             'cannot find the volume "v" referenced by FileKeyRef',

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubelet_secrets.errors import UsageError
 from tests.explain.builders import explain_yaml, problems, secret
@@ -122,3 +126,76 @@ def test_unusable_object_is_told_without_its_values(text: str, message: str) -> 
     with pytest.raises(UsageError) as caught:
         explain_yaml(text)
     assert str(caught.value) == message
+
+
+def test_generated_name_is_not_known() -> None:
+    env = "[{name: N, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"
+    text = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {generateName: web-}\n"
+        f"spec: {{containers: [{{name: c, image: i, env: {env}}}]}}\n"
+    )
+    explanation = explain_yaml(text)
+    assert explanation.pods[0].name == "web-xxxxx"
+    assert explanation.pods[0].containers[0].variables[0].value is None
+    assert not explanation.is_blocked
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "a", "v", "$(A)", "..", "metadata.name"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["name", "items", "key", "path", "secret", "env", "value", "mountPath", "metadata", "spec"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=5,
+)
+FIELDS = [
+    "metadata", "spec", "spec.template", "spec.template.metadata", "spec.template.spec", "spec.template.spec.volumes",
+    "spec.template.spec.volumes.0", "spec.template.spec.volumes.0.secret", "spec.template.spec.volumes.0.projected",
+    "spec.template.spec.containers", "spec.template.spec.containers.0", "spec.template.spec.containers.0.env",
+    "spec.template.spec.containers.0.env.0", "spec.template.spec.containers.0.env.0.valueFrom",
+    "spec.template.spec.containers.0.envFrom", "spec.template.spec.containers.0.volumeMounts",
+    "spec.template.spec.containers.0.volumeMounts.0", "spec.template.spec.imagePullSecrets", "spec.volumeClaimTemplates",
+    "spec.template.spec.securityContext", "spec.template.spec.serviceAccountName",
+]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(FIELDS), JSON), min_size=1, max_size=3))
+def test_whatever_a_manifest_holds_there_is_an_answer_or_one_line(changes: list[tuple[str, object]]) -> None:
+    template: dict[str, Any] = copy.deepcopy(TEMPLATE)
+    template["spec"]["volumes"] = [{"name": "v", "secret": {"secretName": "db"}}]
+    template["spec"]["containers"][0]["volumeMounts"] = [{"name": "v", "mountPath": "/v"}]
+    workload: Any = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "a"},
+        "spec": {"template": template},
+    }
+    for path, value in changes:
+        _set(workload, path.split("."), value)
+    try:
+        explanation = explain_yaml(secret("db", password="x") + "---\n" + json.dumps(workload))
+    except UsageError as error:
+        text = str(error)
+        assert "\n" not in text
+    else:
+        assert isinstance(explanation.is_blocked, bool)
+
+
+def _set(target: Any, steps: list[str], value: object) -> None:
+    for step in steps[:-1]:
+        if isinstance(target, dict):
+            target = target.get(step)
+        elif isinstance(target, list) and step.isdigit() and int(step) < len(target):
+            target = target[int(step)]
+        else:
+            return
+    if isinstance(target, dict):
+        target[steps[-1]] = value
+    elif isinstance(target, list) and steps[-1].isdigit() and int(steps[-1]) < len(target):
+        target[int(steps[-1])] = value
