@@ -16,6 +16,8 @@ from typing import Protocol
 import trio
 
 from kubelet_secrets.api import meta
+from kubelet_secrets.api.validation.fields import invalid_message, status_causes
+from kubelet_secrets.api.validation.objects import validate_object
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.registry import Admission, Attributes, Stored
 from kubelet_secrets.apiserver.resources import ServedResource, served
@@ -135,12 +137,15 @@ class ServiceAccounts(Plugin):
         return account
 
 
-class RequiredName(Plugin):
-    """An object has a name."""
+class ObjectRules(Plugin):
+    """The field rules of the object's kind."""
 
     async def validate(self, attributes: Attributes, finder: Finder) -> None:
         obj, row = attributes.obj, attributes.row
-        if obj is not None and not obj["metadata"].get("name"):
-            detail = "Required value: name or generateName is required"
-            cause = {"reason": "FieldValueRequired", "message": detail, "field": "metadata.name"}
-            raise statuses.invalid(row, "", f'{row.kind} "" is invalid: metadata.name: {detail}', [cause])
+        if obj is None:
+            return
+        found = validate_object(obj, attributes.old, attributes.subresource)
+        if found:
+            kind = f"{row.kind}.{row.resource.group}" if row.resource.group else row.kind
+            name = str(obj["metadata"].get("name", ""))
+            raise statuses.invalid(row, name, invalid_message(kind, name, found), status_causes(found))

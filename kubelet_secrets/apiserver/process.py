@@ -26,7 +26,7 @@ from pathlib import Path
 import trio
 
 from kubelet_secrets.apiserver import pki
-from kubelet_secrets.apiserver.admission import Chain, NamespaceLifecycle, RequiredName, ServiceAccounts
+from kubelet_secrets.apiserver.admission import Chain, NamespaceLifecycle, ObjectRules, ServiceAccounts
 from kubelet_secrets.apiserver.authn import Authenticators, CertificateAuthenticator, StaticToken, TokenAuthenticator
 from kubelet_secrets.apiserver.authz import Authorizers, PrivilegedGroups, PublicPaths
 from kubelet_secrets.apiserver.controllers import Controllers
@@ -129,7 +129,7 @@ async def _serve(
     for record in storage.records(f"{ROOT}pods/"):
         graph.set_pod(record.key, (await storage.open(record)).value)
     storage.add_listener(graph.observe)
-    chain = Chain((ServiceAccounts(), NamespaceLifecycle(), RequiredName(), NodeRestriction()))
+    chain = Chain((ServiceAccounts(), NamespaceLifecycle(), NodeRestriction(), ObjectRules()))
     registry = Registry(storage, hub, chain)
     chain.bind(registry)
     shutdown = trio.Event()
