@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from kubelet_secrets.access.identity import CallerUnknown, mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Container, Pod, Secret
 from kubelet_secrets.errors import ContainerConfigError, ContainerRunError, SetUpError
@@ -24,7 +25,6 @@ from kubelet_secrets.pod.environ import ContainerEnvs, EnvVersion
 from kubelet_secrets.pod.events import NORMAL, WARNING
 from kubelet_secrets.pod.handlers import HandlerFailed, Target, run_handler
 from kubelet_secrets.pod.imagepull import ImagePuller, ImageRefused
-from kubelet_secrets.pod.instances import mount_namespace
 from kubelet_secrets.pod.mounts import PlannedMount, plan_mounts
 from kubelet_secrets.pod.plan import StartContainer, spec_hash
 from kubelet_secrets.pod.settings import Gathered, make_settings
@@ -201,7 +201,7 @@ class ContainerStarter:
             if isinstance(error, StartFailed):
                 failure = self._refuse("RunContainerError", str(error), report, retry_at=None)
                 return Started(instance=self._never_ran(action, settings, str(error)), failure=failure)
-            if isinstance(error, ContainerRunError | OSError):
+            if isinstance(error, ContainerRunError | CallerUnknown | OSError):
                 return self._refuse("CreateContainerError", str(error), report)
             raise
         # No await until the return: a running container that nobody knows of could not be stopped.

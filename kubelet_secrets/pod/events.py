@@ -71,7 +71,7 @@ class EventRecorder:
         counted. *message* is published: no values in it.
         """
         logger.log(
-            logging.WARNING if event_type == WARNING else logging.INFO,
+            logging.INFO,  # also warnings: whoever runs pods reads them as events
             "%s %s/%s %s: %s",
             about.kind,
             about.namespace,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.access.identity import mount_namespace
+from kubelet_secrets.access.identity import CallerUnknown, mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.errors import ContainerRunError
@@ -172,15 +172,15 @@ class Instances:
 
 
 def make_known(registry: ContainerRegistry, handle: ContainerHandle) -> None:
-    """Tell the guard of a container that an earlier agent started, so that it reads on. One that has ended is left out."""
+    """Tell the guard of a container that an earlier agent started, so that it reads on; of one that has ended, that it has."""
     record = handle.record
-    if handle.pid is None:
+    try:
+        mnt_ns = mount_namespace(handle.pid) if handle.pid is not None else None
+    except CallerUnknown:
+        mnt_ns = None  # it is ending just now
+    if mnt_ns is None:
         registry.unregister(record.id)  # the registry may remember it from before it ended
         return
-    try:
-        mnt_ns = mount_namespace(handle.pid)
-    except OSError:
-        return  # it is ending just now
     registry.register(
         ContainerIdentity(
             pod_uid=record.pod_uid,

@@ -1,7 +1,7 @@
 """``PodManager``: one worker per pod, news brought to those it concerns, and a view of them all.
 
 Told of pods by ``pod/source.py`` (it is a ``PodSink``), of objects by the two object managers. Run by the composition root;
-read by the control socket and the kubelet's HTTP API through :attr:`PodManager.pods`, never older than the last await.
+read by the control socket and the kubelet's HTTP API through :meth:`PodManager.views`, never older than the last await.
 Source: pkg/kubelet/kubelet.go syncLoop, HandlePodCleanups.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
 
 import trio
 
@@ -56,19 +55,17 @@ class PodManager:
 
     # --- what the node is asked ---------------------------------------------------------------------------------------
 
-    @property
-    def pods(self) -> Mapping[PodUID, PodView]:
-        """Every pod that has a worker."""
-        return {uid: worker.view() for uid, worker in self._workers.items()}
+    def views(self) -> list[PodView]:
+        """Every pod that has a worker, the newest first (of two of one name, one being deleted, the new one)."""
+        found = [worker.view() for worker in self._workers.values()]
+        return sorted(found, key=lambda view: view.pod.metadata.creation_timestamp or "", reverse=True)
 
     def find(self, namespace: str, name: str) -> PodView | None:
-        """The pod of that name; of several (one being deleted, one new) the newest."""
-        found = [
-            view
-            for view in self.pods.values()
-            if (view.pod.metadata.namespace, view.pod.metadata.name) == (namespace, name)
-        ]
-        return max(found, key=lambda view: view.pod.metadata.creation_timestamp or "", default=None)
+        """The pod of that name."""
+        for view in self.views():
+            if (view.pod.metadata.namespace, view.pod.metadata.name) == (namespace, name):
+                return view
+        return None
 
     async def wait_changed(self) -> None:
         """Wait until some pod's view has changed. Waiters see the latest state, not every state."""
@@ -140,6 +137,11 @@ class PodManager:
         await parts.sandboxes.sweep()
         for handle in await parts.runtime.adopt():
             self._adopted[PodUID(handle.record.pod_uid)].append(handle)
+        alive = {handle.id: handle for handles in self._adopted.values() for handle in handles}
+        for identity in parts.registry.containers():
+            if identity.container_id not in alive:
+                parts.registry.unregister(identity.container_id)  # it ended while no agent was there
+        for handle in alive.values():
             make_known(parts.registry, handle)  # at once: it need not wait for the API server to go on reading
         volumes = await parts.volumes.adopt()
         self._orphan_candidates = {
