@@ -17,7 +17,6 @@ import select
 import signal
 import site
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kubelet_secrets
-from kubelet_secrets.fusefs.handover import Handover
-from kubelet_secrets.fusefs.hardening import harden_process, set_parent_death_signal
+from kubelet_secrets.children import AgentChild, Child
+from kubelet_secrets.fusefs.handover import Handover, Turn
+from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.fusefs.mounts import NoswapFallback
 from kubelet_secrets.fusefs.nodemounts import NodeMounts
 from kubelet_secrets.notify import notify
@@ -34,7 +34,6 @@ from kubelet_secrets.notify import notify
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-_STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
 _KILL_TIMEOUT_S = 5.0
 _WRITER_PAUSE_S = 0.2
 _MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s: containers' opens wait for as long
@@ -53,6 +52,7 @@ class KeeperOptions:
     store_size_bytes: int = 512 << 20
     run_size_bytes: int = 1 << 30
     noswap_fallback: NoswapFallback = NoswapFallback.RAMFS
+    has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 70 MB of memory
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
     healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; earlier deaths back off
 
@@ -103,56 +103,11 @@ def _signal_pipe() -> Iterator[int]:
         os.close(write_fd)
 
 
-class _Child:
-    """A running child and the descriptor that tells of its end."""
-
-    def __init__(self, command: tuple[str, ...], environ: Mapping[str, str], pass_fds: tuple[int, ...]) -> None:
-        keeper_pid = os.getpid()
-
-        def die_with_keeper() -> None:
-            # Between fork and exec; safe because the keeper has one thread.
-            set_parent_death_signal(signal.SIGKILL)
-            if os.getppid() != keeper_pid:
-                os._exit(1)
-
-        self.process = subprocess.Popen(
-            command,
-            env=dict(environ),
-            pass_fds=pass_fds,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_keeper,
-            start_new_session=True,  # Ctrl-C in a terminal is the keeper's to pass on, in order
-        )
-        self.started_s = time.monotonic()
-        self.pid_fd = os.pidfd_open(self.process.pid)
-        self._zombie_since_s: float | None = None
-
-    def is_stuck_dead(self) -> bool:
-        """Whether the main thread ended a while ago but another waits for an answer that only a successor can give."""
-        try:
-            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
-        except OSError:
-            return False
-        if stat.rpartition(")")[2].split()[0] != "Z":
-            return False
-        now_s = time.monotonic()
-        if self._zombie_since_s is None:
-            self._zombie_since_s = now_s
-        return now_s - self._zombie_since_s >= _STUCK_S
-
-    def reap(self, timeout_s: float) -> int | None:
-        """Exit status as subprocess has it (negative for a signal), or None when it does not end in time."""
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def close(self) -> None:
-        os.close(self.pid_fd)
-
-
 class Keeper:
-    """The loop. One agent and one writer at a time; *lingering* are agents that are dead but for a stuck thread."""
+    """The loop.
+
+    One agent and one writer at work; a spare agent that waits for its turn; *lingering* agents, dead but for a stuck thread.
+    """
 
     def __init__(self, options: KeeperOptions, node: NodeMounts) -> None:
         self._options = options
@@ -160,10 +115,10 @@ class Keeper:
         self._environ = _base_environ()
         # Both ends stay here: orders and answers under way survive the death of either process.
         self._agent_end, self._writer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._writer: _Child | None = None
-        self._agent: _Child | None = None
-        self._lingering: list[_Child] = []
-        self._ready_fd: int | None = None
+        self._writer: Child | None = None
+        self._agent: AgentChild | None = None
+        self._spare: AgentChild | None = None
+        self._lingering: list[AgentChild] = []
         self._was_ready = False
         self._has_served = False
         self._quick_deaths = 0
@@ -188,6 +143,9 @@ class Keeper:
                 self._note_ready(readable)
                 if self._writer is not None and self._writer.pid_fd in readable:
                     self._replace_writer()
+                if self._spare is not None and self._spare.pid_fd in readable:
+                    logger.warning("the spare agent ended; the next one is started with the next serving agent")
+                    self._drop_spare()
                 status = self._note_agent_death(readable)
                 if status is not None:
                     return status
@@ -198,6 +156,7 @@ class Keeper:
 
     def kill_children(self) -> None:
         """Leave no process behind, whatever happened."""
+        self._drop_spare()
         for child in (self._agent, self._writer):
             if child is not None:
                 child.process.kill()
@@ -208,8 +167,6 @@ class Keeper:
                     logger.error("process %d does not end", child.process.pid)
                 child.close()
         self._agent = self._writer = None
-        if self._ready_fd is not None:
-            os.close(self._ready_fd)
         self._agent_end.close()
         self._writer_end.close()
 
@@ -221,7 +178,7 @@ class Keeper:
             "KS_WRITER_FD": str(self._writer_end.fileno()),
             "KS_FUSE_MOUNT": str(self._node.fuse_dir),
         }
-        self._writer = _Child(self._options.writer_command, environ, (self._writer_end.fileno(),))
+        self._writer = Child(self._options.writer_command, environ, (self._writer_end.fileno(),))
 
     def _replace_writer(self) -> None:
         assert self._writer is not None
@@ -239,31 +196,37 @@ class Keeper:
         if self._has_served and not (self._node.fuse.init.can_resend and self._node.fuse.is_alive()):
             logger.warning("the mount did not survive its agent: mounting anew, running containers lose their secrets")
             self._renew_mount()
-        read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._agent, self._spare = self._spare or self._make_agent(), None
+        writer_pid = self._writer.process.pid if self._writer is not None else 0
+        self._agent.go(Turn(resume=self._has_served, writer_pid=writer_pid))
+        self._has_served = True
+
+    def _make_agent(self) -> AgentChild:
         handover = Handover(
             fuse_fd=self._node.fuse.fuse_fd,
             store_fd=self._node.store_fd,
             writer_fd=self._agent_end.fileno(),
-            ready_fd=write_fd,
-            writer_pid=self._writer.process.pid if self._writer is not None else 0,
             init_request=self._node.fuse.init.raw,
-            resume=self._has_served,
             fuse_mount=self._node.fuse_dir,
             store_kind=self._node.store_kind.value,
         )
-        environ = self._environ | handover.to_environ()
-        environ["KS_AGENT_OPTIONS"] = json.dumps(dict(self._options.agent_options))
-        pass_fds = (handover.fuse_fd, handover.store_fd, handover.writer_fd, handover.ready_fd)
-        try:
-            self._agent = _Child(self._options.agent_command, environ, pass_fds)
-        finally:
-            os.close(write_fd)
-        if self._ready_fd is not None:
-            os.close(self._ready_fd)
-        self._ready_fd = read_fd
-        self._has_served = True
+        environ = self._environ | {"KS_AGENT_OPTIONS": json.dumps(dict(self._options.agent_options))}
+        return AgentChild(self._options.agent_command, environ, handover)
+
+    def _make_spare(self) -> None:
+        if self._options.has_spare and self._spare is None and self._stop_deadline_s is None:
+            self._spare = self._make_agent()
+            self._spare.step_back()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.process.kill()
+            self._spare.reap(_KILL_TIMEOUT_S)
+            self._spare.close()
+            self._spare = None
 
     def _renew_mount(self) -> None:
+        self._drop_spare()  # it was given the mount that ended
         self._node.renew_fuse()
         self._has_served = False
         if self._writer is not None:  # it stands in the mount that ended
@@ -273,15 +236,14 @@ class Keeper:
         self._start_writer()
 
     def _note_ready(self, readable: set[int]) -> None:
-        if self._ready_fd is None or self._ready_fd not in readable:
+        if self._agent is None or self._agent.ready_fd not in readable:
             return
-        told = os.read(self._ready_fd, 16)
-        os.close(self._ready_fd)
-        self._ready_fd = None
-        if told and not self._was_ready:
-            self._was_ready = True
-            notify("READY=1")  # once: a supervisor that stops reading must not block us
-        if self._must_terminate and self._agent is not None:
+        if self._agent.take_ready():
+            if not self._was_ready:
+                self._was_ready = True
+                notify("READY=1")  # once: a supervisor that stops reading must not block us
+            self._make_spare()
+        if self._must_terminate:
             self._agent.process.terminate()
 
     def _note_agent_death(self, readable: set[int]) -> int | None:
@@ -315,9 +277,9 @@ class Keeper:
     def _wait(self, extra: list[int]) -> set[int]:
         """Wait for a descriptor or the next thing that is due, at most a tick."""
         descriptors = list(extra)
-        descriptors += [child.pid_fd for child in (self._agent, self._writer) if child is not None]
-        if self._ready_fd is not None:
-            descriptors.append(self._ready_fd)
+        descriptors += [child.pid_fd for child in (self._agent, self._spare, self._writer) if child is not None]
+        if self._agent is not None and self._agent.ready_fd is not None:
+            descriptors.append(self._agent.ready_fd)
         now_s = time.monotonic()
         dates_s = (self._restart_at_s, self._writer_restart_at_s, self._stop_deadline_s)
         due_s = [now_s + _TICK_S, *(t for t in dates_s if t is not None)]
@@ -352,7 +314,7 @@ class Keeper:
         if self._agent is None:
             self._start_agent()
         assert self._agent is not None
-        if self._was_ready and self._ready_fd is not None:
+        if self._was_ready and self._agent.ready_fd is not None:
             self._must_terminate = True
         else:
             self._agent.process.terminate()

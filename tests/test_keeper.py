@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_stop_leaves_no_process_no_mount_and_no_file_but_the_images(node: Runnin
     (node.root / "images" / "layer").write_text("kept")
     (node.root / "pods" / UID).mkdir(parents=True)
     children = node.children()
-    assert len(children) == 2
+    assert len(children) >= 2  # agent, writer, and the spare agent as soon as it is started
     assert node.stop() == 0
     assert mounts.mounts_below(node.root) == []
     assert [pid for pid in children if is_running(pid)] == []
@@ -93,6 +94,33 @@ def test_killed_agent_is_replaced_and_the_store_survives(node: RunningNode) -> N
     assert second["resume"] is True
     assert second["writer"] == first["writer"]
     assert (node.fuse / UID / "v" / "key").read_text() == "one"
+
+
+def test_spare_agent_takes_over_and_is_replaced(node: RunningNode) -> None:
+    for _ in range(2):
+        serving = node.call("pids")
+        others = wait_until(lambda known=serving: set(node.children()) - {known["agent"], known["writer"]})
+        node.kill_agent()
+        assert {node.call("pids")["agent"]} == others
+
+
+def test_killed_spare_harms_nobody(node: RunningNode) -> None:
+    serving = node.call("pids")
+    (spare,) = wait_until(lambda: set(node.children()) - {serving["agent"], serving["writer"]})
+    os.kill(spare, signal.SIGKILL)
+    wait_end(spare)
+    node.kill_agent()
+    assert node.call("pids")["resume"] is True
+    assert node.stop() == 0
+
+
+def wait_until(ask: Callable[[], set[int]]) -> set[int]:
+    """Ask until there is an answer; the machine may be slow, a test never is by itself."""
+    for _ in range(400):
+        if answer := ask():
+            return answer
+        select.select([], [], [], 0.02)
+    raise AssertionError("waited in vain")
 
 
 def test_killed_writer_is_replaced_and_its_orders_are_given_again(node: RunningNode) -> None:

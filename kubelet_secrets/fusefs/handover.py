@@ -1,14 +1,33 @@
-"""What the keeper hands to the agent through its environment: descriptors and facts, no secret. Pure but for ``tell_ready``.
+"""What the keeper hands to the agent: descriptors and facts, no secret.
 
-Written by ``keeper``, read by the agent process first thing.
+Most of it through the environment, when the agent's process is started; the rest, the :class:`Turn`, through a pipe, when it
+is the agent's turn. In between it may be a spare that waits for its predecessor's death.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What is known only when the agent takes over."""
+
+    resume: bool  # an earlier agent served this mount
+    writer_pid: int  # 0 when there is none just now
+
+    def to_line(self) -> bytes:
+        return json.dumps([self.resume, self.writer_pid]).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Turn:
+        resume, writer_pid = json.loads(line)
+        return cls(resume=resume, writer_pid=writer_pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,43 +37,48 @@ class Handover:
     fuse_fd: int  # KS_FUSE_FD: /dev/fuse, mounted, INIT answered
     store_fd: int  # KS_STORE_FD: the detached store, O_PATH
     writer_fd: int  # KS_WRITER_FD: the agent's end of the writer's socket pair
-    ready_fd: int  # KS_READY_FD: write end of a pipe, see tell_ready
-    writer_pid: int  # KS_WRITER_PID
     init_request: bytes  # KS_INIT, hexadecimal: the kernel's FUSE_INIT
-    resume: bool  # KS_RESUME: "1" when an earlier agent served this mount
     fuse_mount: Path  # KS_FUSE_MOUNT: where the filesystem is attached
     store_kind: str  # KS_STORE_KIND: a mounts.StoreKind value
+    ready_fd: int = -1  # KS_READY_FD: write end of a pipe, see tell_ready
+    resume: bool = False  # Turn.resume
+    writer_pid: int = 0  # Turn.writer_pid
 
     def to_environ(self) -> dict[str, str]:
+        """What does not depend on the process or its turn."""
         return {
             "KS_FUSE_FD": str(self.fuse_fd),
             "KS_STORE_FD": str(self.store_fd),
             "KS_WRITER_FD": str(self.writer_fd),
-            "KS_READY_FD": str(self.ready_fd),
-            "KS_WRITER_PID": str(self.writer_pid),
             "KS_INIT": self.init_request.hex(),
-            "KS_RESUME": "1" if self.resume else "0",
             "KS_FUSE_MOUNT": str(self.fuse_mount),
             "KS_STORE_KIND": self.store_kind,
         }
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Handover:
-        """Read it back.
+        """Read the environment and then *wait* for this process's turn (``KS_TURN_FD``). Do all imports before.
+
+        Ends the process, status 0, when the keeper takes the turn back.
 
         Raises:
             KeyError: this process was not started by the keeper.
         """
+        with os.fdopen(int(environ["KS_TURN_FD"]), "rb") as turns:
+            line = turns.readline()
+        if not line:
+            sys.exit(0)
+        turn = Turn.from_line(line)
         return cls(
             fuse_fd=int(environ["KS_FUSE_FD"]),
             store_fd=int(environ["KS_STORE_FD"]),
             writer_fd=int(environ["KS_WRITER_FD"]),
-            ready_fd=int(environ["KS_READY_FD"]),
-            writer_pid=int(environ["KS_WRITER_PID"]),
             init_request=bytes.fromhex(environ["KS_INIT"]),
-            resume=environ["KS_RESUME"] == "1",
             fuse_mount=Path(environ["KS_FUSE_MOUNT"]),
             store_kind=environ["KS_STORE_KIND"],
+            ready_fd=int(environ["KS_READY_FD"]),
+            resume=turn.resume,
+            writer_pid=turn.writer_pid,
         )
 
     def tell_ready(self) -> None:

@@ -174,8 +174,7 @@ def entries(files: dict[str, str], mode: int) -> dict[str, FileEntry]:
     return {path: FileEntry(path, SensitiveBytes(text.encode()), mode, None) for path, text in files.items()}
 
 
-async def main() -> None:
-    handover = Handover.from_environ(os.environ)
+async def main(handover: Handover) -> None:
     options: dict[str, Any] = json.loads(os.environ["KS_AGENT_OPTIONS"])
     harden_process()
     tree = Tree(handover.store_fd, resumed=handover.resume)
@@ -235,4 +234,4 @@ if __name__ == "__main__":
     if json.loads(os.environ["KS_AGENT_OPTIONS"]).get("fail"):
         print("this node cannot start", file=sys.stderr)
         sys.exit(2)
-    trio.run(main)
+    trio.run(main, Handover.from_environ(os.environ))

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
-from kubelet_secrets.fusefs.handover import Handover
+from kubelet_secrets.fusefs.handover import Handover, Turn
 
 HANDOVER = Handover(
     fuse_fd=3,
     store_fd=4,
     writer_fd=5,
-    ready_fd=6,
-    writer_pid=77,
     init_request=b"\x00\xff",
-    resume=True,
     fuse_mount=Path("/var/lib/kubelet-secrets/fuse"),
     store_kind="tmpfs-noswap",
 )
 
 
-def test_handover_survives_the_environment() -> None:
-    environ = HANDOVER.to_environ()
-    assert Handover.from_environ(environ) == HANDOVER
-    assert environ["KS_RESUME"] == "1"
-    assert environ["KS_INIT"] == "00ff"
+def take_over(line: bytes) -> tuple[Handover, int]:
+    """The agent's side: read what the keeper wrote; returns the keeper's end of the ready pipe as well."""
+    turn_fd, go_fd = os.pipe()
+    ready_fd, told_fd = os.pipe()
+    os.write(go_fd, line)
+    os.close(go_fd)
+    environ = {**HANDOVER.to_environ(), "KS_TURN_FD": str(turn_fd), "KS_READY_FD": str(told_fd)}
+    try:
+        return Handover.from_environ(environ), ready_fd
+    except BaseException:
+        os.close(ready_fd)
+        os.close(told_fd)
+        raise
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_handover_arrives_with_the_turn(resume: bool) -> None:
+    received, ready_fd = take_over(Turn(resume=resume, writer_pid=77).to_line())
+    assert received == dataclasses.replace(HANDOVER, ready_fd=received.ready_fd, resume=resume, writer_pid=77)
+    received.tell_ready()
+    assert os.read(ready_fd, 10) == b"1"
+    assert os.read(ready_fd, 10) == b"", "told once, and the pipe is closed"
+    os.close(ready_fd)
+
+
+def test_agent_whose_turn_never_comes_ends_quietly() -> None:
+    with pytest.raises(SystemExit) as caught:
+        take_over(b"")
+    assert caught.value.code == 0
 
 
 def test_process_not_started_by_the_keeper_is_told_apart() -> None:
     with pytest.raises(KeyError):
         Handover.from_environ({})
-
-
-def test_ready_is_told_once_and_the_pipe_closed() -> None:
-    read_fd, write_fd = os.pipe()
-    try:
-        Handover.from_environ({**HANDOVER.to_environ(), "KS_READY_FD": str(write_fd)}).tell_ready()
-        assert os.read(read_fd, 10) == b"1"
-        assert os.read(read_fd, 10) == b""
-    finally:
-        os.close(read_fd)

@@ -1,0 +1,126 @@
+"""The keeper's child processes: how one is started, watched and told its turn. For ``keeper`` alone; stdlib only.
+
+An agent is started *ahead of its turn*: it imports everything, and then waits in ``Handover.from_environ`` until the keeper
+tells it to go. So there can be a spare one, and when the serving agent dies the pause that containers notice is
+the spare's start without Python's imports.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from kubelet_secrets.fusefs.handover import Handover, Turn
+from kubelet_secrets.fusefs.hardening import set_parent_death_signal
+
+_STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
+_SPARE_NICENESS = 10
+
+
+class Child:
+    """A running child and the descriptor that tells of its end."""
+
+    def __init__(self, command: tuple[str, ...], environ: Mapping[str, str], pass_fds: tuple[int, ...]) -> None:
+        keeper_pid = os.getpid()
+
+        def die_with_keeper() -> None:
+            # Between fork and exec; safe because the keeper has one thread.
+            set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != keeper_pid:
+                os._exit(1)
+
+        self.process = subprocess.Popen(
+            command,
+            env=dict(environ),
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_keeper,
+            start_new_session=True,  # Ctrl-C in a terminal is the keeper's to pass on, in order
+        )
+        self.pid_fd = os.pidfd_open(self.process.pid)
+        self._zombie_since_s: float | None = None
+
+    def is_stuck_dead(self) -> bool:
+        """Whether the main thread ended a while ago but another waits for an answer that only a successor can give."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except OSError:
+            return False
+        if stat.rpartition(")")[2].split()[0] != "Z":
+            return False
+        now_s = time.monotonic()
+        if self._zombie_since_s is None:
+            self._zombie_since_s = now_s
+        return now_s - self._zombie_since_s >= _STUCK_S
+
+    def reap(self, timeout_s: float) -> int | None:
+        """Exit status as subprocess has it (negative for a signal), or None when it does not end in time."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Close what the keeper holds of it; does not end it."""
+        os.close(self.pid_fd)
+
+
+class AgentChild(Child):
+    """An agent, spare until :meth:`go`.
+
+    Attributes:
+        ready_fd: readable when the agent has said that it is ready, or has ended without saying so; None when that was seen.
+        started_s: when it was told to go, by the monotonic clock.
+    """
+
+    def __init__(self, command: tuple[str, ...], environ: Mapping[str, str], handover: Handover) -> None:
+        ready_fd, told_ready_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        wait_fd, self._go_fd = os.pipe2(os.O_CLOEXEC)
+        descriptors = {"KS_READY_FD": told_ready_fd, "KS_TURN_FD": wait_fd}
+        try:
+            super().__init__(
+                command,
+                {**environ, **handover.to_environ(), **{name: str(fd) for name, fd in descriptors.items()}},
+                (handover.fuse_fd, handover.store_fd, handover.writer_fd, *descriptors.values()),
+            )
+        except BaseException:
+            os.close(ready_fd)
+            os.close(self._go_fd)
+            raise
+        finally:
+            for fd in descriptors.values():
+                os.close(fd)
+        self.ready_fd: int | None = ready_fd
+        self.started_s = time.monotonic()
+
+    def step_back(self) -> None:
+        """Leave the processor to others until it is this one's turn."""
+        os.setpriority(os.PRIO_PROCESS, self.process.pid, _SPARE_NICENESS)
+
+    def go(self, turn: Turn) -> None:
+        """Tell it to take over. One that has died meanwhile is noticed by its ``pid_fd``."""
+        os.setpriority(os.PRIO_PROCESS, self.process.pid, 0)
+        self.started_s = time.monotonic()
+        try:
+            os.write(self._go_fd, turn.to_line())
+        except BrokenPipeError:
+            pass
+
+    def take_ready(self) -> bool:
+        """Read what ``ready_fd`` has; True when the agent said that it is ready."""
+        assert self.ready_fd is not None
+        told = os.read(self.ready_fd, 16)
+        os.close(self.ready_fd)
+        self.ready_fd = None
+        return bool(told)
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._go_fd)
+        if self.ready_fd is not None:
+            os.close(self.ready_fd)
+            self.ready_fd = None
