@@ -11,9 +11,6 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-
 from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.times import parse_rfc3339
 
@@ -31,6 +28,11 @@ class CertificateFacts:
 
 def read_certificate(secret: Secret) -> CertificateFacts | None:
     """The facts of a ``kubernetes.io/tls`` Secret, or None when ``tls.crt`` holds no PEM certificate."""
+    # Here, not above: a tenth of a second that manifests without such a Secret need not pay.
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
     certificate_pem, key_pem = secret.data.get("tls.crt"), secret.data.get("tls.key")
     if certificate_pem is None:
         return None
@@ -40,14 +42,11 @@ def read_certificate(secret: Secret) -> CertificateFacts | None:
         return None
     fits_key: bool | None = None
     if key_pem is not None:
+        spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         try:
-            key = serialization.load_pem_private_key(key_pem.reveal(), password=None)
-            spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+            key = load_pem_private_key(key_pem.reveal(), password=None)
             fits_key = key.public_key().public_bytes(*spki) == certificate.public_key().public_bytes(*spki)
-        except (ValueError, TypeError):  # TypeError: the key is encrypted
-            fits_key = None
-        except Exception:
-            # cryptography raises UnsupportedAlgorithm and, from the parser below it, others; nothing is known then.
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
             fits_key = None
     return CertificateFacts(
         not_before=certificate.not_valid_before_utc, not_after=certificate.not_valid_after_utc, fits_key=fits_key
