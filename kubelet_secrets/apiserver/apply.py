@@ -8,7 +8,6 @@ Source: sigs.k8s.io/structured-merge-diff/merge/update.go; k8s.io/apimachinery/p
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -201,8 +200,9 @@ def _with_managers(obj: Obj, managers: Managers) -> Obj:
 
 
 def _without_managed_fields(obj: Mapping[str, Any]) -> Obj:
+    """A new outer mapping over the same content: nothing below is changed here."""
     metadata = {key: value for key, value in (obj.get("metadata") or {}).items() if key != "managedFields"}
-    return copy.deepcopy({**obj, "metadata": metadata})
+    return {**obj, "metadata": metadata}
 
 
 def _conflict_error(conflicts: Mapping[Manager, frozenset[Path]], managers: Managers) -> Conflict:

@@ -45,24 +45,20 @@ def test_json_patch_operations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operation", "cause"),
+    "operation",
     [
-        ({"op": "test", "path": "/data/a", "value": "other"}, "testing path /data/a failed"),
-        (
-            {"op": "remove", "path": "/data/nothing"},
-            "remove operation does not apply: doc is missing path: /data/nothing",
-        ),
-        ({"op": "add", "path": "/none/x", "value": 1}, "add operation does not apply: doc is missing path: /none/x"),
-        ({"op": "replace", "path": "/data/x", "value": 1}, "replace operation does not apply"),
+        {"op": "test", "path": "/data/a", "value": "other"},
+        {"op": "remove", "path": "/data/nothing"},
+        {"op": "add", "path": "/none/x", "value": 1},
+        {"op": "replace", "path": "/data/x", "value": 1},
     ],
 )
-def test_a_json_patch_that_does_not_fit_is_422_and_quotes_no_value(operation: Obj, cause: str) -> None:
+def test_a_json_patch_that_does_not_fit_is_422_and_quotes_no_value(operation: Obj) -> None:
     with pytest.raises(Invalid) as caught:
         patch.apply_json_patch({"data": {"a": "canary-value"}}, [operation])
     assert caught.value.code == 422
     assert str(caught.value) == "the server rejected our request due to an error in our request"
-    assert cause in caught.value.details["causes"][0]["message"]
-    assert "canary" not in repr(caught.value.details)
+    assert caught.value.details == {}
 
 
 @pytest.mark.parametrize(
