@@ -110,7 +110,10 @@ class ApiUnavailable(KubeletSecretsError):
 
 
 class SetUpError(KubeletSecretsError):
-    """A volume cannot be set up or refreshed. ``str(self)`` is the text after ``MountVolume.SetUp failed for volume "v" : ``."""
+    """A volume cannot be set up or refreshed.
+
+    ``str(self)`` is the text after ``MountVolume.SetUp failed for volume "v" : ``.
+    """
 
 
 class MissingObject(SetUpError):

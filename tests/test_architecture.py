@@ -35,6 +35,7 @@ LEVELS = {
     "node": 6,
     "inspection": 7,
     "agent": 8,
+    "children": 7,
     "keeper": 8,
     "agent_process": 9,
     "stack": 9,
@@ -145,12 +146,15 @@ def test_values_are_unwrapped_in_few_places() -> None:
     found = {own_name(path) for path in modules() if ".reveal(" in path.read_text()}
     assert found == {
         "api.decode",
+        "apiserver.pki",
+        "apiserver.process",
         "cli.explain",
         "client.credentials",
         "client.tls",
         "envvars.environment",
         "explain.certificates",
         "fusefs.orders",
+        "runtime.keyring",
         "sensitive",
         "volume.atomicwriter",
     }

@@ -111,6 +111,6 @@ class ContainerGuard:
             container_id=container.container_id if container else "",
             tid=ctx.tid,
             pid=caller.pid if caller else 0,
-            uid=ctx.uid,
+            uid=caller.uid if caller else ctx.uid,
             exe=caller.exe if caller else "",
         )

@@ -21,6 +21,10 @@ PIDFD_THREAD = os.O_EXCL
 """Flag of pidfd_open(2) since Linux 6.9: a descriptor of one thread. EINVAL before that."""
 
 
+_UNSAID = 0xFFFF_FFFF
+"""FUSE_INVALID_UIDGID, fs/fuse/fuse_i.h."""
+
+
 class CallerUnknown(Exception):
     """The thread cannot be examined: refuse it."""
 
@@ -70,6 +74,19 @@ def parse_tgid(status: str) -> int:
     raise CallerUnknown("no Tgid in status")
 
 
+def parse_ids(status: str) -> tuple[int, int]:
+    """The filesystem uid and gid of a thread, out of ``/proc/<tid>/status``: the last of the four numbers of each line.
+
+    Raises:
+        CallerUnknown: no such lines.
+    """
+    found = {line[:4]: int(line.split()[4]) for line in status.splitlines()[1:] if line.startswith(("Uid:", "Gid:"))}
+    try:
+        return found["Uid:"], found["Gid:"]
+    except KeyError:
+        raise CallerUnknown("no Uid or Gid in status") from None
+
+
 def printable(text: str) -> str:
     """*text* with what a terminal would act upon, or could not show, escaped. Names come from strangers."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
@@ -107,7 +124,8 @@ class CallerIdentifier:
 
         Args:
             tid: as the request says; positive.
-            uid, gid: as the request says.
+            uid, gid: as the request says. A mount that allows idmapped mounts (FUSE_ALLOW_IDMAP) says -1 for both in every
+                request that makes no file; they are then read from ``/proc``, as host ids.
 
         Raises:
             CallerVanished: it has gone.
@@ -121,6 +139,8 @@ class CallerIdentifier:
             known = self._examine(tid)
         else:
             self._known.move_to_end(tid)
+        if uid == _UNSAID:
+            uid, gid = parse_ids(_read(tid, "status"))
         return Caller(
             tid=tid,
             pid=known.pid,

@@ -44,6 +44,13 @@ _NODE_OPTIONS = (
         "--runtime", type=click.Choice(["runc", "crun"]), default="runc", show_default=True, help="The OCI runtime."
     ),
     image_dir_option,
+    click.option(
+        "--stop-grace",
+        type=click.FloatRange(min=0),
+        default=3.0,
+        show_default=True,
+        help="Seconds that containers get between SIGTERM and SIGKILL when the node itself stops.",
+    ),
 )
 
 
@@ -83,6 +90,7 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "image_dir": os.path.abspath(node["image_dir"]),
                     "socket": os.path.abspath(node["socket"]),
                     "runtime": node["runtime"],
+                    "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },
             )

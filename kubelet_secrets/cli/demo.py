@@ -13,6 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,12 +140,21 @@ class _Steps:
         self.socket = str(stack.options.socket)
 
     async def run(self) -> None:
-        await self.pod_first()
-        await self.what_the_container_sees()
-        await self.rotation()
-        await self.refusals()
-        await self.crash()
-        await self.disk()
+        """Walk through the steps; what a step needs of earlier ones is missing when those failed, so stop at a failure."""
+        import trio
+
+        from kubelet_secrets.errors import KubeletSecretsError
+
+        steps = (self.pod_first, self.what_the_container_sees, self.rotation, self.refusals, self.crash, self.disk)
+        for step in steps:
+            try:
+                await step()
+            except trio.TooSlowError:
+                self.tour.check(False, f"nothing happened for {STEP_TIMEOUT_S} s; the rest of the tour is left out")
+                return
+            except (KubeletSecretsError, OSError, ValueError) as error:
+                self.tour.check(False, f"{error}; the rest of the tour is left out")
+                return
 
     async def pod_first(self) -> None:
         import trio
@@ -215,8 +226,7 @@ class _Steps:
             "old=$(cat /etc/db/password); echo; "
             'while [ "$(cat /etc/db/password)" = "$old" ]; do :; done; cat /etc/db/password'
         )
-        reader = await self.start_inside("app", script)
-        async with reader:
+        async with self.started_inside("app", script) as reader:
             assert reader.stdout is not None
             with trio.fail_after(STEP_TIMEOUT_S):
                 await reader.stdout.receive_some()  # the reader has seen the old value
@@ -286,8 +296,7 @@ class _Steps:
             "while [ $(date +%s) -lt $end ]; do n=$((n+1)); cat /etc/db/password >/dev/null 2>&1 || bad=$((bad+1)); done; "
             "echo $n $bad"
         )
-        reader = await self.start_inside("app", script)
-        async with reader:
+        async with self.started_inside("app", script) as reader:
             assert reader.stdout is not None
             await reader.stdout.receive_some()
             await trio.sleep(0.5)
@@ -381,8 +390,20 @@ class _Steps:
 
         return await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
 
-    async def start_inside(self, container: str, script: str) -> Any:
+    @asynccontextmanager
+    async def started_inside(self, container: str, script: str) -> AsyncIterator[Any]:
+        """Run a shell line in a container for the length of the block, which reads what it prints."""
         import trio
 
         command = [*self.exec_command(container), script]
-        return await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        try:
+            yield process
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            assert process.stdout is not None
+            with trio.CancelScope(shield=True):
+                await process.stdout.aclose()
+                await process.wait()

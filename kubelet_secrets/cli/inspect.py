@@ -145,9 +145,8 @@ def status(output: str, socket: str) -> None:
     if output != "table":
         print_objects(summary, output)
         return
-    click.echo(
-        f"node {summary.node}: agent pid {summary.agent_pid}, start {summary.agent_starts}, root {summary.root_dir}"
-    )
+    resumed = " (took over from one that died)" if summary.resumed else ""
+    click.echo(f"node {summary.node}: agent pid {summary.agent_pid}{resumed}, root {summary.root_dir}")
     rows = [
         [f"{pod.namespace}/{pod.name}", pod.phase, container.name, container.state, str(container.restarts)]
         for pod in summary.pods

@@ -7,7 +7,6 @@ socket commands need not pay (docs/architecture.md, "Start-up").
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 
@@ -15,6 +14,7 @@ import click
 
 from kubelet_secrets import __version__
 from kubelet_secrets.errors import KubeletSecretsError, UsageError
+from kubelet_secrets.logs import configure_logging
 
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module:attribute, the help line that the group shows without importing the module)
@@ -62,16 +62,6 @@ def cli(ctx: click.Context, verbose: int) -> None:
     """
     ctx.obj = verbose
     configure_logging(verbose)
-
-
-def configure_logging(verbose: int) -> None:
-    """Log to standard error at WARNING, INFO (-v) or DEBUG (-vv); chatty libraries stay at WARNING."""
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    level = max(level, logging.DEBUG)
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # These print request lines and headers at DEBUG: bearer tokens among them.
-    for name in ("httpx2", "httpcore2", "h2", "hpack", "anyio", "anycorn"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main() -> None:

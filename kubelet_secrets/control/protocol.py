@@ -47,7 +47,7 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     agent_pid: int
-    agent_starts: int  # how often the keeper has started the agent, this start included
+    resumed: bool  # this agent took over from one that died
     root_dir: str
     pods: tuple[PodSummary, ...] = ()
 

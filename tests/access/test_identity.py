@@ -16,6 +16,7 @@ from kubelet_secrets.access.identity import (
     CallerVanished,
     mount_namespace,
     parse_cgroups,
+    parse_ids,
     parse_tgid,
     printable,
 )
@@ -191,3 +192,17 @@ def test_nobody_is_no_thread(identifier: CallerIdentifier) -> None:
         identifier.identify(2**22 + 1, uid=0, gid=0)
     with pytest.raises(CallerVanished):
         mount_namespace(2**22 + 1)
+
+
+def test_ids_are_the_filesystem_ones() -> None:
+    status = "Name:\tx\nTgid:\t7\nUid:\t0\t1000\t0\t1001\nGid:\t0\t2000\t0\t2001\n"
+    assert parse_ids(status) == (1001, 2001)
+
+
+def test_unsaid_ids_are_read_from_proc() -> None:
+    identifier = CallerIdentifier()
+    try:
+        caller = identifier.identify(threading.get_native_id(), uid=0xFFFF_FFFF, gid=0xFFFF_FFFF)
+    finally:
+        identifier.close()
+    assert (caller.uid, caller.gid) == (os.geteuid(), os.getegid())

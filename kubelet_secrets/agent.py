@@ -1,0 +1,194 @@
+"""The agent: builds every part of a node, hands each what it needs, and runs them. The only reader of the options.
+
+::
+
+    run_agent
+    ├── audit            folds and publishes verdicts
+    ├── fusefs session   answers the kernel; nothing else may start before it does, or after it ends
+    ├── writer client    orders for later versions
+    ├── registration     the Node object; lease beside it
+    ├── events
+    ├── secrets, config maps, services, pods    reflectors
+    ├── pod manager      one worker (a nursery) per pod
+    │   └── worker … volumes, environments, containers, status
+    └── control socket
+
+Stopped inside out: on SIGTERM the pods' containers are stopped first, while the filesystem still answers their last reads.
+Killed at any instant: the next agent finds volumes, sandboxes and containers as they are, and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from kubelet_secrets.access.audit import AuditLog
+from kubelet_secrets.access.guard import ContainerGuard
+from kubelet_secrets.access.registry import ContainerRegistry
+from kubelet_secrets.api.sources import NodeInfo
+from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
+from kubelet_secrets.cache.manager import ObjectManager
+from kubelet_secrets.client.kubeconfig import load_kubeconfig
+from kubelet_secrets.client.rest import open_client
+from kubelet_secrets.control.server import serve_control
+from kubelet_secrets.fusefs import session
+from kubelet_secrets.fusefs.handover import Handover
+from kubelet_secrets.fusefs.hardening import Hardening
+from kubelet_secrets.fusefs.operations import Operations
+from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.writerclient import WriterClient
+from kubelet_secrets.inspection import Inspection
+from kubelet_secrets.node.facts import read_facts
+from kubelet_secrets.node.lease import LeaseKeeper
+from kubelet_secrets.node.registration import NodeReporter
+from kubelet_secrets.pod.events import EventRecorder
+from kubelet_secrets.pod.manager import PodManager
+from kubelet_secrets.pod.parts import NodeParts, wall_clock
+from kubelet_secrets.pod.shutdown import stop_everything
+from kubelet_secrets.pod.source import PodSource, ServiceCache
+from kubelet_secrets.pod.tokens import TokenManager
+from kubelet_secrets.runtime.cgroups import CgroupTree
+from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
+from kubelet_secrets.runtime.images import ImageStore
+from kubelet_secrets.runtime.oci import OciRuntime
+from kubelet_secrets.runtime.registry import Registry
+from kubelet_secrets.runtime.sandbox import SandboxManager
+from kubelet_secrets.runtime.tools import find_tools
+from kubelet_secrets.volume.layout import PodsLayout
+from kubelet_secrets.volume.manager import VolumeManager
+from kubelet_secrets.volume.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """What ``kubelet-secrets agent`` passes on through the keeper. Paths are absolute; there is no secret in it."""
+
+    kubeconfig: Path
+    node_name: str
+    root_dir: Path
+    image_dir: Path
+    socket: Path
+    runtime: str = "runc"
+    stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
+
+
+async def run_agent(options: AgentOptions, handover: Handover, hardening: Hardening) -> None:
+    """Be a node until SIGTERM.
+
+    Args:
+        handover: the keeper's descriptors; ours from now on.
+
+    Raises:
+        UsageError, HostError: what the user has to mend. Nothing was started.
+    """
+    log.info("agent starts: %s", hardening)
+    run_dir = options.root_dir / "run"
+    tools = find_tools(options.runtime)
+    layout = probe_cgroups()
+    cgroups = CgroupTree(instance_name(options), layout)
+    facts = read_facts(options.node_name, root_dir=options.root_dir, runtime_version=f"{options.runtime}://", ips=())
+    store = Store(handover.store_fd)
+    # Kept on the run tmpfs: whom an earlier agent let in must not be refused by the first answer of this one.
+    registry = ContainerRegistry(run_dir / "containers.json")
+    audit = AuditLog()
+    guard = ContainerGuard(registry, audit)
+    writer = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
+    tree = Tree(handover.store_fd, resumed=handover.resume)
+    operations = Operations(tree, guard, writer.is_writer, resumed=handover.resume)
+    (options.root_dir / "pods").mkdir(mode=0o750, exist_ok=True)
+    pods_layout = PodsLayout(options.root_dir / "pods")
+
+    async with AsyncExitStack() as undo:
+        undo.callback(guard.close)
+        client = await undo.enter_async_context(open_client(load_kubeconfig(options.kubeconfig)))
+        services_box: list[ServiceCache] = []
+        reporter = NodeReporter(client, facts, clock=wall_clock)
+
+        def node_uid() -> str:
+            return reporter.node.metadata.uid if reporter.node is not None else ""
+
+        lease = LeaseKeeper(client, options.node_name, clock=wall_clock, node_uid=node_uid)
+        secrets = ObjectManager(client, SECRET_KIND)
+        config_maps = ObjectManager(client, CONFIG_MAP_KIND)
+        events = EventRecorder(client, node_name=options.node_name, clock=wall_clock)
+        runtime = OciRuntime(run_dir, tools=tools, host=probe_host(layout), cgroups=cgroups)
+        parts = NodeParts(
+            client=client,
+            secrets=secrets,
+            config_maps=config_maps,
+            volumes=VolumeManager(store, pods_layout, writer, remover=tree),
+            runtime=runtime,
+            sandboxes=SandboxManager(run_dir, cgroups=cgroups),
+            images=ImageStore(
+                options.image_dir,
+                tools=tools,
+                registry=Registry(tools, auth_dir=run_dir, scratch_dir=options.image_dir / "tmp"),
+            ),
+            cgroups=cgroups,
+            registry=registry,
+            events=events,
+            tokens=TokenManager(client, clock=wall_clock),
+            services=lambda: services_box[0].services if services_box else None,
+            node=lambda: NodeInfo(
+                name=options.node_name,
+                allocatable=reporter.allocatable,
+                is_ipv6_primary=bool(facts.ips) and ":" in facts.ips[0],
+            ),
+            host_ips=facts.ips,
+            memory_bytes=facts.memory_bytes,
+            logs_dir=run_dir / "logs",
+        )
+        pods = PodManager(parts)
+        services = ServiceCache(client, changed=pods.services_changed)
+        services_box.append(services)
+        inspection = Inspection(
+            node_name=options.node_name,
+            root_dir=str(options.root_dir),
+            resumed=handover.resume,
+            pods=pods,
+            store=store,
+            runtime=runtime,
+            audit=audit,
+        )
+
+        async with trio.open_nursery() as base:
+            base.start_soon(audit.run, wall_clock)
+            serve = partial(session.serve, handover.fuse_fd, handover.init_request, operations, resume=handover.resume)
+            await base.start(serve)
+            await base.start(writer.run)
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                async with trio.open_nursery() as working:
+                    working.start_soon(_cancel_on_signal, signals, working.cancel_scope)
+                    await base.start(serve_control, options.socket, inspection.handlers)
+                    working.start_soon(partial(reporter.run, task_status=trio.TASK_STATUS_IGNORED))
+                    working.start_soon(lease.run)
+                    for service in (events, secrets, config_maps, pods):
+                        await working.start(service.run)
+                    working.start_soon(services.run)
+                    working.start_soon(PodSource(client, options.node_name, pods).run)
+                    handover.tell_ready()
+                await stop_everything(parts, grace_s=options.stop_grace_s)
+            base.cancel_scope.cancel()
+
+
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+        return
+
+
+def instance_name(options: AgentOptions) -> str:
+    """The node's name among the cgroups of this host: readable, and different for two nodes of one name."""
+    return f"{options.node_name}-{zlib.crc32(os.fsencode(options.root_dir)):08x}"
