@@ -68,14 +68,10 @@ def select(row: ServedResource, namespace: str, label_selector: str, field_selec
         labels = parse_label_selector(label_selector)
         fields = parse_field_selector(field_selector)
     except ValueError as error:
-        raise statuses.bad_request(f"unable to parse requirement: {error}") from None
+        raise statuses.bad_request(str(error)) from None
     for label in fields.fields:
         if label not in row.selectable:
-            group_version = f"{row.resource.group}/{row.resource.version}"
-            raise statuses.bad_request(
-                f'Unable to find "{group_version}, Resource={row.plural}" that match label selector "{labels}", '
-                f'field selector "{fields}": field label not supported: {label}'
-            )
+            raise statuses.bad_request(f"field label not supported: {label}")
     return Selection(row, namespace, exact_name(fields) or "", labels, fields)
 
 
