@@ -19,7 +19,8 @@ from kubelet_secrets.api import meta
 from kubelet_secrets.api.validation.fields import invalid_message, status_causes
 from kubelet_secrets.api.validation.objects import validate_object
 from kubelet_secrets.apiserver import statuses
-from kubelet_secrets.apiserver.registry import Admission, Attributes, Stored
+from kubelet_secrets.apiserver.attributes import Admission, Attributes
+from kubelet_secrets.apiserver.listing import Stored
 from kubelet_secrets.apiserver.resources import ServedResource, served
 
 _NAMESPACES = served(meta.NAMESPACES)

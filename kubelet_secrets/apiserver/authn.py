@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from kubelet_secrets.apiserver import statuses
-from kubelet_secrets.apiserver.registry import User
+from kubelet_secrets.apiserver.attributes import User
 
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
 _AUTHENTICATED = "system:authenticated"

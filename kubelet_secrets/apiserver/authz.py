@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kubelet_secrets import errors
-from kubelet_secrets.apiserver.registry import User
+from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import trio
@@ -17,7 +18,7 @@ import trio
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339_micro
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.registry import DeleteOptions, Registry, Write
+from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
 from kubelet_secrets.apiserver.resources import SERVED, ServedResource, served
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.subresources import bind_pod
@@ -139,7 +140,7 @@ class Controllers:
             for item in (await self._registry.list_objects(Selection(row, name))).items:
                 metadata = item.object["metadata"]
                 try:
-                    _, is_gone = await self._registry.delete(row, name, metadata["name"], DeleteOptions())
+                    _, is_gone = await self._registry.delete(row, name, metadata["name"])
                 except NotFound:
                     continue
                 remaining += not is_gone
@@ -151,7 +152,7 @@ class Controllers:
             return namespace
 
         try:
-            await self._registry.update(_NAMESPACES, "", name, finalize, Write(subresource="finalize"))
+            await self._registry.update(_NAMESPACES, "", name, finalize, replace(IN_PROCESS, subresource="finalize"))
         except NotFound:
             pass
 
@@ -181,7 +182,7 @@ class Controllers:
             return
         metadata = pod["metadata"]
         try:
-            await bind_pod(self._registry, _PODS, metadata["namespace"], metadata["name"], node, Write())
+            await bind_pod(self._registry, _PODS, metadata["namespace"], metadata["name"], node, IN_PROCESS)
         except (NotFound, Conflict):
             return  # gone, or somebody else was faster
         await self._record_scheduled(pod, node)

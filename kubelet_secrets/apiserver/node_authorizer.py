@@ -8,9 +8,9 @@ Source: plugin/pkg/auth/authorizer/node/node_authorizer.go; bootstrappolicy Node
 from __future__ import annotations
 
 from kubelet_secrets.api.selectors import parse_field_selector
+from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.authz import ALLOW, NO_OPINION, Verdict
 from kubelet_secrets.apiserver.node_graph import NodeGraph
-from kubelet_secrets.apiserver.registry import User
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 
 NODE_LEASES = "kube-node-lease"

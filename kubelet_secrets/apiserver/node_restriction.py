@@ -13,9 +13,9 @@ from kubelet_secrets.api.decode import DecodeError, convert
 from kubelet_secrets.api.references import config_map_names, secret_names
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.admission import MIRROR_ANNOTATION, Finder, Plugin
+from kubelet_secrets.apiserver.attributes import Attributes
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.node_authorizer import node_name
-from kubelet_secrets.apiserver.registry import Attributes
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.errors import Forbidden
 

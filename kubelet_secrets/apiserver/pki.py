@@ -1,7 +1,7 @@
 """The server's own certificate authority: serving certificate, client certificates, kubeconfigs.
 
 One authority signs both sides (upstream's ``ca.crt`` of kubeadm does the same). Keys are ECDSA P-256; they stay
-:class:`SensitiveBytes` until OpenSSL reads them through a memfd. Pure but for the clock of validity periods.
+:class:`SensitiveBytes` until OpenSSL reads them through a memfd, or they are written to a file of their owner's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import yaml
 from cryptography import x509
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kubelet_secrets.errors import UsageError
+from kubelet_secrets.errors import HostError, UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 CA_LIFETIME = timedelta(days=3650)
@@ -213,3 +214,49 @@ def kubeconfig(
 
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def load_authority(directory: Path) -> CertificateAuthority:
+    """The authority kept in *directory* (``ca.crt``, ``ca.key``), made there the first time.
+
+    Raises:
+        HostError: the files cannot be read or written, or hold something else.
+    """
+    certificate, key = directory / "ca.crt", directory / "ca.key"
+    try:
+        if not key.exists():
+            authority = CertificateAuthority.create()
+            directory.mkdir(mode=0o700, exist_ok=True)
+            write_private(certificate, SensitiveBytes(authority.certificate_pem))
+            # The key last: with it the pair is whole.
+            write_private(key, authority.pair.key_pem)
+            return authority
+        pair = KeyPair(certificate.read_bytes(), SensitiveBytes(key.read_bytes()))
+    except OSError as error:
+        raise HostError(f"certificate authority in {directory}: {error.strerror}") from None
+    try:
+        return CertificateAuthority(pair)
+    except (ValueError, UsageError):
+        raise HostError(f"certificate authority in {directory}: not an ECDSA key with its certificate") from None
+
+
+def write_private(path: Path, content: SensitiveBytes) -> None:
+    """Write a file for its owner alone: created 0600 beside *path*, then renamed over it.
+
+    Raises:
+        OSError
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.reveal())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -16,7 +16,6 @@ tests.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -36,13 +35,12 @@ from kubelet_secrets.apiserver.journal import open_journal
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
-from kubelet_secrets.apiserver.pki import CertificateAuthority, KeyPair
+from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
 from kubelet_secrets.apiserver.storage import ROOT, Storage
 from kubelet_secrets.apiserver.watch import WatchHub
-from kubelet_secrets.errors import HostError, UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 log = logging.getLogger(__name__)
@@ -115,7 +113,7 @@ async def serve_apiserver(
     with closing(open_journal(options.data_dir)) as journal:
         storage = Storage(journal=journal, transformer_for=options.transformer_for)
         journal.load_into(storage)
-        await _serve(options, storage, load_authority(options.data_dir / "pki"), task_status)
+        await _serve(options, storage, pki.load_authority(options.data_dir / "pki"), task_status)
 
 
 async def _serve(
@@ -163,49 +161,6 @@ async def compact_old_revisions(storage: Storage) -> None:
         revision = storage.revision
 
 
-def load_authority(directory: Path) -> CertificateAuthority:
-    """The authority kept in *directory* (``ca.crt``, ``ca.key``), made there the first time.
-
-    Raises:
-        HostError: the files cannot be read or written, or hold something else.
-    """
-    certificate, key = directory / "ca.crt", directory / "ca.key"
-    try:
-        if not key.exists():
-            authority = CertificateAuthority.create()
-            directory.mkdir(mode=0o700, exist_ok=True)
-            write_private(certificate, SensitiveBytes(authority.certificate_pem))
-            # The key last: with it the pair is whole.
-            write_private(key, authority.pair.key_pem)
-            return authority
-        pair = KeyPair(certificate.read_bytes(), SensitiveBytes(key.read_bytes()))
-    except OSError as error:
-        raise HostError(f"certificate authority in {directory}: {error.strerror}") from None
-    try:
-        return CertificateAuthority(pair)
-    except (ValueError, UsageError):
-        raise HostError(f"certificate authority in {directory}: not an ECDSA key with its certificate") from None
-
-
 def write_kubeconfig(path: Path, content: SensitiveBytes) -> None:
-    """Write a kubeconfig as :func:`write_private` does."""
-    write_private(path, content)
-
-
-def write_private(path: Path, content: SensitiveBytes) -> None:
-    """Write a file for its owner alone: created 0600 beside *path*, then renamed over it.
-
-    Raises:
-        OSError
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content.reveal())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write a kubeconfig as :func:`pki.write_private` does."""
+    pki.write_private(path, content)

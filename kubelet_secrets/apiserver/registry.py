@@ -10,136 +10,30 @@ Source: k8s.io/apiserver pkg/registry/generic/registry/store.go, pkg/storage/etc
 
 from __future__ import annotations
 
-import base64
-import binascii
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Protocol
-
-import msgspec
 
 from kubelet_secrets.api.defaults import apply_defaults
 from kubelet_secrets.api.times import rfc3339
-from kubelet_secrets.apiserver import codec, statuses, strategy
+from kubelet_secrets.apiserver import codec, listing, statuses, strategy
+from kubelet_secrets.apiserver.attributes import Admission, Attributes, DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.encryption import Opened, TransformError
+from kubelet_secrets.apiserver.encryption import TransformError
+from kubelet_secrets.apiserver.listing import Page, Stored, object_key, open_record
 from kubelet_secrets.apiserver.patch import track_update
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
-from kubelet_secrets.apiserver.storage import (
-    ABSENT,
-    ROOT,
-    Compacted,
-    Record,
-    RevisionMismatch,
-    Storage,
-    StorageFailed,
-)
+from kubelet_secrets.apiserver.storage import ABSENT, Record, RevisionMismatch, Storage, StorageFailed
 from kubelet_secrets.apiserver.strategy import Deletion
-from kubelet_secrets.apiserver.watch import Watcher, WatchHub, WatchOptions, split_key
+from kubelet_secrets.apiserver.watch import Watcher, WatchHub, WatchOptions
 from kubelet_secrets.errors import AlreadyExists
 
 _NAME_SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words; k8s.io/apimachinery util/rand
 _GENERATED_NAME_ATTEMPTS = 8
 _MAX_GENERATED_BASE = 63 - 5
-CONTINUE_EXPIRED = (
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
-    "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
-    "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted "
-    "between the time the first chunk was returned and now may show up in the list."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who asks. ``extra`` as in UserInfo."""
-
-    name: str
-    groups: tuple[str, ...] = ()
-    uid: str = ""
-    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-SYSTEM_USER = User("system:apiserver", ("system:masters", "system:authenticated"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attributes:
-    """What admission is told about a write."""
-
-    verb: str  # "create", "update", "delete"; a patch is an update
-    row: ServedResource
-    namespace: str
-    name: str
-    subresource: str
-    user: User
-    obj: Object | None  # admission may change it; None on delete
-    old: Object | None  # None on create
-    is_dry_run: bool
-
-
-class Admission(Protocol):
-    async def mutate(self, attributes: Attributes) -> None:
-        """Change ``attributes.obj`` in place. Raises: ApiError."""
-        ...
-
-    async def validate(self, attributes: Attributes) -> None:
-        """Raises: ApiError."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One object as read."""
-
-    plain: bytes  # JSON as stored, without resourceVersion
-    revision: int
-    is_stale: bool = False  # has to be written again even when nothing changes: see ``encryption.py``
-
-    @property
-    def value(self) -> bytes:
-        """The JSON a client gets."""
-        return codec.stamp(self.plain, self.revision)
-
-    @property
-    def object(self) -> Object:
-        """A new dictionary at every call."""
-        return codec.decode(self.plain, self.revision)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a list answers."""
-
-    items: tuple[Stored, ...]
-    revision: int
-    next_token: str = ""  # metadata.continue
-    remaining: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """How a write is to be done."""
-
-    user: User = SYSTEM_USER
-    subresource: str = ""
-    is_dry_run: bool = False
-    field_manager: str = ""  # who gets the changed fields, where fields are managed; empty: the change says so itself
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteOptions:
-    """``meta/v1`` DeleteOptions, as far as they act here."""
-
-    grace_s: int | None = None
-    uid: str | None = None
-    resource_version: str | None = None
-
-
-IN_PROCESS = Write()
+IN_PROCESS = Write(user=User("system:apiserver", ("system:masters", "system:authenticated")))
 Change = Callable[[Object], Awaitable[Object] | Object]
 
 
@@ -167,15 +61,15 @@ class Registry:
 
     async def get(self, row: ServedResource, namespace: str, name: str) -> Stored:
         """Raises: NotFound; ApiError 500 when it cannot be decrypted."""
-        record = self.storage.get(_key(row, namespace, name))
+        record = self.storage.get(object_key(row, namespace, name))
         if record is None:
             raise statuses.not_found(row, name)
-        return await self._open(record)
+        return await open_record(self.storage, record)
 
     async def find(self, row: ServedResource, namespace: str, name: str) -> Stored | None:
         """Like :meth:`get`; None when it is absent."""
-        record = self.storage.get(_key(row, namespace, name))
-        return await self._open(record) if record is not None else None
+        record = self.storage.get(object_key(row, namespace, name))
+        return await open_record(self.storage, record) if record is not None else None
 
     async def list_objects(
         self,
@@ -186,66 +80,14 @@ class Registry:
         revision: int | None = None,
         is_exact: bool = False,
     ) -> Page:
-        """The objects of *selection*, ordered by namespace and name.
-
-        Args:
-            limit: most objects of a page; 0 for all.
-            continue_token: of the page before: the rest, as of that page's revision.
-            revision: with *is_exact* the state as of then, else the state at least as new.
-
-        Raises:
-            Expired: the token or the exact revision is older than the history.
-            ApiError: 504, *revision* lies in the future; 400, a malformed token; 500, an object cannot be decrypted.
-        """
-        start, at = "", revision if is_exact else None
-        if continue_token:
-            at, start = _parse_token(continue_token)
-        wanted = at or revision or 0
-        if wanted > self.storage.revision:
-            raise statuses.too_large_resource_version(wanted, self.storage.revision)
-        shown_revision = self.storage.revision if at is None else at
-        try:
-            records = self._records(selection, at)
-        except Compacted:
-            if not continue_token:
-                raise statuses.expired(f"The resourceVersion for the provided list is too old: {at}") from None
-            error = statuses.expired(CONTINUE_EXPIRED)
-            error.details["continue"] = _make_token(None, start)  # an inconsistent continuation, as upstream offers
-            raise error from None
-        items: list[Stored] = []
-        for index, record in enumerate(records):
-            if record.key <= start:
-                continue
-            stored = await self._open(record)
-            if not selection.is_by_key_only and not selection.matches(stored.object):
-                continue
-            if limit and len(items) == limit:
-                # Upstream counts what is left only without selectors: it would have to read it all.
-                remaining = len(records) - index if selection.is_by_key_only else None
-                last = records[index - 1].key
-                return Page(tuple(items), shown_revision, _make_token(shown_revision, last), remaining)
-            items.append(stored)
-        return Page(tuple(items), shown_revision)
-
-    def _records(self, selection: Selection, at: int | None) -> list[Record]:
-        if at is None and selection.name and (selection.namespace or not selection.row.namespaced):
-            record = self.storage.get(_key(selection.row, selection.namespace, selection.name))
-            return [record] if record is not None else []
-        records = self.storage.records(selection.prefix, at)
-        if selection.name:
-            records = [record for record in records if split_key(record.key)[2] == selection.name]
-        return records
+        """The objects of *selection*; see :func:`listing.list_objects`."""
+        return await listing.list_objects(
+            self.storage, selection, limit=limit, continue_token=continue_token, revision=revision, is_exact=is_exact
+        )
 
     def watch(self, selection: Selection, options: WatchOptions) -> Watcher:
         """A watch, to be entered; see :class:`Watcher`."""
         return Watcher(self.storage, self._hub, selection, options)
-
-    async def _open(self, record: Record) -> Stored:
-        try:
-            opened: Opened = await self.storage.open(record)
-        except TransformError as error:
-            raise statuses.internal(str(error)) from None
-        return Stored(opened.value, record.revision, opened.is_stale)
 
     # --- create ------------------------------------------------------------------------------------------------------
 
@@ -290,11 +132,12 @@ class Registry:
             is_dry_run=write.is_dry_run,
         )
         apply_defaults(obj)
+        self._track(row, None, obj, write)  # before admission: what that adds is nobody's
         await self._admission.mutate(attributes)
         apply_defaults(obj)
         await self._admission.validate(attributes)
         name = str(metadata["name"])
-        key = _key(row, namespace, name)
+        key = object_key(row, namespace, name)
         if write.is_dry_run:
             if self.storage.get(key) is not None:
                 raise statuses.already_exists(row, name)
@@ -326,12 +169,12 @@ class Registry:
         Raises:
             NotFound; Conflict; Invalid; Forbidden, by admission.
         """
-        key = _key(row, namespace, name)
+        key = object_key(row, namespace, name)
         while True:
             record = self.storage.get(key)
             if record is None:
                 raise statuses.not_found(row, name)
-            stored = await self._open(record)
+            stored = await open_record(self.storage, record)
             old = stored.object
             new = change(stored.object)
             if not isinstance(new, dict):
@@ -383,21 +226,25 @@ class Registry:
             is_dry_run=write.is_dry_run,
         )
         apply_defaults(new)
+        self._track(row, old, new, write)
         await self._admission.mutate(attributes)
         await self._admission.validate(attributes)
-        # Ownership of fields is kept up only once somebody has applied: upstream tracks it always, at the price of
-        # objects twice as large; a later first apply treats what is there as owned before it, as upstream does.
-        if write.field_manager and old_metadata.get("managedFields"):
-            tracked = track_update(
-                old,
-                new,
-                write.field_manager,
-                api_version=row.resource.api_version,
-                kind=row.kind,
-                now=rfc3339(self._now()),
-                subresource=write.subresource,
-            )
-            metadata.update(tracked["metadata"])
+
+    def _track(self, row: ServedResource, old: Object | None, new: Object, write: Write) -> None:
+        """Write down in *new* that the fields it adds or changes are the writer's; ``kubectl apply`` builds on it."""
+        if not write.field_manager:
+            return
+        tracked = track_update(
+            old,
+            new,
+            write.field_manager,
+            api_version=row.resource.api_version,
+            kind=row.kind,
+            now=rfc3339(self._now()),
+            subresource=write.subresource,
+        )
+        new["metadata"].pop("managedFields", None)
+        new["metadata"].update(tracked["metadata"])
 
     async def _finish_update_by_deletion(
         self, row: ServedResource, record: Record, stored: Stored, new: Object
@@ -435,12 +282,12 @@ class Registry:
             NotFound; Conflict, a precondition of *options* fails; Forbidden, by admission.
         """
         options = options or DeleteOptions()
-        key = _key(row, namespace, name)
+        key = object_key(row, namespace, name)
         while True:
             record = self.storage.get(key)
             if record is None:
                 raise statuses.not_found(row, name)
-            stored = await self._open(record)
+            stored = await open_record(self.storage, record)
             obj = stored.object
             _check_preconditions(row, obj, options)
             await self._admission.validate(
@@ -478,10 +325,6 @@ class Registry:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _key(row: ServedResource, namespace: str, name: str) -> str:
-    return f"{ROOT}{row.plural}/{namespace}/{name}" if row.namespaced else f"{ROOT}{row.plural}/{name}"
-
-
 def _metadata(obj: Object) -> Object:
     metadata = obj.get("metadata")
     if metadata is None:
@@ -513,20 +356,3 @@ def _check_preconditions(row: ServedResource, obj: Object, options: DeleteOption
             f"the ResourceVersion in the precondition ({options.resource_version}) does not match the ResourceVersion "
             f"in record ({metadata['resourceVersion']}). The object might have been modified",
         )
-
-
-def _make_token(revision: int | None, last_key: str) -> str:
-    token: dict[str, Any] = {"v": "meta.k8s.io/v1", "rv": -1 if revision is None else revision, "start": last_key}
-    return base64.urlsafe_b64encode(msgspec.json.encode(token)).rstrip(b"=").decode("ascii")
-
-
-def _parse_token(text: str) -> tuple[int | None, str]:
-    """(revision or None for "whatever is now", last key of the page before)."""
-    try:
-        token = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        revision, start = token["rv"], token["start"]
-    except (binascii.Error, ValueError, msgspec.DecodeError, KeyError, TypeError):
-        raise statuses.bad_request("continue key is not valid") from None
-    if not isinstance(revision, int) or not isinstance(start, str):
-        raise statuses.bad_request("continue key is not valid")
-    return (None if revision < 0 else revision), start

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from kubelet_secrets.api.selectors import exact_name, parse_field_selector
 from kubelet_secrets.apiserver.resources import BY_PATH, ServedResource
@@ -51,7 +50,7 @@ def is_true(text: str) -> bool:
 def parse_request(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Classify a request. *path* is percent-decoded already; segments are taken as they are."""
     other = RequestInfo(path=path, verb=method.lower())
-    parts = [unquote(part) for part in path.strip("/").split("/")]
+    parts = path.strip("/").split("/")
     if parts[0] == "api" and len(parts) >= 3:
         group, version, rest = "", parts[1], parts[2:]
     elif parts[0] == "apis" and len(parts) >= 4:

@@ -5,12 +5,14 @@ Source: pkg/registry/core/pod/storage/{storage.go (BindingREST), eviction.go}.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.attributes import DeleteOptions, Write
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.registry import DeleteOptions, Registry, Write
+from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 from kubelet_secrets.apiserver.resources import ServedResource
 
@@ -81,7 +83,7 @@ async def bind_pod(
         status["conditions"] = conditions
         return pod
 
-    binding = Write(user=write.user, subresource="binding", is_dry_run=write.is_dry_run)
+    binding = replace(write, subresource="binding", field_manager="")
     return await registry.update(row, namespace, name, assign, binding)
 
 

@@ -1,0 +1,378 @@
+"""One request about one resource: body in, registry, answer out.
+
+Called by ``routes.py`` once the request is known to be allowed. Watches leave for ``watch_route.py``.
+
+Source: k8s.io/apiserver pkg/endpoints/handlers/{create,get,update,patch,delete}.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.apiserver import negotiation, patch, statuses, strictness, tables
+from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.listing import Page, Stored
+from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
+from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.requestinfo import RequestInfo, is_true
+from kubelet_secrets.apiserver.resources import ServedResource
+from kubelet_secrets.apiserver.selection import Selection, select
+from kubelet_secrets.apiserver.subresources import create_subresource
+from kubelet_secrets.apiserver.watch_route import WatchResponse
+from kubelet_secrets.errors import NotFound
+
+Query = Mapping[str, str]
+_PATCHES = (patch.JSON_PATCH, patch.MERGE_PATCH, patch.STRATEGIC_MERGE_PATCH, patch.APPLY)
+
+
+class ResourceCall:
+    """One request about one resource."""
+
+    def __init__(
+        self, registry: Registry, row: ServedResource, info: RequestInfo, query: Query, user: User, request: Request
+    ) -> None:
+        self._registry = registry
+        self._row = row
+        self._info = info
+        self._query = query
+        self._request = request
+        self._answer = negotiation.negotiate(request.headers.get("accept", ""))
+        self._write = Write(
+            user=user,
+            subresource=info.subresource,
+            is_dry_run=_is_dry_run(query),
+            field_manager=query.get("fieldManager")
+            or request.headers.get("user-agent", "").partition("/")[0]
+            or "unknown",
+        )
+        self._warnings: list[str] = []
+
+    async def respond(self) -> ASGIApp:
+        info, row = self._info, self._row
+        verb_of_row = "update" if info.subresource else info.verb
+        if verb_of_row not in row.verbs or (row.namespaced and not info.namespace and _needs_namespace(info.verb)):
+            raise statuses.method_not_allowed(row, info.verb)
+        match info.verb:
+            case "get":
+                return self._object(await self._registry.get(row, info.namespace_of(row), info.name))
+            case "list":
+                return await self._list()
+            case "watch":
+                return WatchResponse(self._registry, self._selection(), self._query, self._answer)
+            case "create":
+                return await self._create()
+            case "update":
+                return await self._update()
+            case "patch":
+                return await self._patch()
+            case "delete":
+                return await self._delete()
+            case "deletecollection":
+                return await self._delete_collection()
+            case _:
+                raise statuses.method_not_allowed(row, info.verb)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _selection(self) -> Selection:
+        info = self._info
+        return select(self._row, info.namespace_of(self._row), info.label_selector, info.field_selector)
+
+    async def _list(self) -> Response:
+        selection = self._selection()
+        version = self._query.get("resourceVersion", "")
+        match = self._query.get("resourceVersionMatch", "")
+        revision = parse_revision(version) if version not in ("", "0") else None
+        if match and match not in ("Exact", "NotOlderThan"):
+            raise statuses.bad_request(f'resourceVersionMatch: Unsupported value: "{match}"')
+        token = self._query.get("continue", "")
+        if token and version not in ("", "0"):
+            raise statuses.bad_request("specifying resource version is not allowed when using continue")
+        page = await self._registry.list_objects(
+            selection,
+            limit=parse_int(self._query, "limit"),
+            continue_token=token,
+            revision=revision,
+            is_exact=match == "Exact",
+        )
+        return self._page(page)
+
+    def _page(self, page: Page) -> Response:
+        metadata: Object = {"resourceVersion": str(page.revision)}
+        if page.next_token:
+            metadata["continue"] = page.next_token
+            if page.remaining is not None:
+                metadata["remainingItemCount"] = page.remaining
+        if self._answer.view is View.TABLE:
+            objects = [item.object for item in page.items]
+            return self._respond(tables.to_table(self._row, objects, _now(), self._table_include(), metadata))
+        if self._answer.view is View.METADATA:
+            items = negotiation.partial_metadata([item.object for item in page.items])
+            return self._respond(
+                {
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": metadata,
+                    "items": items,
+                }
+            )
+        head = {"kind": self._row.list_kind, "apiVersion": self._row.resource.api_version, "metadata": metadata}
+        if self._answer.media_type != JSON:
+            return self._respond({**head, "items": [item.object for item in page.items]})
+        # The stored JSON goes out as it is: a list parses nothing.
+        opening = negotiation.encode(head, JSON)[:-1]
+        body = b'%s,"items":[%s]}' % (opening, b",".join(item.value for item in page.items))
+        return Response(body, media_type=JSON)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def _create(self) -> Response:
+        info, row = self._info, self._row
+        obj = await self._read_object()
+        if info.subresource:
+            made = await create_subresource(self._registry, row, info, obj, self._write)
+            return self._respond(made, 201)
+        if info.name:
+            raise statuses.method_not_allowed(row, info.verb)
+        self._check_kind(obj)
+        _check_namespace(obj, info.namespace_of(row))
+        self._check_fields(obj)
+        return self._respond_object(await self._registry.create(row, info.namespace_of(row), obj, self._write), 201)
+
+    async def _update(self) -> Response:
+        info, row = self._info, self._row
+        obj = await self._read_object()
+        self._check_kind(obj)
+        _check_namespace(obj, info.namespace_of(row))
+        name = (obj.get("metadata") or {}).get("name") or info.name
+        if name != info.name:
+            raise statuses.bad_request(
+                f"the name of the object ({name}) does not match the name on the URL ({info.name})"
+            )
+        self._check_fields(obj)
+        try:
+            updated = await self._registry.update(
+                row, info.namespace_of(row), info.name, lambda _live: _copy(obj), self._write
+            )
+        except NotFound:
+            if not row.create_on_update or info.subresource or (obj.get("metadata") or {}).get("uid"):
+                raise
+            obj.setdefault("metadata", {})["name"] = info.name
+            created = await self._registry.create(row, info.namespace_of(row), obj, self._write)
+            return self._respond_object(created, 201)
+        return self._respond_object(updated)
+
+    async def _patch(self) -> Response:
+        info, row = self._info, self._row
+        media_type = self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = await self._read_body()
+        if media_type == patch.APPLY:
+            return await self._apply(body)
+        if media_type not in _PATCHES:
+            raise statuses.unsupported_media_type(_PATCHES)
+        changes = negotiation.parse(JSON, body)
+
+        def change(live: Object) -> Object:
+            if media_type == patch.JSON_PATCH:
+                new = patch.apply_json_patch(live, changes)
+            elif media_type == patch.MERGE_PATCH:
+                new = patch.apply_merge_patch(live, changes)
+            else:
+                new = patch.apply_strategic_merge_patch(live, changes, row.resource.api_version, row.kind)
+            self._check_fields(new)
+            return new
+
+        return self._respond_object(
+            await self._registry.update(row, info.namespace_of(row), info.name, change, self._write)
+        )
+
+    async def _apply(self, body: bytes) -> Response:
+        """Server-side apply: creates what is absent."""
+        info, row = self._info, self._row
+        applied = negotiation.decode_object(patch.APPLY, body)
+        self._check_kind(applied)
+        applied.setdefault("metadata", {}).setdefault("name", info.name)
+        if row.namespaced:
+            applied["metadata"].setdefault("namespace", info.namespace)
+        self._check_fields(applied)
+
+        def change(live: Object | None) -> Object:
+            return patch.server_side_apply(
+                live,
+                applied,
+                self._query.get("fieldManager", ""),
+                force=is_true(self._query.get("force", "")),
+                api_version=row.resource.api_version,
+                kind=row.kind,
+                now=rfc3339(_now()),
+                subresource=info.subresource,
+            )
+
+        write = replace(self._write, field_manager="")  # what applies says itself who owns what
+        try:
+            updated = await self._registry.update(row, info.namespace_of(row), info.name, change, write)
+        except NotFound:
+            if info.subresource:
+                raise
+            new = change(None)
+            return self._respond_object(await self._registry.create(row, info.namespace_of(row), new, write), 201)
+        return self._respond_object(updated)
+
+    async def _delete(self) -> Response:
+        info, row = self._info, self._row
+        options = await self._delete_options()
+        obj, is_gone = await self._registry.delete(row, info.namespace_of(row), info.name, options, self._write)
+        if is_gone and not row.returns_deleted:
+            return self._respond(statuses.success(row, info.name, obj["metadata"]["uid"]))
+        return self._respond_object(obj)
+
+    async def _delete_collection(self) -> Response:
+        options = await self._delete_options()
+        page = await self._registry.list_objects(self._selection())
+        for item in page.items:
+            metadata = item.object["metadata"]
+            try:
+                await self._registry.delete(
+                    self._row, metadata.get("namespace", ""), metadata["name"], options, self._write
+                )
+            except NotFound:
+                continue  # somebody else was faster: gone is what was asked for
+        return self._page(page)
+
+    async def _delete_options(self) -> DeleteOptions:
+        body = await self._read_body()
+        options: Object = {}
+        if body:
+            options = negotiation.decode_object(self._request.headers.get("content-type", ""), body)
+        preconditions = options.get("preconditions") or {}
+        grace_s = options.get("gracePeriodSeconds")
+        if grace_s is None and "gracePeriodSeconds" in self._query:
+            grace_s = parse_int(self._query, "gracePeriodSeconds")
+        if options.get("dryRun") == ["All"]:
+            self._write = replace(self._write, is_dry_run=True)
+        if grace_s is not None and not isinstance(grace_s, int):
+            raise statuses.bad_request("gracePeriodSeconds must be an integer")
+        return DeleteOptions(
+            grace_s=grace_s, uid=preconditions.get("uid"), resource_version=preconditions.get("resourceVersion")
+        )
+
+    # --- bodies ------------------------------------------------------------------------------------------------------
+
+    async def _read_body(self) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > negotiation.BODY_LIMIT_BYTES:
+                raise statuses.too_large(negotiation.BODY_LIMIT_BYTES)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def _read_object(self) -> Object:
+        return negotiation.decode_object(self._request.headers.get("content-type", ""), await self._read_body())
+
+    def _check_kind(self, obj: Object) -> None:
+        expected = (self._row.resource.api_version, self._row.kind)
+        given = (obj.setdefault("apiVersion", expected[0]), obj.setdefault("kind", expected[1]))
+        if given[0] != expected[0]:
+            raise statuses.bad_request(
+                f"the API version in the data ({given[0]}) does not match the expected API version ({expected[0]})"
+            )
+        if given[1] != expected[1]:
+            raise statuses.bad_request(f"the object provided is unrecognized (must be of type {expected[1]})")
+
+    def _check_fields(self, obj: Object) -> None:
+        """Wrong types are an error; unknown fields an error, a warning or nothing, by ``fieldValidation``."""
+        api_version, kind = self._row.resource.api_version, self._row.kind
+        if cause := strictness.decode_error(obj, api_version, kind):
+            raise statuses.bad_request(cause)
+        mode = self._query.get("fieldValidation") or "Warn"
+        if mode not in ("Strict", "Warn", "Ignore"):
+            raise statuses.bad_request(f'fieldValidation: Unsupported value: "{mode}"')
+        if mode == "Ignore":
+            return
+        problems = strictness.unknown_fields(obj, api_version, kind)
+        if problems and mode == "Strict":
+            raise statuses.bad_request(strictness.strict_error(kind, api_version, problems))
+        self._warnings = problems
+
+    def _table_include(self) -> str:
+        return self._query.get("includeObject") or "Metadata"
+
+    def _object(self, stored: Stored) -> Response:
+        if self._answer == Answer():
+            return Response(stored.value, media_type=JSON)
+        return self._respond_object(stored.object)
+
+    def _respond_object(self, obj: Object, status: int = 200) -> Response:
+        if self._answer.view is View.TABLE:
+            metadata = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
+            return self._respond(tables.to_table(self._row, [obj], _now(), self._table_include(), metadata), status)
+        if self._answer.view is View.METADATA:
+            return self._respond(negotiation.partial_metadata([obj])[0], status)
+        return self._respond({"kind": obj["kind"], "apiVersion": obj["apiVersion"], **obj}, status)
+
+    def _respond(self, value: Any, status: int = 200) -> Response:
+        media_type = self._answer.media_type
+        response = Response(negotiation.encode(value, media_type), status, media_type=media_type)
+        for warning in dict.fromkeys(self._warnings):
+            text = warning.replace("\\", "\\\\").replace('"', '\\"')
+            response.headers.append("warning", f'299 - "{text}"')
+        return response
+
+
+def parse_revision(text: str) -> int:
+    """A ``resourceVersion`` parameter. Raises: Invalid: 400."""
+    if not text.isascii() or not text.isdigit():
+        raise statuses.bad_request("resourceVersion: Invalid value: must be a decimal number")
+    return int(text)
+
+
+def parse_int(query: Query, name: str) -> int:
+    """An integer parameter, 0 when absent. Raises: Invalid: 400."""
+    try:
+        return int(query.get(name) or 0)
+    except ValueError:
+        raise statuses.bad_request(f"{name}: must be an integer") from None
+
+
+def _is_dry_run(query: Query) -> bool:
+    value = query.get("dryRun")
+    if value not in (None, "All"):
+        raise statuses.bad_request(f'dryRun: Unsupported value: "{value}": supported values: "All"')
+    return value == "All"
+
+
+def _needs_namespace(verb: str) -> bool:
+    return verb not in ("list", "watch")
+
+
+def _check_namespace(obj: Object, namespace: str) -> None:
+    given = (obj.get("metadata") or {}).get("namespace")
+    if given and namespace and given != namespace:
+        raise statuses.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+
+
+def _copy(obj: Object) -> Object:
+    copied: Object = negotiation.parse(JSON, negotiation.encode(obj, JSON))
+    return copied
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
