@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import mmap
 import os
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from unittest.mock import ANY
 import pytest
 from inotify_simple import Event, INotify, flags
 
-from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.fusefs import libc, mounts
 from kubelet_secrets.sensitive import SensitiveBytes
 from kubelet_secrets.volume import atomicwriter
 from tests.fusefs.running_node import RunningNode, running_node, wait_end
@@ -27,10 +30,25 @@ UID = "0a1b2c3d-0000-4000-8000-000000000001"
 READER = Path(__file__).with_name("reader.py")
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[RunningNode]:
-    with running_node(tmp_path / "root") as node:
+@pytest.fixture(scope="module")
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """One node for the whole file: starting it takes longer than most of the tests."""
+    with running_node(tmp_path_factory.mktemp("mounted") / "root") as node:
         yield node
+
+
+@pytest.fixture
+def node(shared_node: RunningNode) -> Iterator[RunningNode]:
+    """The node without a pod in it."""
+    yield shared_node
+    shared_node.call("close", volumes=[])
+    shared_node.call("die_over_change", number=0, moment="never")
+    pods = shared_node.root / "pods"
+    mounts.umount_all_below(pods)
+    if pods.exists():
+        shutil.rmtree(pods)
+    shared_node.call("purge", pod=UID)
+    assert shared_node.call("store") == [".grave"]
 
 
 @pytest.fixture
@@ -223,6 +241,42 @@ def test_modes_hold_for_users(node: RunningNode) -> None:
         done = subprocess.run([sys.executable, "-c", script], cwd=target, capture_output=True, text=True)
         assert (done.returncode == 0) is succeeds, done.stderr
         assert succeeds or "PermissionError" in done.stderr
+
+
+def test_volume_can_be_mounted_with_mapped_ids(node: RunningNode, volume: Path, tmp_path: Path) -> None:
+    """Pods with user namespaces: the runtime maps the owner of the files to the container's root."""
+    target = tmp_path / "mapped"
+    target.mkdir()
+    with user_namespace(100_000) as namespace_fd:
+        clone_fd = libc.syscall(libc.OPEN_TREE, "clone", -100, os.fsencode(volume), 1 | os.O_CLOEXEC)
+        try:
+            idmap = struct.pack("<QQQQ", 0x100000, 0, 0, namespace_fd)  # MOUNT_ATTR_IDMAP
+            libc.syscall(libc.MOUNT_SETATTR, "idmap", clone_fd, b"", 0x1000, idmap, len(idmap))
+            mounts.attach(clone_fd, target)
+        finally:
+            os.close(clone_fd)
+    try:
+        assert (volume / "a").stat().st_uid == 0
+        assert (target / "a").stat().st_uid == 100_000
+        assert (target / "a").read_text() == "one"
+    finally:
+        mounts.umount_lazy(target)
+
+
+@contextlib.contextmanager
+def user_namespace(first_uid: int) -> Iterator[int]:
+    """A namespace whose ids 0–65535 are *first_uid* and up outside."""
+    with subprocess.Popen(["unshare", "-U", "cat"], stdin=subprocess.PIPE) as process:
+        own = os.readlink("/proc/self/ns/user")
+        while os.readlink(f"/proc/{process.pid}/ns/user") == own:
+            pass
+        for kind in ("uid", "gid"):
+            Path(f"/proc/{process.pid}/{kind}_map").write_text(f"0 {first_uid} 65536")
+        namespace_fd = os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY)
+        try:
+            yield namespace_fd
+        finally:
+            os.close(namespace_fd)
 
 
 # --- changing -------------------------------------------------------------------------------------------------------
