@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,33 @@ class Kubectl:
         output = await self.try_run(*arguments, stdin=stdin, environment=environment)
         assert output.code == 0, f"kubectl {' '.join(arguments)}: {output.err}{output.out}"
         return output
+
+    @asynccontextmanager
+    async def follow(self, *arguments: str) -> AsyncIterator[AsyncIterator[str]]:
+        """Run a kubectl that does not end by itself; gives its lines and kills it at the end."""
+
+        async def lines() -> AsyncIterator[str]:
+            assert process.stdout is not None
+            text = b""
+            async for chunk in process.stdout:
+                *whole, text = (text + chunk).split(b"\n")
+                for line in whole:
+                    yield line.decode()
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                start = partial(
+                    trio.run_process,
+                    [*self._command, *arguments],
+                    stdout=subprocess.PIPE,
+                    check=False,
+                    env=self._environment,
+                    pass_fds=(self._descriptor,),
+                )
+                process: trio.Process = await nursery.start(start)
+                async with aclosing(lines()) as shown:
+                    yield shown
+                process.kill()
 
     async def fail(self, *arguments: str, stdin: str = "") -> str:
         """Run kubectl, which has to fail; returns what it says."""
