@@ -23,6 +23,7 @@ from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.pod.containers import ContainerStarter
 from kubelet_secrets.pod.environ import ContainerEnvs
 from kubelet_secrets.pod.events import WARNING
+from kubelet_secrets.pod.handlers import Target
 from kubelet_secrets.pod.imagepull import ImagePuller
 from kubelet_secrets.pod.instances import Instances
 from kubelet_secrets.pod.parts import NodeParts
@@ -36,10 +37,20 @@ from kubelet_secrets.pod.plan import (
     StartContainer,
     restart_key,
 )
+from kubelet_secrets.pod.probes import Probes
 from kubelet_secrets.pod.sandboxes import make_sandbox_settings
-from kubelet_secrets.pod.state import ContainerKind, RuntimeState, StartFailure, format_pod
+from kubelet_secrets.pod.state import (
+    ContainerKind,
+    Instance,
+    ProbeState,
+    RuntimeState,
+    StartFailure,
+    containers_of,
+    format_pod,
+)
 from kubelet_secrets.pod.termination import Terminator, grace_period_s
 from kubelet_secrets.pod.volumes import PodVolumes
+from kubelet_secrets.runtime.oci import ContainerHandle
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +66,7 @@ class PodActuator:
     Args:
         pod: as first seen; :attr:`pod` is replaced when the API changes it.
         nursery: where watches for containers' ends run.
-        changed: called when a container has ended; must not wait.
+        changed: called when a container has ended or a probe's verdict has changed; must not wait.
 
     Attributes:
         pod: the desired pod.
@@ -78,15 +89,24 @@ class PodActuator:
         self.failures: dict[str, StartFailure] = {}
         self._parts = parts
         self._report = report
+        self._changed = changed
         self._sandbox = parts.sandboxes.get(pod.metadata.uid)
         self._sandbox_attempts = 1 if self._sandbox is not None else 0
         self._sandbox_retry_at: datetime | None = None
         self._told_back_off: dict[str, int] = {}  # container → attempt whose back-off has been reported
         self._told_missing: list[str] = []  # pull secrets reported as missing
         self.instances = Instances(
-            parts.runtime, parts.registry, nursery, find_container=self.find_container, changed=changed
+            parts.runtime, parts.registry, nursery, find_container=self.find_container, changed=self._containers_ended
         )
         self._terminator = Terminator(parts.runtime, self.instances, parts.events)
+        self._probes = Probes(
+            parts.runtime,
+            nursery,
+            find_container=self.find_container,
+            target=self._target,
+            report=lambda container, *event: report((self._kind(container), container), *event),
+            changed=changed,
+        )
         self._puller = ImagePuller(parts.images, parts.secrets, back_off=parts.image_back_off, clock=parts.clock)
         self._starter = ContainerStarter(
             runtime=parts.runtime,
@@ -109,7 +129,25 @@ class PodActuator:
             sandbox_attempts=self._sandbox_attempts,
             pod_ips=self._sandbox.ips if self._sandbox is not None else (),
             instances=self.instances.all,
+            probes=self._probes.states,
         )
+
+    async def adopt(self, handles: Sequence[ContainerHandle]) -> None:
+        """Go on with containers that an earlier agent started, ready ones as ready."""
+        await self.instances.adopt(self.pod, handles)
+        status = self.pod.status
+        self._probes.seed(
+            {
+                each.name: ProbeState(is_started=True, is_ready=each.ready)
+                for each in (*status.init_container_statuses, *status.container_statuses)
+                if each.started and each.state.running is not None
+            }
+        )
+        self._probes.sync(self.instances.running)
+
+    def _containers_ended(self) -> None:
+        self._probes.sync(self.instances.running)
+        self._changed()
 
     def find_container(self, name: str) -> Container | None:
         return next((each for each in all_containers(self.pod) if each.name == name), None)
@@ -173,6 +211,7 @@ class PodActuator:
 
     async def stop(self, *, grace_s: float) -> None:
         """Stop every running container; see ``Terminator.stop_pod``."""
+        self._probes.stop()
         await self._terminator.stop_pod(self.pod, grace_s=grace_s, pod_ip=self._pod_ip, network=self._network)
 
     def shorten(self, grace_s: float) -> None:
@@ -211,6 +250,7 @@ class PodActuator:
         if outcome.instance.is_running:
             failure = await self._starter.post_start(container, outcome.instance, self._sandbox, report)
         if failure is None:
+            self._probes.sync(self.instances.running)
             return
         self.failures[name] = failure
         if outcome.instance.is_running:
@@ -254,6 +294,14 @@ class PodActuator:
             self._report(None, WARNING, "FailedToRetrieveImagePullSecret", message)
         self._told_missing = missing
         return secrets
+
+    def _target(self, container: Container, instance: Instance) -> Target:
+        return Target(
+            container=container, container_id=instance.container_id, pod_ip=self._pod_ip, network=self._network
+        )
+
+    def _kind(self, container: Container) -> ContainerKind:
+        return next(kind for kind, each in containers_of(self.pod) if each.name == container.name)
 
     @property
     def _pod_ip(self) -> str:

@@ -165,6 +165,7 @@ class PodManager:
                 logger.warning("orphaned pod %s found, but its volumes stay: %s", uid, error)
             await trio.sleep(ORPHAN_RETRY_S)
         await parts.sandboxes.remove(uid)
+        self._tell()
 
     def _tell(self) -> None:
         self._news.set()

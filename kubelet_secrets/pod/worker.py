@@ -187,7 +187,7 @@ class PodWorker:
                 changed=self._look_again,
             )
             nursery.start_soon(self._publisher.run)
-            await actuator.instances.adopt(self._pod, self._adopted)
+            await actuator.adopt(self._adopted)
             if self._pod.status.phase not in TERMINAL_PHASES:
                 self._register()
                 async with trio.open_nursery() as keeping:

@@ -37,6 +37,7 @@ from kubelet_secrets.pod.views import PodView
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
 from kubelet_secrets.runtime.images import ImageStore
+from kubelet_secrets.runtime.logs import LogOptions, copy_log
 from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.sandbox import SandboxManager
@@ -130,6 +131,51 @@ class Agent:
         return result.code, result.stdout.decode()
 
 
+class Door:
+    """The way from the node to the API server, which a test can shut."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._connections: set[trio.SocketStream] = set()
+        self.port = 0
+        self.is_shut = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._forward, listeners)
+            task_status.started()
+
+    def shut(self) -> None:
+        self.is_shut = True
+        for each in self._connections:
+            each.socket.close()
+
+    async def _forward(self, inner: trio.SocketStream) -> None:
+        if self.is_shut:
+            inner.socket.close()
+            return
+        outer = await trio.open_tcp_stream("127.0.0.1", self._target_port)
+        self._connections |= {inner, outer}
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._copy, inner, outer, nursery.cancel_scope)
+                nursery.start_soon(self._copy, outer, inner, nursery.cancel_scope)
+        finally:
+            self._connections -= {inner, outer}
+            inner.socket.close()
+            outer.socket.close()
+
+    async def _copy(self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+        try:
+            async for chunk in source:
+                await sink.send_all(chunk)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        scope.cancel()
+
+
 @dataclass
 class Cluster:
     """What a test talks to."""
@@ -138,6 +184,14 @@ class Cluster:
     admin: ApiClient
     node: ApiClient
     host: Host
+    door: Door
+
+    @contextmanager
+    def api_away(self) -> Iterator[None]:
+        """The node cannot reach the API server."""
+        self.door.shut()
+        yield
+        self.door.is_shut = False
 
     @asynccontextmanager
     async def agent(self) -> AsyncIterator[Agent]:
@@ -249,9 +303,25 @@ class Cluster:
                 ):
                     return
 
-    def log(self, pod: Pod, container: str = "c", attempt: int = 0) -> str:
+    def log_path(self, pod: Pod, container: str = "c", attempt: int = 0) -> Path:
         meta = pod.metadata
-        path = self.host.run_dir / "logs" / f"{meta.namespace}_{meta.name}_{meta.uid}" / container / f"{attempt}.log"
+        return self.host.run_dir / "logs" / f"{meta.namespace}_{meta.name}_{meta.uid}" / container / f"{attempt}.log"
+
+    async def wait_log(self, pod: Pod, text: str, container: str = "c", attempt: int = 0) -> None:
+        """Wait until a running container has said *text*."""
+        seen = b""
+        with trio.CancelScope() as scope:
+
+            async def receive(data: bytes) -> None:
+                nonlocal seen
+                seen += data
+                if text.encode() in seen:
+                    scope.cancel()
+
+            await copy_log(self.log_path(pod, container, attempt), LogOptions(follow=True), receive)
+
+    def log(self, pod: Pod, container: str = "c", attempt: int = 0) -> str:
+        path = self.log_path(pod, container, attempt)
         return "\n".join(line.split(" ", 3)[3] for line in path.read_text().splitlines())
 
 
@@ -259,12 +329,16 @@ class Cluster:
 async def cluster(made: Host) -> AsyncIterator[Cluster]:
     async with trio.open_nursery() as nursery:
         server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(runs_scheduler=False))
+        door = Door(server.port)
+        await nursery.start(door.run)
+        node_kubeconfig = server.node_kubeconfig(NODE).reveal().replace(b":%d" % server.port, b":%d" % door.port)
         async with (
             open_client(_config(made.directory, server.admin_kubeconfig())) as admin,
-            open_client(_config(made.directory, server.node_kubeconfig(NODE))) as node,
+            open_client(_config(made.directory, SensitiveBytes(node_kubeconfig))) as node,
         ):
-            yield Cluster(server, admin, node, made)
+            yield Cluster(server, admin, node, made, door)
         server.shut_down()
+        nursery.cancel_scope.cancel()
 
 
 def _config(directory: Path, kubeconfig: SensitiveBytes) -> ClusterConfig:
