@@ -208,19 +208,10 @@ def unmount_rootfs(bundle: Bundle) -> None:
 
 def remove(bundle: Bundle) -> None:
     """Unmount and delete; idempotent, also for a half-made bundle."""
+    # The record goes first: without it this is no container to anybody who looks, and rubbish to a later agent.
+    bundle.record.unlink(missing_ok=True)
     unmount_rootfs(bundle)
-    # The record goes last: a directory without one is rubbish to any later agent, one with it is a container.
-    for child in bundle.path.iterdir() if bundle.path.exists() else ():
-        if child != bundle.record:
-            _delete(child)
-    _delete(bundle.path)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(bundle.path, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:

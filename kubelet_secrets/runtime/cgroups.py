@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from kubelet_secrets.errors import HostError
 logger = logging.getLogger(__name__)
 
 ROOT = "/kubelet-secrets"
+_RETRIES = 40
+_RETRY_S = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,15 +165,30 @@ class CgroupTree:
             raise failures[0] if failures else OSError(0, "no cgroup hierarchy is mounted", path)
 
     def remove(self, path: str) -> None:
-        """Remove *path* and the empty cgroups below it, in every hierarchy. What still holds processes stays."""
+        """Remove *path* and the empty cgroups below it, in every hierarchy. What still holds processes stays.
+
+        Blocks for some milliseconds when a process in it has only just ended: call from a worker thread.
+        """
         for hierarchy in self.layout.hierarchies:
             _remove_tree(_below(hierarchy, path))
 
-    def remove_instance(self) -> None:
-        """At teardown: everything of this node, then the common root if no other node uses it."""
-        self.remove(self.instance_path)
+    def make_pod(self, pod_uid: str) -> None:
+        """Make the parent of a pod's cgroups, in every hierarchy. While it is there :meth:`remove_idle` keeps its parents.
+
+        Raises:
+            OSError: a hierarchy refused.
+        """
         for hierarchy in self.layout.hierarchies:
-            _rmdir(_below(hierarchy, ROOT))
+            _below(hierarchy, self.pod_path(pod_uid)).mkdir(parents=True, exist_ok=True)
+
+    def remove_idle(self) -> None:
+        """Remove this node's cgroup if no pod and no conmon is in it, and the common root if no other node uses it.
+
+        Blocks as :meth:`remove` does.
+        """
+        for hierarchy in self.layout.hierarchies:
+            for path in (f"{self.instance_path}/monitor", self.instance_path, ROOT):
+                _rmdir(_below(hierarchy, path))
 
 
 def _below(hierarchy: Path, path: str) -> Path:
@@ -190,19 +208,40 @@ def _counter(file: Path, name: str) -> int:
 
 
 def _remove_tree(directory: Path) -> None:
-    try:
-        children = [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for child in children:
-        _remove_tree(Path(child))
+    for child in _children(directory):
+        _remove_tree(child)
     _rmdir(directory)
 
 
-def _rmdir(directory: Path) -> None:
+def _children(directory: Path) -> list[Path]:
     try:
-        directory.rmdir()
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # EBUSY, ENOTEMPTY: in use, by us or by another node
-        logger.debug("cgroup %s stays: %s", directory, error.strerror)
+        with os.scandir(directory) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _rmdir(directory: Path) -> None:
+    for _ in range(_RETRIES):
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if not _is_idle(directory):  # in use, by us or by another node
+                logger.debug("cgroup %s stays: %s", directory, error.strerror)
+                return
+            # A process that has just ended counts for a moment after its pidfd has told.
+            time.sleep(_RETRY_S)
+        else:
+            return
+
+
+def _is_idle(directory: Path) -> bool:
+    """No process and no cgroup in it."""
+    try:
+        if directory.joinpath("cgroup.procs").read_text().strip():
+            return False
+    except OSError:
+        return True
+    return not _children(directory)

@@ -130,7 +130,11 @@ class ExecSession:
                 with trio.move_on_after(_CLOSE_S if await self._streams_ended() else 0):
                     await self._process.wait()
             if self._process.returncode is None:
+                await self._wait_begun()
                 self._kill_inside()
+                with trio.move_on_after(_CLOSE_S):
+                    await self._process.wait()  # it reaps what we have killed
+            if self._process.returncode is None:
                 self._process.kill()
                 await self._process.wait()
             for stream in (self.stdin, self.stdout, self.stderr):
@@ -148,6 +152,12 @@ class ExecSession:
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 return True
         return not scope.cancelled_caught
+
+    async def _wait_begun(self) -> None:
+        """Wait until the runtime has said which process it made: killed before, it could leave one that nobody knows of."""
+        with trio.move_on_after(_CLOSE_S):
+            while self._process.poll() is None and not self._pid_file.exists():  # noqa: ASYNC110 - runc writes the file
+                await trio.sleep(0.005)
 
     def _kill_inside(self) -> None:
         """SIGKILL the process in the container: killing ``runc exec`` alone would leave it running."""

@@ -49,6 +49,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CLEANUP_S = 20.0
+_EXECUTED_S = 2.0
 
 
 def new_container_id() -> str:
@@ -123,6 +124,7 @@ class OciRuntime:
             error = StartFailed(f"failed to start container: OCI runtime start failed: {outcome.last_line}")
             await self._keep_failure(bundle, str(error))
             raise error
+        await self._wait_executed(bundle)
         return self.state(container_id)
 
     async def wait_exit(self, container_id: str) -> ExitStatus:
@@ -132,23 +134,20 @@ class OciRuntime:
         ``ExitStatus(137, known=False)`` as soon as the container has gone too.
 
         Raises:
-            ContainerRunError: no such container.
+            ContainerRunError: no such container, or it was deleted meanwhile.
         """
-        handle = self.state(container_id)
-        if handle.exit is not None:
-            return handle.exit
-        bundle = self._bundle(container_id)
-        if handle.record.shares_pid_namespace:
+        bundle, record = self._bundle(container_id), self.state(container_id).record
+        if record.shares_pid_namespace:
             # In a pid namespace of its own the kernel ends the others with the first process. Here they could go on and hold
             # the log's pipes open; the CRI runtimes kill them too.
             await self._wait_ended(bundle, open_container)
-            self._cgroups.kill_all(handle.cgroup_path)
+            self._cgroups.kill_all(record.cgroup_path)
         for opener in (open_conmon, open_container):
-            await self._wait_ended(bundle, opener)
             handle = self.state(container_id)
             if handle.exit is not None:
                 return handle.exit
-        return read_exit_status(bundle, handle.record, self._cgroups)
+            await self._wait_ended(bundle, opener)
+        return self.state(container_id).exit or read_exit_status(bundle, record, self._cgroups)
 
     def kill(self, container_id: str, signal_number: int = signal.SIGTERM) -> None:
         """Send a signal to the container's first process. No error when it has gone already.
@@ -198,7 +197,7 @@ class OciRuntime:
         if record is not None:
             # conmon still writes into the bundle for a moment; do not pull it away under it.
             await self._wait_gone(bundle, open_conmon)
-            self._cgroups.remove(record.cgroup_path)
+            await trio.to_thread.run_sync(self._cgroups.remove, record.cgroup_path)
         await trio.to_thread.run_sync(bundles.remove, bundle)
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -295,6 +294,17 @@ class OciRuntime:
             await trio.to_thread.run_sync(bundles.unmount_rootfs, bundle)
             bundle.config.unlink(missing_ok=True)
 
+    async def _wait_executed(self, bundle: Bundle) -> None:
+        """Wait until the runtime's own first process has become the container's.
+
+        ``start`` returns a moment earlier, and a SIGTERM that arrives then ends runc with status 2, whatever the container
+        would have done with it.
+        """
+        pid = bundles.read_pid(bundle.pid_file)
+        with trio.move_on_after(_EXECUTED_S):
+            while pid is not None and _is_runtime(pid):  # noqa: ASYNC110 - nothing tells of an execve
+                await trio.sleep(0.001)
+
     async def _wait_ended(self, bundle: Bundle, opener: Callable[[Bundle], int | None]) -> None:
         fd = opener(bundle)
         if fd is None:
@@ -318,6 +328,13 @@ class OciRuntime:
             pass
         finally:
             os.close(fd)
+
+
+def _is_runtime(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes().startswith(b"runc:[")
+    except OSError:
+        return False
 
 
 def _record(settings: ContainerSettings, log_path: Path) -> ContainerRecord:

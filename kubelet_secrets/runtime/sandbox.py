@@ -21,6 +21,7 @@ import ipaddress
 import logging
 import re
 import shutil
+import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,7 +51,7 @@ class SandboxFailed(ContainerRunError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSettings:
     pod_uid: str
-    hostname: str
+    hostname: str  # not used on the host's network: there it is the host's
     domain: str = ""  # fully qualified, for a pod with a subdomain
     host_network: bool = False
     host_ipc: bool = False
@@ -183,9 +184,10 @@ class SandboxManager:
         return self._directory / pod_uid
 
     def _make(self, settings: SandboxSettings) -> None:
-        """(1) directory, (2) namespaces, (3) /dev/shm. The rest is :meth:`_finish`'s."""
+        """(1) directory and cgroup, (2) namespaces, (3) /dev/shm. The rest is :meth:`_finish`'s."""
         directory = self._path(settings.pod_uid)
         directory.mkdir(mode=0o700)
+        self._cgroups.make_pod(settings.pod_uid)
         targets = {kind: directory / kind for kind in _own_kinds(settings)}
         for target in targets.values():
             target.touch(mode=0o600)
@@ -207,20 +209,21 @@ class SandboxManager:
         directory = self._path(settings.pod_uid)
         kinds = tuple(kind for kind in ("net", "ipc", "uts", "pid") if directory.joinpath(kind).exists())
         ips = (directory.joinpath("ip").read_text(),) if "net" in kinds else settings.host_ips
+        hostname = socket.gethostname() if settings.host_network else settings.hostname
         host_text = _HOSTS.read_text() if settings.host_network and _HOSTS.exists() else None
         texts = {
             "hosts": hosts_file(
                 ips, settings.hostname, settings.domain, settings.host_aliases, host_network_text=host_text
             ),
             "resolv.conf": settings.resolv_conf,
-            "hostname": f"{settings.hostname}\n",
+            "hostname": f"{hostname}\n",
         }
         for name, text in texts.items():
             directory.joinpath(name).write_text(text)
             directory.joinpath(name).chmod(0o644)
         record = _Record(
             pod_uid=settings.pod_uid,
-            hostname=settings.hostname,
+            hostname=hostname,
             ips=ips,
             kinds=kinds,
             host_pid=settings.host_pid,
@@ -246,6 +249,7 @@ class SandboxManager:
                 pass  # not mounted, or not there
         shutil.rmtree(directory, ignore_errors=True)
         self._cgroups.remove(self._cgroups.pod_path(pod_uid))
+        self._cgroups.remove_idle()
 
     def _used(self) -> set[str]:
         return {path.read_text() for path in self._directory.glob("*/ip")}

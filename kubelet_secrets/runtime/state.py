@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -96,8 +97,9 @@ def read_exit_status(bundle: Bundle, record: ContainerRecord, cgroups: CgroupTre
     code = bundles.read_pid(bundle.exit_file)
     finished_at = bundles.read_time(bundle.exit_file)
     if code is None or finished_at is None:
-        if not bundle.lost.exists():
-            bundle.lost.touch(mode=0o600)  # remembers when the loss was found
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            if not bundle.lost.exists():
+                bundle.lost.touch(mode=0o600)  # remembers when the loss was found
         finished_at = bundles.read_time(bundle.lost) or datetime.now(UTC)
         return ExitStatus(code=UNKNOWN_EXIT_CODE, oom=oom, finished_at=finished_at, known=False)
     return ExitStatus(code=code, oom=oom, finished_at=finished_at)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from kubelet_secrets.errors import ContainerRunError, HostError
 from kubelet_secrets.runtime.bundle import Bundle
@@ -329,6 +330,24 @@ async def test_cancelled_create_leaves_nothing(node: Node, delay_s: float) -> No
     assert os.listdir(node.run_dir / "containers") == []
     assert os.listdir(node.run_dir / "runc") == []
     assert node.cgroups.processes(settings.cgroup_path) == ()
+
+
+async def test_waiting_for_a_container_that_is_deleted_ends(node: Node) -> None:
+    handle, _ = await node.run("sleep", "600")
+    ends: list[str] = []
+
+    async def wait() -> None:
+        try:
+            ends.append((await node.runtime.wait_exit(handle.id)).reason)
+        except ContainerRunError:
+            ends.append("deleted")
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await node.runtime.delete(handle.id)
+    assert ends in (["Error"], ["deleted"])
 
 
 async def test_delete_is_idempotent_and_forces(node: Node) -> None:

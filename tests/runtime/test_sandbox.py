@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ async def test_host_network_pod_shares_it_with_the_host(node: Node, manager: San
         SandboxSettings(pod_uid=node.pod_uid, hostname="node1", host_network=True, host_ips=("192.0.2.7",))
     )
     assert sandbox.ips == ("192.0.2.7",)
+    assert sandbox.hostname == sandbox.hostname_path.read_text().strip() == socket.gethostname()
     _, text = await node.output("readlink", "/proc/self/ns/net", **sandbox_changes(sandbox))
     assert text == os.readlink("/proc/self/ns/net")
     assert sandbox.hosts_path.read_text().startswith("# Kubernetes-managed hosts file (host network).\n")
@@ -141,6 +143,7 @@ async def test_remains_of_a_container_in_a_shared_pid_namespace_end_with_it(
 
 
 async def test_removed_sandbox_leaves_no_mount_process_or_cgroup(node: Node, manager: SandboxManager) -> None:
+    """Nor the node's own cgroup, once its last pod has gone."""
     sandbox = await manager.create(SandboxSettings(pod_uid=node.pod_uid, hostname="web", share_process_namespace=True))
     pause = f"{sandbox.cgroup_path}/pause"
     assert len(node.cgroups.processes(pause)) == 1
@@ -149,7 +152,16 @@ async def test_removed_sandbox_leaves_no_mount_process_or_cgroup(node: Node, man
     assert node.cgroups.processes(pause) == ()
     assert str(node.run_dir / "netns") not in Path("/proc/self/mountinfo").read_text()
     assert manager.list() == ()
-    assert not any((root / sandbox.cgroup_path.lstrip("/")).exists() for root in node.cgroups.layout.hierarchies)
+    for hierarchy in node.cgroups.layout.hierarchies:
+        assert not (hierarchy / node.cgroups.instance_path.lstrip("/")).exists()
+
+
+async def test_cgroup_of_the_node_stays_while_another_pod_is_there(node: Node, manager: SandboxManager) -> None:
+    await manager.create(SandboxSettings(pod_uid="one", hostname="a"))
+    other = await manager.create(SandboxSettings(pod_uid="two", hostname="b"))
+    await manager.remove("one")
+    for hierarchy in node.cgroups.layout.hierarchies:
+        assert (hierarchy / other.cgroup_path.lstrip("/")).exists()
 
 
 async def test_a_new_manager_finds_sandboxes_and_sweeps_unfinished_ones(node: Node, manager: SandboxManager) -> None:
