@@ -9,6 +9,8 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.access.audit import AuditLog, AuditRecord
@@ -19,6 +21,7 @@ from kubelet_secrets.control.protocol import (
     EnvRow,
     EnvView,
     FileRow,
+    LogPart,
     NodeSummary,
     PodSummary,
     TreeView,
@@ -29,6 +32,7 @@ from kubelet_secrets.envvars.subpath import resolve_sub_path
 from kubelet_secrets.errors import ContainerConfigError, SetUpError, UsageError
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.views import ContainerView, PodView
+from kubelet_secrets.runtime.logs import LogOptions, copy_log
 from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.volume.store import Store
 
@@ -57,7 +61,7 @@ class Inspection:
 
     @property
     def handlers(self) -> dict[str, Handler]:
-        return {"status": self.status, "env": self.env, "tree": self.tree, "audit": self.audit}
+        return {"status": self.status, "env": self.env, "tree": self.tree, "audit": self.audit, "logs": self.logs}
 
     async def status(self, params: Mapping[str, Any], send: Send) -> None:
         await send(
@@ -103,6 +107,24 @@ class Inspection:
             async for event in subscription:
                 if not (denied_only and event.record.allowed):
                     await send(make_audit_view(event.record, dropped=event.dropped))
+
+    async def logs(self, params: Mapping[str, Any], send: Send) -> None:
+        _, container = self._find(params)
+        if container.instance is None:
+            raise UsageError(f"container {container.name} has not been started: {container.state}")
+        handle = self._runtime.state(container.instance.container_id)
+        tail = int(params.get("tail", -1))
+        options = LogOptions(
+            follow=bool(params.get("follow")),
+            tail_lines=tail if tail >= 0 else None,
+            timestamps=bool(params.get("timestamps")),
+        )
+
+        async def pass_on(data: bytes) -> None:
+            await send(LogPart(data))
+
+        ended = partial(self._runtime.wait_exit, handle.id)
+        await copy_log(Path(handle.record.log_path), options, pass_on, ended=ended if options.follow else None)
 
     def _find(self, params: Mapping[str, Any]) -> tuple[PodView, ContainerView]:
         """Raises: UsageError when this node has no such pod, or the pod no such container."""

@@ -181,6 +181,10 @@ def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:
     def detach() -> None:
         mounts.umount_lazy(path)
         path.rmdir()
+        try:
+            path.parent.rmdir()
+        except OSError:
+            pass  # another node's credentials or socket are there
 
     undo.callback(detach)
 

@@ -8,7 +8,7 @@ import click
 
 from kubelet_secrets.cli.output import output_option, print_objects, print_table
 from kubelet_secrets.control.client import ask, ask_one
-from kubelet_secrets.control.protocol import DEFAULT_SOCKET, AuditView, EnvRow, EnvView, NodeSummary, TreeView
+from kubelet_secrets.control.protocol import DEFAULT_SOCKET, AuditView, EnvRow, EnvView, LogPart, NodeSummary, TreeView
 
 socket_option = click.option(
     "--socket",
@@ -153,3 +153,21 @@ def status(output: str, socket: str) -> None:
         for container in pod.containers
     ]
     print_table(["POD", "PHASE", "CONTAINER", "STATE", "RESTARTS"], rows)
+
+
+@click.command()
+@click.argument("pod")
+@container_option
+@namespace_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
+@click.option(
+    "--tail", type=click.IntRange(min=-1), default=-1, show_default=True, help="Only the last lines; -1: all."
+)
+@click.option("--timestamps", is_flag=True, help="Put the time in front of each line.")
+@socket_option
+def logs(pod: str, container: str, namespace: str, follow: bool, tail: int, timestamps: bool, socket: str) -> None:
+    """Print what a container wrote to its output. It is kept in memory, until the pod is deleted."""
+    params = {"namespace": namespace, "pod": pod, "container": container}
+    for part in ask(socket, "logs", LogPart, **params, follow=follow, tail=tail, timestamps=timestamps):
+        sys.stdout.buffer.write(part.data)
+        sys.stdout.flush()

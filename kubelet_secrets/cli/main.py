@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tree": ("inspect:tree", "Show the secret files of a container as it sees them."),
     "audit": ("inspect:audit", "Show who opened which secret file, and who was refused."),
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
+    "logs": ("inspect:logs", "Print what a container wrote to its output."),
     "image": ("image:image", "Import, list and remove container images of this machine's store."),
     "demo": ("demo:demo", "Take the guided tour, on real containers, in under a minute."),
 }

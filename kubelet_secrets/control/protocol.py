@@ -122,3 +122,9 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exe: str = ""
     chain: str = ""
     dropped: int = 0  # verdicts that this reader was too slow to be shown, before this one
+
+
+class LogPart(msgspec.Struct, frozen=True):
+    """Answer item of ``logs``: some bytes of a container's output, as it wrote them."""
+
+    data: bytes

@@ -113,6 +113,8 @@ class NodeMounts:
         """
         check_host()
         # (1) Nothing secret lies in the directory itself, but names of pods do.
+        if not self.root_dir.exists():
+            undo.callback(self._remove_root)
         self.root_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root_dir.chmod(0o700)
         self._lock(undo)
@@ -216,6 +218,13 @@ class NodeMounts:
                 shutil.rmtree(path, onerror=_log_failure)
             else:
                 path.unlink(missing_ok=True)
+
+    def _remove_root(self) -> None:
+        """Take away the directory we made ourselves, unless images are kept in it."""
+        try:
+            self.root_dir.rmdir()
+        except OSError:
+            pass  # not empty: not ours alone
 
 
 def _log_failure(_: object, path: str, error: object) -> None:
