@@ -67,9 +67,13 @@ def object_key(row: ServedResource, namespace: str, name: str) -> str:
 async def open_record(storage: Storage, record: Record) -> Stored:
     """Raises: ApiError: 500, it cannot be decrypted."""
     try:
-        opened = await storage.open(record)
+        return await _open(storage, record)
     except TransformError as error:
         raise statuses.internal(str(error)) from None
+
+
+async def _open(storage: Storage, record: Record) -> Stored:
+    opened = await storage.open(record)
     return Stored(opened.value, record.revision, opened.is_stale)
 
 
@@ -112,7 +116,11 @@ async def list_objects(
     for index, record in enumerate(records):
         if record.key <= start:
             continue
-        stored = await open_record(storage, record)
+        try:
+            stored = await _open(storage, record)
+        except TransformError as error:
+            # One object that cannot be read fails the whole list: nobody may take it for complete.
+            raise statuses.internal(f'unable to transform key "{record.key}": {error}') from None
         if not selection.is_by_key_only and not selection.matches(stored.object):
             continue
         if limit and len(items) == limit:

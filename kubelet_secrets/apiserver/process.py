@@ -8,6 +8,7 @@ tests.
     serve_apiserver
     ├── storage (the journal's writer, with a data directory)
     ├── compaction of old revisions
+    ├── node monitor
     ├── controllers
     └── listener
         └── connections … watches
@@ -34,6 +35,7 @@ from kubelet_secrets.apiserver.general_routes import general_routes
 from kubelet_secrets.apiserver.journal import open_journal
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
+from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.registry import Registry
@@ -145,6 +147,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         await nursery.start(storage.run)
         nursery.start_soon(compact_old_revisions, storage)
+        nursery.start_soon(NodeMonitor(registry).run)
         await nursery.start(Controllers(registry, authority.certificate_pem, options.runs_scheduler).run)
         log.info("API server listening on %s", handle.url)
         task_status.started(handle)

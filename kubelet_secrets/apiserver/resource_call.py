@@ -94,6 +94,8 @@ class ResourceCall:
         revision = parse_revision(version) if version not in ("", "0") else None
         if match and match not in ("Exact", "NotOlderThan"):
             raise statuses.bad_request(f'resourceVersionMatch: Unsupported value: "{match}"')
+        if match and not version:
+            raise statuses.bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
         token = self._query.get("continue", "")
         if token and version not in ("", "0"):
             raise statuses.bad_request("specifying resource version is not allowed when using continue")
