@@ -18,7 +18,7 @@ async def test_created_object_has_system_metadata_and_defaults(admin: Http) -> N
     answer = await admin.post(SECRETS, secret("s", a="b"))
     assert answer.status == 201
     metadata = answer.json["metadata"]
-    assert set(metadata) == {"name", "namespace", "uid", "creationTimestamp", "resourceVersion"}
+    assert set(metadata) == {"name", "namespace", "uid", "creationTimestamp", "resourceVersion", "managedFields"}
     assert metadata["namespace"] == "default"
     assert answer.json["type"] == "Opaque"
     assert answer.json["data"] == {"a": "Yg=="}
@@ -550,7 +550,11 @@ async def test_update_of_an_applied_object_takes_over_what_it_changes(admin: Htt
     assert unchanged == edited
 
 
-async def test_objects_nobody_applied_carry_no_managed_fields(admin: Http) -> None:
-    await admin.post(CONFIG_MAPS, {"metadata": {"name": "c"}, "data": {"a": "1"}})
-    edited = (await admin.patch(f"{CONFIG_MAPS}/c?fieldManager=editor", {"data": {"a": "2"}})).json
-    assert "managedFields" not in edited["metadata"]
+async def test_every_writer_owns_what_it_wrote_and_admission_nothing(admin: Http) -> None:
+    await admin.post(f"{PODS}?fieldManager=creator", pod("p"))
+    edited = (await admin.patch(f"{PODS}/p?fieldManager=editor", {"metadata": {"labels": {"a": "b"}}})).json
+    owners = {entry["manager"]: entry["fieldsV1"] for entry in edited["metadata"]["managedFields"]}
+    assert set(owners) == {"creator", "editor"}
+    assert owners["editor"] == {"f:metadata": {"f:labels": {".": {}, "f:a": {}}}}
+    assert edited["spec"]["serviceAccountName"] == "default"
+    assert "f:serviceAccountName" not in owners["creator"]["f:spec"]
