@@ -15,6 +15,7 @@ import socket
 import pyfuse3
 import trio
 
+from kubelet_secrets.errors import HostError
 from kubelet_secrets.fusefs.init import make_resend_notification, parse_init
 from kubelet_secrets.fusefs.operations import Operations
 
@@ -31,7 +32,7 @@ async def serve(
     resume: bool,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve requests until cancelled, or until the mount is gone.
+    """Serve requests until cancelled.
 
     Args:
         fuse_fd: /dev/fuse, mounted, its FUSE_INIT answered. Stays the caller's; is switched to non-blocking.
@@ -39,17 +40,15 @@ async def serve(
         operations: the handlers.
         resume: an earlier process served this mount: ask for its unanswered requests, and index its nodes.
 
-    Returns:
-        When the kernel ended the connection: unmounted everywhere, or aborted.
-
     Cancellation: orderly. The request at work is answered, the rest waits in the kernel for the next agent.
 
     Raises:
+        HostError: the kernel ended the connection: aborted, or unmounted everywhere. In a group, as it comes from a nursery.
         ExceptionGroup: a handler had a bug; expected failures are errno (``operations``).
     """
     # The device can become readable and then have nothing to read (the caller was killed): never block on it.
     os.set_blocking(fuse_fd, False)
-    replayed = trio.Event()
+    replayed, stopping = trio.Event(), trio.Event()
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, ours:
         ours.send(init_request)
@@ -64,7 +63,7 @@ async def serve(
         pyfuse3.init(operations, f"/dev/fd/{session_fd}", set())
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_run_loop, nursery.cancel_scope)
+                nursery.start_soon(_run_loop, stopping)
                 try:
                     await replayed.wait()
                     if resume:
@@ -73,12 +72,13 @@ async def serve(
                     task_status.started()
                     await trio.sleep_forever()
                 finally:
+                    stopping.set()
                     pyfuse3.terminate()
         finally:
             pyfuse3.close(unmount=False)
 
 
-async def _run_loop(on_end: trio.CancelScope) -> None:
+async def _run_loop(stopping: trio.Event) -> None:
     """pyfuse3's main loop. Shielded: a cancelled handler would never answer; ``terminate`` ends it."""
     with trio.CancelScope(shield=True):
         while True:
@@ -89,7 +89,8 @@ async def _run_loop(on_end: trio.CancelScope) -> None:
                 spurious = True  # readable without a request: pyfuse3 takes EAGAIN for a failure
             if not spurious:
                 break
-    on_end.cancel()
+    if not stopping.is_set():
+        raise HostError("the filesystem's connection was ended from outside: aborted, or unmounted everywhere")
 
 
 def _ask_again(fuse_fd: int, init_request: bytes) -> None:

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,20 +212,9 @@ async def main(handover: Handover) -> None:
 
             nursery.start_soon(stop_on_signal)
 
-            async def serve_until_gone() -> None:
-                await nursery.start(serve_filesystem)
-
-            async def serve_filesystem(*, task_status: trio.TaskStatus[None]) -> None:
-                await serve(
-                    handover.fuse_fd,
-                    handover.init_request,
-                    operations,
-                    resume=handover.resume,
-                    task_status=task_status,
-                )
-                sys.exit(3)  # the mount is gone
-
-            await serve_until_gone()
+            await nursery.start(
+                partial(serve, handover.fuse_fd, handover.init_request, operations, resume=handover.resume)
+            )
             await nursery.start(client.run)
             nursery.start_soon(trio.serve_listeners, answer, [trio.SocketListener(listener)])
             handover.tell_ready()
