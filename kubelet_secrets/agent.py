@@ -60,6 +60,7 @@ from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
 from kubelet_secrets.runtime.images import ImageStore
+from kubelet_secrets.runtime.nodekeyring import read_node_keyring, search_paths
 from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.sandbox import SandboxManager
@@ -135,6 +136,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 options.image_dir,
                 tools=tools,
                 registry=Registry(tools, auth_dir=run_dir, scratch_dir=options.image_dir / "tmp"),
+                node_keyring=lambda: read_node_keyring(search_paths(options.root_dir)),
             ),
             cgroups=cgroups,
             registry=registry,

@@ -92,7 +92,7 @@ class ImagePuller:
     async def _ensure(self, pod: Pod, container: Container, secrets: Sequence[Secret], report: Report) -> Image:
         name, policy = container.image, container.image_pull_policy or default_pull_policy(container.image)
         present = self._store.resolve(name)
-        if present is not None and policy != "Always":
+        if present is not None and policy != "Always" and self._may_use(present, name, secrets):
             report(
                 NORMAL,
                 "Pulled",
@@ -129,6 +129,12 @@ class ImagePuller:
             f"Image size: {ensured.image.size_bytes} bytes.",
         )
         return ensured.image
+
+    def _may_use(self, present: Image, name: str, secrets: Sequence[Secret]) -> bool:
+        """Whether the pod may use an image that is here (KEP-2535). The secrets are looked into only if that decides it."""
+        return self._store.is_accessible(present, name, ()) or self._store.is_accessible(
+            present, name, self._credentials(name, secrets)
+        )
 
     def _credentials(self, name: str, secrets: Sequence[Secret]) -> tuple[RegistryCredentials, ...]:
         try:

@@ -6,9 +6,10 @@ kubelet's image manager); the files are ``imagedir``'s, back-off between attempt
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,15 @@ import trio
 
 from kubelet_secrets.errors import ImageError, aggregate_message
 from kubelet_secrets.runtime.imagedir import Image, ImageConfig, ImageDirectory, read_layout
-from kubelet_secrets.runtime.keyring import RegistryCredentials, credential_hash
+from kubelet_secrets.runtime.keyring import Keyring, KeyringError, RegistryCredentials, credential_hash, lookup
 from kubelet_secrets.runtime.pullrecords import Verification, is_accessible
 from kubelet_secrets.runtime.reference import ImageReference, parse_reference
 from kubelet_secrets.runtime.registry import Registry, RegistryError
 from kubelet_secrets.runtime.tools import Tools, run_tool
 
 __all__ = ["EnsuredImage", "Image", "ImageConfig", "ImageStore"]
+
+logger = logging.getLogger(__name__)
 
 _LOCAL_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 
@@ -42,6 +45,7 @@ class ImageStore:
         registry: how to reach registries.
         max_parallel_pulls: 1 as the kubelet's default ``serializeImagePulls``.
         verification: which present images a pod may use without showing that it could pull them.
+        node_keyring: reads the node's own credentials, tried after a pod's; asked at every pull, so that changes count.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ImageStore:
         registry: Registry,
         max_parallel_pulls: int = 1,
         verification: Verification = Verification.NEVER_VERIFY_PRELOADED,
+        node_keyring: Callable[[], Keyring] = Keyring,
     ) -> None:
         self._files = ImageDirectory(directory)
         self._tools = tools
@@ -59,6 +64,7 @@ class ImageStore:
         self._limit = trio.CapacityLimiter(max_parallel_pulls)
         self._pulls: dict[str, _PullTurn] = {}
         self._verification = verification
+        self._node_keyring = node_keyring
         self._hashes: dict[tuple[str, str], set[str]] = {}  # (image id, repository) -> credentials that opened it
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -97,7 +103,7 @@ class ImageStore:
 
         Args:
             policy: ``Always``, ``IfNotPresent`` or ``Never``.
-            credentials: to be tried in order; empty is one anonymous attempt.
+            credentials: the pod's, to be tried in order; then the node's; one anonymous attempt if there are none at all.
 
         Raises:
             ImageError: ``InvalidImageName``, ``ImageInspectError``, ``ErrImageNeverPull`` or ``ErrImagePull``.
@@ -174,7 +180,7 @@ class ImageStore:
         self, name: str, reference: ImageReference, credentials: Sequence[RegistryCredentials]
     ) -> Image:
         errors = []
-        for attempt in credentials or (None,):
+        for attempt in (*credentials, *self._node_credentials(reference)) or (None,):
             try:
                 image = await self._pull_with(reference, attempt)
             except RegistryError as error:
@@ -186,6 +192,13 @@ class ImageStore:
             await trio.to_thread.run_sync(self._files.write_record, image.id, reference.repository, attempt)
             return image
         raise ImageError("ErrImagePull", aggregate_message(errors))
+
+    def _node_credentials(self, reference: ImageReference) -> Sequence[RegistryCredentials]:
+        try:
+            return lookup(self._node_keyring(), reference.repository)
+        except KeyringError as error:
+            logger.warning("the node's own registry credentials are not used: %s", error)
+            return ()
 
     async def _pull_with(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Image:
         digest = await self._registry.digest(reference, credentials)

@@ -15,7 +15,7 @@ import trio
 from kubelet_secrets.errors import ImageError
 from kubelet_secrets.runtime import registry as registry_module
 from kubelet_secrets.runtime.images import Image, ImageStore
-from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials
+from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials, parse_docker_config
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool, tool_environment
 from kubelet_secrets.sensitive import SensitiveBytes
@@ -320,6 +320,21 @@ async def test_present_private_image_is_not_for_pods_without_credentials(
         same_login = await store.ensure(private.image, "Never", [GOOD])
     assert (same_secret.pulled, same_login.pulled) == (False, False)
     assert private.requests("/manifests/") == asked
+
+
+async def test_the_nodes_credentials_open_an_image_to_every_pod(
+    tmp_path: Path, tools: Tools, private: PrivateRegistry
+) -> None:
+    document = SensitiveBytes(registry_module.auth_document(private.domain, GOOD))
+    store = ImageStore(
+        tmp_path / "store",
+        tools=tools,
+        registry=Registry(tools, auth_dir=tmp_path, scratch_dir=tmp_path / "store/tmp"),
+        node_keyring=lambda: parse_docker_config(document, "config.json", legacy=False),
+    )
+    with trio.fail_after(60):
+        assert (await store.ensure(private.image, "IfNotPresent", [BAD])).pulled
+        assert not (await store.ensure(private.image, "Never")).pulled
 
 
 async def test_pull_by_digest(store: ImageStore, private: PrivateRegistry) -> None:
