@@ -74,6 +74,7 @@ class AgentChild(Child):
 
     Attributes:
         ready_fd: readable when the agent has said that it is ready, or has ended without saying so; None when that was seen.
+        was_ready: whether it has said that it is ready.
         started_s: when it was told to go, by the monotonic clock.
     """
 
@@ -95,6 +96,7 @@ class AgentChild(Child):
             for fd in descriptors.values():
                 os.close(fd)
         self.ready_fd: int | None = ready_fd
+        self.was_ready = False
         self.started_s = time.monotonic()
 
     def step_back(self) -> None:
@@ -116,7 +118,8 @@ class AgentChild(Child):
         told = os.read(self.ready_fd, 16)
         os.close(self.ready_fd)
         self.ready_fd = None
-        return bool(told)
+        self.was_ready = bool(told)
+        return self.was_ready
 
     def close(self) -> None:
         super().close()

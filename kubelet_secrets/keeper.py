@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 _TICK_S = 1.0
 _KILL_TIMEOUT_S = 5.0
 _WRITER_PAUSE_S = 0.2
-_MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s: containers' opens wait for as long
+_MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s
+_FREE_DEATHS = 3  # in quick succession, before the back-off begins
 _CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError
 
 
@@ -52,9 +53,9 @@ class KeeperOptions:
     store_size_bytes: int = 512 << 20
     run_size_bytes: int = 1 << 30
     noswap_fallback: NoswapFallback = NoswapFallback.RAMFS
-    has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 70 MB of memory
+    has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 40 MB of memory
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
-    healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; earlier deaths back off
+    healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; repeated earlier deaths back off
 
 
 def run_keeper(options: KeeperOptions) -> int:
@@ -84,6 +85,17 @@ def run_keeper(options: KeeperOptions) -> int:
             return keeper.run(signals)
         finally:
             keeper.kill_children()
+
+
+def restart_delay_s(quick_deaths: int, *, came_up: bool) -> float:
+    """How long to wait before the next agent; containers' opens wait for as long.
+
+    Args:
+        quick_deaths: how many agents in a row died soon after they took over, this one included; 1..n.
+        came_up: whether this one had said that it is ready. One that did deserves more patience than one that cannot start.
+    """
+    repeated = quick_deaths - (_FREE_DEATHS if came_up else 1)
+    return 0.0 if repeated <= 0 else min(0.1 * 2**repeated, _MAX_BACKOFF_S)
 
 
 @contextlib.contextmanager
@@ -267,7 +279,7 @@ class Keeper:
             return status
         lived_s = time.monotonic() - agent.started_s
         self._quick_deaths = 1 if lived_s >= self._options.healthy_after_s else self._quick_deaths + 1
-        delay_s = 0.0 if self._quick_deaths == 1 else min(0.1 * 2 ** (self._quick_deaths - 1), _MAX_BACKOFF_S)
+        delay_s = restart_delay_s(self._quick_deaths, came_up=agent.was_ready)
         logger.warning("the agent ended with status %s; starting it again in %.1f s", status, delay_s)
         self._restart_at_s = time.monotonic() + delay_s
         return None

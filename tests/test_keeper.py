@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kubelet_secrets.fusefs import libc, mounts
+from kubelet_secrets.keeper import restart_delay_s
 from tests.fusefs.running_node import RunningNode, running_node, wait_end
 
 pytestmark = pytest.mark.fuse
@@ -68,6 +69,43 @@ def test_stop_leaves_no_process_no_mount_and_no_file_but_the_images(node: Runnin
 def test_other_signals_stop_too(node: RunningNode, number: int) -> None:
     assert node.stop(number) == 0
     assert mounts.mounts_below(node.root) == []
+
+
+def test_agent_that_does_not_stop_is_killed_in_time(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "root", deaf=True)
+    node.stop_timeout_s = 0.1
+    try:
+        node.start()
+        assert node.stop() == 0
+        assert mounts.mounts_below(node.root) == []
+        assert "did not stop in time" in node.stderr()
+    finally:
+        node.clean_up()
+
+
+def test_second_signal_stops_at_once(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "root", deaf=True)
+    node.stop_timeout_s = 600
+    try:
+        node.start()
+        node.keeper.terminate()
+        node.wait_notification("STOPPING=1")
+        assert node.stop() == 0
+        assert mounts.mounts_below(node.root) == []
+    finally:
+        node.clean_up()
+
+
+@pytest.mark.parametrize(
+    ("came_up", "delays"),
+    [
+        pytest.param(True, [0, 0, 0, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], id="died-after-it-was-ready"),
+        pytest.param(False, [0, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], id="cannot-start"),
+    ],
+)
+def test_repeated_quick_deaths_back_off(came_up: bool, delays: list[float]) -> None:
+    got = [restart_delay_s(deaths, came_up=came_up) for deaths in range(1, len(delays) + 1)]
+    assert got == pytest.approx(delays)
 
 
 def test_second_keeper_on_one_directory_is_refused(node: RunningNode) -> None:

@@ -208,6 +208,8 @@ async def main(handover: Handover) -> None:
 
             async def stop_on_signal() -> None:
                 async for _ in signals:
+                    if options.get("deaf"):
+                        continue
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
