@@ -64,6 +64,14 @@ PURE = [
     "pod/backoff.py",
     "pod/correlator.py",
     "apiserver/patch.py",
+    "apiserver/strategic.py",
+    "apiserver/apply.py",
+    "apiserver/fieldset.py",
+    "apiserver/strictness.py",
+    "apiserver/tables.py",
+    "apiserver/podprinter.py",
+    "apiserver/discovery.py",
+    "apiserver/openapi.py",
     "explain/*.py",
 ]
 IMPURE_MODULES = {"trio", "os", "socket", "subprocess", "time", "pyfuse3", "httpx2", "random", "secrets"}
