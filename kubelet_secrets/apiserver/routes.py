@@ -24,6 +24,7 @@ from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import parse_request
 from kubelet_secrets.apiserver.resource_call import ResourceCall
+from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,15 @@ class ApiApplication:
     """
 
     def __init__(
-        self, registry: Registry, authenticators: Authenticators, authorizers: Authorizers, others: ASGIApp
+        self,
+        registry: Registry,
+        subresources: Subresources,
+        authenticators: Authenticators,
+        authorizers: Authorizers,
+        others: ASGIApp,
     ) -> None:
         self._registry = registry
+        self._subresources = subresources
         self._authenticators = authenticators
         self._authorizers = authorizers
         self._others = others
@@ -56,12 +63,15 @@ class ApiApplication:
         except ClientDisconnect:
             return
         except Exception as error:
-            # A task's border: a bug in one request must not take the connection's other streams along. The text of an
-            # exception may quote data, so its type and place have to do.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error("request failed: %s in %s:%s", type(error).__name__, place.filename, place.lineno)
+            # A task's border: a bug in one request must not take the connection's other streams along.
+            _log_bug(error)
             response = error_response(statuses.internal(type(error).__name__))
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        except Exception as error:
+            # The same, in the middle of an answer: the client is told that it has ended, or it would wait for ever.
+            _log_bug(error)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _respond(self, request: Request) -> ASGIApp:
         query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -75,8 +85,17 @@ class ApiApplication:
             raise statuses.path_not_found()
         if info.subresource and all(info.subresource != known.name for known in row.subresources):
             raise statuses.path_not_found()
-        call = ResourceCall(self._registry, row, info, query, user, request)
+        call = ResourceCall(self._registry, self._subresources, row, info, query, user, request)
         return await call.respond()
+
+
+def _log_bug(error: Exception) -> None:
+    """The text of an exception may quote data, so its type and place have to do."""
+    inner: BaseException = error
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    place = traceback.extract_tb(inner.__traceback__)[-1]
+    log.error("request failed: %s in %s:%s", type(inner).__name__, place.filename, place.lineno)
 
 
 def error_response(error: ApiError) -> Response:

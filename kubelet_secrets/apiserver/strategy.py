@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from fractions import Fraction
 
+from kubelet_secrets.api import quantity
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.resources import ServedResource
@@ -88,21 +89,28 @@ def _copy(target: Object, source: Object, field: str) -> None:
 
 def qos_class(spec: Object) -> str:
     """Source: pkg/apis/core/helper/qos, ComputePodQOS: requests and limits of cpu and memory only."""
-    requests: dict[str, Any] = {}
-    is_guaranteed = True
-    has_any = False
-    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+    is_guaranteed, has_any = True, False
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
         resources = container.get("resources") or {}
-        limits = {name: value for name, value in (resources.get("limits") or {}).items() if name in ("cpu", "memory")}
-        requests = {
-            name: value for name, value in (resources.get("requests") or {}).items() if name in ("cpu", "memory")
-        }
+        limits, requests = _compute(resources.get("limits")), _compute(resources.get("requests"))
         has_any = has_any or bool(limits or requests)
-        if len(limits) < 2 or any(str(requests.get(name, value)) != str(value) for name, value in limits.items()):
-            is_guaranteed = False
+        is_guaranteed = is_guaranteed and len(limits) == 2 and {**limits, **requests} == limits
     if not has_any:
         return "BestEffort"
     return "Guaranteed" if is_guaranteed else "Burstable"
+
+
+def _compute(amounts: Object | None) -> dict[str, Fraction]:
+    """The cpu and memory of *amounts* that are not zero. What is no quantity is left out: the rules refuse it later."""
+    found = {}
+    for name in ("cpu", "memory"):
+        try:
+            amount = quantity.parse((amounts or {}).get(name, 0))
+        except ValueError:
+            continue
+        if amount:
+            found[name] = amount
+    return found
 
 
 # --- deletion --------------------------------------------------------------------------------------------------------

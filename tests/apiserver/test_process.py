@@ -159,6 +159,9 @@ async def test_no_secret_value_reaches_log_or_answer_of_a_failure(
     answer = await admin.patch(f"{SECRETS}/s", {"stringData": {"k": canary}})
     assert (answer.status, answer.json["reason"]) == (500, "InternalError")
     assert canary not in answer.body.decode()
+    server.registry.storage.open = break_down  # type: ignore[method-assign, assignment]
+    async with admin.watch(f"{SECRETS}?watch=1") as watch:
+        assert await watch.rest() == []  # ended, not left hanging
     ours = [record for record in caplog.records if not record.name.startswith(("httpcore2", "httpx2"))]
     assert all(canary not in record.getMessage() for record in ours)
     assert "RuntimeError" in caplog.text
