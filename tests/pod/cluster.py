@@ -327,18 +327,19 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(made: Host) -> AsyncIterator[Cluster]:
-    async with trio.open_nursery() as nursery:
-        server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(runs_scheduler=False))
+    async with trio.open_nursery() as serving:
+        server: ServerHandle = await serving.start(serve_apiserver, ServerOptions(runs_scheduler=False))
         door = Door(server.port)
-        await nursery.start(door.run)
-        node_kubeconfig = server.node_kubeconfig(NODE).reveal().replace(b":%d" % server.port, b":%d" % door.port)
-        async with (
-            open_client(_config(made.directory, server.admin_kubeconfig())) as admin,
-            open_client(_config(made.directory, SensitiveBytes(node_kubeconfig))) as node,
-        ):
-            yield Cluster(server, admin, node, made, door)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(door.run)
+            node_kubeconfig = server.node_kubeconfig(NODE).reveal().replace(b":%d" % server.port, b":%d" % door.port)
+            async with (
+                open_client(_config(made.directory, server.admin_kubeconfig())) as admin,
+                open_client(_config(made.directory, SensitiveBytes(node_kubeconfig))) as node,
+            ):
+                yield Cluster(server, admin, node, made, door)
+            nursery.cancel_scope.cancel()
         server.shut_down()
-        nursery.cancel_scope.cancel()
 
 
 def _config(directory: Path, kubeconfig: SensitiveBytes) -> ClusterConfig:
