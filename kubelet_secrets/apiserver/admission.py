@@ -3,8 +3,6 @@
 An ordered chain of plugins, each with upstream's name and texts. Mutation runs before defaults are final, validation on the
 finished object. Not here: what one kind's strategy does (``strategy.py``), defaults and field rules (``api/``).
 
-The seam for service account tokens: a plugin that adds the ``kube-api-access`` volume stands after :class:`ServiceAccounts`.
-
 Source: k8s.io/apiserver pkg/admission; plugin/pkg/admission/serviceaccount/admission.go; namespace/lifecycle.
 """
 
@@ -16,12 +14,19 @@ from typing import Protocol
 import trio
 
 from kubelet_secrets.api import meta
+from kubelet_secrets.api.core import Pod
+from kubelet_secrets.api.decode import DecodeError, convert
+from kubelet_secrets.api.references import secret_names
+from kubelet_secrets.api.serviceaccount import add_token_volume, wants_token
 from kubelet_secrets.api.validation.fields import invalid_message, status_causes
 from kubelet_secrets.api.validation.objects import validate_object
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.attributes import Admission, Attributes
-from kubelet_secrets.apiserver.listing import Stored
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.listing import Page, Stored
+from kubelet_secrets.apiserver.names import generate_name
 from kubelet_secrets.apiserver.resources import ServedResource, served
+from kubelet_secrets.apiserver.selection import Selection
 
 _NAMESPACES = served(meta.NAMESPACES)
 _SERVICE_ACCOUNTS = served(meta.SERVICE_ACCOUNTS)
@@ -34,6 +39,8 @@ class Finder(Protocol):
     """What plugins need of the registry."""
 
     async def find(self, row: ServedResource, namespace: str, name: str) -> Stored | None: ...
+
+    async def list_objects(self, selection: Selection) -> Page: ...
 
 
 class Plugin:
@@ -100,7 +107,7 @@ class NamespaceLifecycle(Plugin):
 
 
 class ServiceAccounts(Plugin):
-    """A pod runs as a service account of its namespace, and takes over the account's imagePullSecrets.
+    """A pod runs as a service account of its namespace, mounts a token of it, and takes over its imagePullSecrets.
 
     Source: plugin/pkg/admission/serviceaccount/admission.go.
     """
@@ -120,9 +127,18 @@ class ServiceAccounts(Plugin):
                 f'error looking up service account {attributes.namespace}/{name}: serviceaccount "{name}" not found'
             )
             raise statuses.forbidden(attributes.row, attributes.name, lookup)
+        if wants_token(pod, account.object):
+            add_token_volume(pod, generate_name)
         pull_secrets = account.object.get("imagePullSecrets")
         if pull_secrets and not spec.get("imagePullSecrets"):
             spec["imagePullSecrets"] = pull_secrets
+
+    async def validate(self, attributes: Attributes, finder: Finder) -> None:
+        pod = attributes.obj
+        if attributes.row.kind != "Pod" or attributes.verb != "create" or attributes.subresource or pod is None:
+            return
+        if MIRROR_ANNOTATION in (pod["metadata"].get("annotations") or {}) and (cause := mirror_pod_fault(pod)):
+            raise statuses.forbidden(attributes.row, attributes.name, cause)
 
     async def _wait_account(self, namespace: str, name: str, finder: Finder) -> Stored | None:
         """The controller makes ``default`` just after the namespace: as upstream, only that one is waited for."""
@@ -136,6 +152,23 @@ class ServiceAccounts(Plugin):
                 await trio.sleep(0.01)
                 account = await finder.find(_SERVICE_ACCOUNTS, namespace, name)
         return account
+
+
+def mirror_pod_fault(pod: Object) -> str:
+    """Why a mirror pod is refused: it has no identity, so it may use none. Empty when it is not."""
+    spec = pod.get("spec") or {}
+    if spec.get("serviceAccountName"):
+        return "a mirror pod may not reference service accounts"
+    try:
+        if secret_names(convert(pod, Pod)):
+            return "a mirror pod may not reference secrets"
+    except DecodeError:
+        return ""  # validation says why
+    for volume in spec.get("volumes") or ():
+        sources = (volume.get("projected") or {}).get("sources") or ()
+        if any(source.get("serviceAccountToken") is not None for source in sources):
+            return "a mirror pod may not use ServiceAccountToken volume projections"
+    return ""
 
 
 class ObjectRules(Plugin):

@@ -43,16 +43,22 @@ class PrivilegedGroups:
 class PublicPaths:
     """What RBAC's bootstrap roles open to all: health and version to anybody, discovery to whoever is authenticated.
 
-    Source: plugin/pkg/auth/authorizer/rbac/bootstrappolicy, system:public-info-viewer and system:discovery.
+    And to service accounts, whose signature their tokens carry.
+
+    Source: plugin/pkg/auth/authorizer/rbac/bootstrappolicy, system:public-info-viewer, system:discovery and
+    system:service-account-issuer-discovery.
     """
 
     _ANYBODY = ("/healthz", "/livez", "/readyz", "/version", "/version/")
+    _ACCOUNTS = ("/.well-known/openid-configuration", "/openid/v1/jwks")
     _AUTHENTICATED = ("/api", "/apis", "/openapi", "/openapi/v2", "/openapi/v3")
 
     async def authorize(self, user: User, request: RequestInfo) -> Verdict:
         if request.is_resource or request.verb not in ("get", "head"):
             return NO_OPINION
         if request.path in self._ANYBODY:
+            return ALLOW
+        if request.path in self._ACCOUNTS and "system:serviceaccounts" in user.groups:
             return ALLOW
         is_discovery = request.path in self._AUTHENTICATED or request.path.startswith(("/api/", "/apis/", "/openapi/"))
         return ALLOW if is_discovery and "system:authenticated" in user.groups else NO_OPINION

@@ -8,6 +8,7 @@ Source: kube-controller-manager (serviceaccount, rootcacertpublisher, namespace)
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -45,6 +46,7 @@ _CONFIG_MAPS = served(meta.CONFIG_MAPS)
 _PODS = served(meta.PODS)
 _NODES = served(meta.NODES)
 _EVENTS = served(meta.EVENTS)
+_SERVICES = served(meta.SERVICES)
 
 
 class Controllers:
@@ -52,12 +54,14 @@ class Controllers:
 
     Args:
         ca_pem: published to every namespace as ``kube-root-ca.crt``.
+        own_service: the Service by which containers know this server.
         runs_scheduler: whether pods without a node are bound to the one Ready node.
     """
 
-    def __init__(self, registry: Registry, ca_pem: bytes, runs_scheduler: bool = True) -> None:
+    def __init__(self, registry: Registry, ca_pem: bytes, own_service: Object, runs_scheduler: bool = True) -> None:
         self._registry = registry
         self._ca_pem = ca_pem
+        self._own_service = own_service
         self._runs_scheduler = runs_scheduler
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -65,6 +69,7 @@ class Controllers:
         for name in SYSTEM_NAMESPACES:
             await self._ensure(_NAMESPACES, "", {"metadata": {"name": name}})
             await self._fill_namespace(name)
+        await self._publish_own_service()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_loop, _NAMESPACES, self._sync_namespace)
             nursery.start_soon(self._run_loop, _ACCOUNTS, self._restore_deleted)
@@ -100,6 +105,18 @@ class Controllers:
             await self._registry.create(row, namespace, obj)
         except AlreadyExists:
             pass
+
+    async def _publish_own_service(self) -> None:
+        """Source: pkg/controlplane/controller/kubernetesservice. A server that has moved since gets a new one."""
+        wanted = self._own_service
+        namespace, name = wanted["metadata"]["namespace"], wanted["metadata"]["name"]
+        found = await self._registry.find(_SERVICES, namespace, name)
+        if found is not None:
+            spec = found.object["spec"]
+            if all(spec.get(field) == wanted["spec"][field] for field in ("clusterIP", "ports")):
+                return
+            await self._registry.delete(_SERVICES, namespace, name)
+        await self._ensure(_SERVICES, namespace, copy.deepcopy(wanted))
 
     # --- namespaces --------------------------------------------------------------------------------------------------
 

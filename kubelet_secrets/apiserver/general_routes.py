@@ -1,4 +1,4 @@
-"""Paths that are no resource: health, version, discovery and OpenAPI.
+"""Paths that are no resource: health, version, discovery, OpenAPI, and who signs service account tokens.
 
 Who may read them has been decided before (``authz.PublicPaths``).
 """
@@ -13,16 +13,19 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from kubelet_secrets.apiserver import discovery, openapi, statuses
+from kubelet_secrets.apiserver.tokens import TokenIssuer
 
 KUBERNETES_VERSION = "v1.36.0"
 """Whose behaviour this server follows; ``kubectl version`` shows it."""
 
 
-def general_routes(is_ready: Callable[[], bool]) -> Router:
+def general_routes(is_ready: Callable[[], bool], issuer: TokenIssuer, url: str) -> Router:
     """The routes.
 
     Args:
         is_ready: whether the server takes work: false while it starts and once it shuts down.
+        issuer: whose key is published.
+        url: where this server is reached.
     """
 
     async def health(_request: Request) -> Response:
@@ -49,6 +52,13 @@ def general_routes(is_ready: Callable[[], bool]) -> Router:
             }
         )
 
+    async def issuer_configuration(_request: Request) -> Response:
+        return JSONResponse(issuer.discovery(url), headers={"cache-control": "public, max-age=3600"})
+
+    async def issuer_keys(_request: Request) -> Response:
+        headers = {"cache-control": "public, max-age=3600"}
+        return JSONResponse(issuer.jwks(), headers=headers, media_type="application/jwk-set+json")
+
     return Router(
         [
             Route("/healthz", health),
@@ -56,6 +66,8 @@ def general_routes(is_ready: Callable[[], bool]) -> Router:
             Route("/readyz", readiness),
             Route("/version", version),
             Route("/version/", version),
+            Route("/.well-known/openid-configuration", issuer_configuration),
+            Route("/openid/v1/jwks", issuer_keys),
             Route("/api", _discover),
             Route("/api/{rest:path}", _discover),
             Route("/apis", _discover),

@@ -20,6 +20,7 @@ from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.errors import Forbidden
 
 _NODES = served(meta.NODES)
+_PODS = served(meta.PODS)
 
 _ALLOWED_LABELS = frozenset(
     {
@@ -53,6 +54,8 @@ class NodeRestriction(Plugin):
                 await _check_pod(node, attributes, finder)
             case "Node":
                 _check_node(node, attributes)
+            case "ServiceAccount" if attributes.subresource == "token":
+                await _check_token(node, attributes, finder)
             case "Lease" if attributes.verb == "create":
                 if attributes.name != node:
                     raise _forbid(attributes, "can only access node lease with the same name as the requesting node")
@@ -149,6 +152,51 @@ def _node_of(pod: Object | None) -> str:
 def _labels(obj: Object | None) -> Object:
     labels: Object = ((obj or {}).get("metadata") or {}).get("labels") or {}
     return labels
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+async def _check_token(node: str, attributes: Attributes, finder: Finder) -> None:
+    """A node asks for tokens of its own pods only, for an audience that the pod's volumes name."""
+    spec = (attributes.obj or {}).get("spec") or {}
+    reference = spec.get("boundObjectRef") or {}
+    name, uid = reference.get("name"), reference.get("uid")
+    if (reference.get("apiVersion"), reference.get("kind")) != ("v1", "Pod") or not name:
+        raise _forbid(attributes, "node requested token not bound to a pod")
+    if not uid:
+        raise _forbid(attributes, "node requested token with a pod binding without a uid")
+    found = await finder.find(_PODS, attributes.namespace, name)
+    if found is None:
+        raise statuses.not_found(_PODS, name)
+    pod = found.object
+    if uid != pod["metadata"]["uid"]:
+        message = (
+            f"the UID in the bound object reference ({uid}) does not match the UID in record. "
+            "The object might have been deleted and then recreated"
+        )
+        raise _forbid(attributes, message)
+    if _node_of(pod) != node:
+        raise _forbid(attributes, "node requested token bound to a pod scheduled on a different node")
+    audiences = spec.get("audiences") or [""]
+    if len(audiences) > 1:
+        raise _forbid(attributes, "node may only request 0 or 1 audiences")
+    if audiences[0] not in _audiences(pod):
+        message = (
+            f"audience {_go_quoted(audiences[0])} not found in pod spec volume, "
+            f"{attributes.user.name} is not authorized to request tokens for this audience"
+        )
+        raise _forbid(attributes, message)
+
+
+def _audiences(pod: Object) -> set[str]:
+    """What the tokens in the volumes of *pod* are for; the empty string is the API server itself."""
+    found = set()
+    for volume in pod["spec"].get("volumes") or ():
+        for source in (volume.get("projected") or {}).get("sources") or ():
+            if (projection := source.get("serviceAccountToken")) is not None:
+                found.add(projection.get("audience") or "")
+    return found
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------

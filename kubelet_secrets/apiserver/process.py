@@ -26,6 +26,7 @@ from pathlib import Path
 import trio
 
 from kubelet_secrets.apiserver import pki
+from kubelet_secrets.apiserver.account_authn import ServiceAccountAuthenticator
 from kubelet_secrets.apiserver.admission import Chain, NamespaceLifecycle, ObjectRules, ServiceAccounts
 from kubelet_secrets.apiserver.authn import Authenticators, CertificateAuthenticator, StaticToken, TokenAuthenticator
 from kubelet_secrets.apiserver.authz import Authorizers, PrivilegedGroups, PublicPaths
@@ -41,7 +42,10 @@ from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
+from kubelet_secrets.apiserver.service_addresses import ServiceAddresses, kubernetes_service
 from kubelet_secrets.apiserver.storage import ROOT, Storage
+from kubelet_secrets.apiserver.subresources import Subresources
+from kubelet_secrets.apiserver.tokens import TokenIssuer, load_issuer
 from kubelet_secrets.apiserver.watch import WatchHub
 from kubelet_secrets.sensitive import SensitiveBytes
 
@@ -110,18 +114,20 @@ async def serve_apiserver(
     if options.data_dir is None:
         # Revisions begin at the time of day: those of a former in-memory server are older, so its clients list again.
         storage = Storage(transformer_for=options.transformer_for, first_revision=time.time_ns() // 1_000_000)
-        await _serve(options, storage, CertificateAuthority.create(), task_status)
+        await _serve(options, storage, CertificateAuthority.create(), TokenIssuer.create(), task_status)
         return
     with closing(open_journal(options.data_dir)) as journal:
         storage = Storage(journal=journal, transformer_for=options.transformer_for)
         journal.load_into(storage)
-        await _serve(options, storage, pki.load_authority(options.data_dir / "pki"), task_status)
+        directory = options.data_dir / "pki"
+        await _serve(options, storage, pki.load_authority(directory), load_issuer(directory), task_status)
 
 
 async def _serve(
     options: ServerOptions,
     storage: Storage,
     authority: CertificateAuthority,
+    issuer: TokenIssuer,
     task_status: trio.TaskStatus[ServerHandle],
 ) -> None:
     hub = WatchHub(storage)
@@ -129,26 +135,31 @@ async def _serve(
     for record in storage.records(f"{ROOT}pods/"):
         graph.set_pod(record.key, (await storage.open(record)).value)
     storage.add_listener(graph.observe)
-    chain = Chain((ServiceAccounts(), NamespaceLifecycle(), NodeRestriction(), ObjectRules()))
+    chain = Chain((ServiceAccounts(), ServiceAddresses(), NamespaceLifecycle(), NodeRestriction(), ObjectRules()))
     registry = Registry(storage, hub, chain)
     chain.bind(registry)
     shutdown = trio.Event()
     names = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
     serving = authority.issue_server((*names, options.host, *options.names))
     listener = await listen(options.host, options.port, pki.server_context(serving, authority.certificate_pem))
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    url = f"https://{host}:{listener.port}"
+    accounts = ServiceAccountAuthenticator(issuer, registry)
     application = ApiApplication(
         registry,
-        Authenticators((CertificateAuthenticator(), TokenAuthenticator(options.tokens))),
+        Subresources(registry, issuer),
+        Authenticators((CertificateAuthenticator(), TokenAuthenticator(options.tokens), accounts)),
         Authorizers((PrivilegedGroups(), NodeAuthorizer(graph), PublicPaths())),
-        general_routes(lambda: not shutdown.is_set()),
+        general_routes(lambda: not shutdown.is_set(), issuer, url),
     )
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    handle = ServerHandle(f"https://{host}:{listener.port}", listener.port, authority, registry, shutdown)
+    handle = ServerHandle(url, listener.port, authority, registry, shutdown)
     async with trio.open_nursery() as nursery:
         await nursery.start(storage.run)
         nursery.start_soon(compact_old_revisions, storage)
         nursery.start_soon(NodeMonitor(registry).run)
-        await nursery.start(Controllers(registry, authority.certificate_pem, options.runs_scheduler).run)
+        own_service = kubernetes_service(listener.address, listener.port)
+        controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
+        await nursery.start(controllers.run)
         log.info("API server listening on %s", handle.url)
         task_status.started(handle)
         await listener.serve(application, shutdown, hub.close)

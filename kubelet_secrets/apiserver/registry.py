@@ -10,7 +10,6 @@ Source: k8s.io/apiserver pkg/registry/generic/registry/store.go, pkg/storage/etc
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from kubelet_secrets.apiserver.attributes import Admission, Attributes, DeleteOp
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.listing import Page, Stored, object_key, open_record
+from kubelet_secrets.apiserver.names import generate_name
 from kubelet_secrets.apiserver.patch import track_update
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
@@ -30,9 +30,7 @@ from kubelet_secrets.apiserver.strategy import Deletion
 from kubelet_secrets.apiserver.watch import Watcher, WatchHub, WatchOptions
 from kubelet_secrets.errors import AlreadyExists
 
-_NAME_SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words; k8s.io/apimachinery util/rand
 _GENERATED_NAME_ATTEMPTS = 8
-_MAX_GENERATED_BASE = 63 - 5
 IN_PROCESS = Write(user=User("system:apiserver", ("system:masters", "system:authenticated")))
 Change = Callable[[Object], Awaitable[Object] | Object]
 
@@ -89,6 +87,11 @@ class Registry:
         """A watch, to be entered; see :class:`Watcher`."""
         return Watcher(self.storage, self._hub, selection, options)
 
+    async def admit(self, attributes: Attributes) -> None:
+        """Put a write that is not to a stored object - a TokenRequest - through admission. Raises: ApiError."""
+        await self._admission.mutate(attributes)
+        await self._admission.validate(attributes)
+
     # --- create ------------------------------------------------------------------------------------------------------
 
     async def create(self, row: ServedResource, namespace: str, obj: Object, write: Write = IN_PROCESS) -> Object:
@@ -109,7 +112,7 @@ class Registry:
         is_generated = not metadata.get("name") and bool(metadata.get("generateName"))
         for attempt in range(_GENERATED_NAME_ATTEMPTS):
             if is_generated:
-                metadata["name"] = _generated_name(metadata["generateName"])
+                metadata["name"] = generate_name(metadata["generateName"])
             try:
                 return await self._create_once(row, namespace, obj, write)
             except AlreadyExists:
@@ -332,12 +335,6 @@ def _metadata(obj: Object) -> Object:
     if not isinstance(metadata, dict):
         raise statuses.bad_request("metadata: must be an object")
     return metadata
-
-
-def _generated_name(base: str) -> str:
-    """Source: k8s.io/apiserver pkg/storage/names. Uniqueness is checked by the write; the suffix is no secret."""
-    suffix = "".join(random.choices(_NAME_SUFFIX_ALPHABET, k=5))
-    return base[:_MAX_GENERATED_BASE] + suffix
 
 
 def _check_preconditions(row: ServedResource, obj: Object, options: DeleteOptions) -> None:

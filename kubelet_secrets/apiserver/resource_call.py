@@ -26,7 +26,7 @@ from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import RequestInfo, is_true
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection, select
-from kubelet_secrets.apiserver.subresources import create_subresource
+from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.watch_route import WatchResponse
 from kubelet_secrets.errors import NotFound
 
@@ -38,9 +38,17 @@ class ResourceCall:
     """One request about one resource."""
 
     def __init__(
-        self, registry: Registry, row: ServedResource, info: RequestInfo, query: Query, user: User, request: Request
+        self,
+        registry: Registry,
+        subresources: Subresources,
+        row: ServedResource,
+        info: RequestInfo,
+        query: Query,
+        user: User,
+        request: Request,
     ) -> None:
         self._registry = registry
+        self._subresources = subresources
         self._row = row
         self._info = info
         self._query = query
@@ -141,7 +149,7 @@ class ResourceCall:
         info, row = self._info, self._row
         obj = await self._read_object()
         if info.subresource:
-            made = await create_subresource(self._registry, row, info, obj, self._write)
+            made = await self._subresources.create(row, info, obj, self._write)
             return self._respond(made, 201)
         if info.name:
             raise statuses.method_not_allowed(row, info.verb)

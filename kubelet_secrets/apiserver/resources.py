@@ -128,6 +128,7 @@ SERVED: tuple[ServedResource, ...] = (
         resource=meta.SERVICE_ACCOUNTS,
         singular="serviceaccount",
         short_names=("sa",),
+        subresources=(Subresource("token", "TokenRequest", ("create",), "authentication.k8s.io/v1"),),
         returns_deleted=True,
     ),
     ServedResource(

@@ -1,4 +1,4 @@
-"""Subresources that are created rather than read and written: a pod's binding and eviction.
+"""Subresources that are created rather than read and written: a pod's binding and eviction, a service account's token.
 
 Source: pkg/registry/core/pod/storage/{storage.go (BindingREST), eviction.go}.
 """
@@ -15,38 +15,50 @@ from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 from kubelet_secrets.apiserver.resources import ServedResource
+from kubelet_secrets.apiserver.token_request import create_token
+from kubelet_secrets.apiserver.tokens import TokenIssuer
 
 
-async def create_subresource(
-    registry: Registry, row: ServedResource, info: RequestInfo, body: Object, write: Write
-) -> Object:
-    """POST to a subresource; returns the answer's body.
+class Subresources:
+    """What can be POSTed below an object."""
 
-    Raises:
-        ApiError: as the subresource says; 405 for one that cannot be created.
-    """
-    match row.kind, info.subresource:
-        case "Pod", "binding":
-            target = body.get("target") or {}
-            await bind_pod(registry, row, info.namespace, info.name, str(target.get("name", "")), write)
-            return _success()
-        case "Pod", "eviction":
-            options = body.get("deleteOptions") or {}
-            preconditions = options.get("preconditions") or {}
-            await registry.delete(
-                row,
-                info.namespace,
-                info.name,
-                DeleteOptions(
-                    grace_s=options.get("gracePeriodSeconds"),
-                    uid=preconditions.get("uid"),
-                    resource_version=preconditions.get("resourceVersion"),
-                ),
-                write,
-            )
-            return _success()
-        case _:
-            raise statuses.method_not_allowed(row, info.verb)
+    def __init__(self, registry: Registry, tokens: TokenIssuer) -> None:
+        self._registry = registry
+        self._tokens = tokens
+
+    async def create(self, row: ServedResource, info: RequestInfo, body: Object, write: Write) -> Object:
+        """POST *body* to the subresource that *info* names; returns the answer's body.
+
+        Raises:
+            ApiError: as the subresource says; 405 for one that cannot be created.
+        """
+        match row.kind, info.subresource:
+            case "Pod", "binding":
+                target = body.get("target") or {}
+                await bind_pod(self._registry, row, info.namespace, info.name, str(target.get("name", "")), write)
+                return _success()
+            case "Pod", "eviction":
+                await self._evict(row, info, body, write)
+                return _success()
+            case "ServiceAccount", "token":
+                return await create_token(self._registry, row, info, body, write, self._tokens)
+            case _:
+                raise statuses.method_not_allowed(row, info.verb)
+
+    async def _evict(self, row: ServedResource, info: RequestInfo, body: Object, write: Write) -> None:
+        options = body.get("deleteOptions") or {}
+        preconditions = options.get("preconditions") or {}
+        await self._registry.delete(
+            row,
+            info.namespace,
+            info.name,
+            DeleteOptions(
+                grace_s=options.get("gracePeriodSeconds"),
+                uid=preconditions.get("uid"),
+                resource_version=preconditions.get("resourceVersion"),
+            ),
+            write,
+        )
 
 
 async def bind_pod(

@@ -1,0 +1,98 @@
+"""Admission for Services: each gets an address of its own, as one cluster-wide allocator would give it.
+
+Nothing on a node leads packets there: no service proxy is part of this project. The addresses exist because containers get
+variables made of them.
+
+Source: pkg/registry/core/service/{storage/alloc.go, strategy.go (patchAllocatedValues)}; semantics §6.3.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+
+from kubelet_secrets.api import meta
+from kubelet_secrets.api.validation import fields
+from kubelet_secrets.api.validation.fields import SPEC
+from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.admission import Finder, Plugin
+from kubelet_secrets.apiserver.attributes import Attributes
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.resources import served
+from kubelet_secrets.apiserver.selection import Selection
+
+_SERVICES = served(meta.SERVICES)
+NETWORK = ipaddress.ip_network("10.96.0.0/16")
+HEADLESS = "None"
+_WITH_ADDRESS = ("ClusterIP", "NodePort", "LoadBalancer")
+
+
+class ServiceAddresses(Plugin):
+    """See the module's text."""
+
+    async def mutate(self, attributes: Attributes, finder: Finder) -> None:
+        service = attributes.obj
+        if attributes.row.kind != "Service" or attributes.subresource or service is None:
+            return
+        spec = service.get("spec")
+        if not isinstance(spec, dict) or spec.get("type") not in _WITH_ADDRESS:
+            return
+        before = ((attributes.old or {}).get("spec") or {}).get("clusterIP")
+        wanted = spec.get("clusterIP") or before
+        if wanted != before or not wanted:
+            taken = await self._taken(finder)
+            if not wanted:
+                wanted = _free_address(taken)
+            elif wanted in taken:
+                _refuse(attributes, wanted)
+        spec["clusterIP"] = wanted
+        spec["clusterIPs"] = [wanted]
+        family = "IPv6" if ":" in wanted else "IPv4"
+        spec.setdefault("ipFamilies", [family])
+        spec.setdefault("ipFamilyPolicy", "SingleStack")
+
+    async def _taken(self, finder: Finder) -> set[str]:
+        services = await finder.list_objects(Selection(_SERVICES))
+        addresses = {(item.object.get("spec") or {}).get("clusterIP") for item in services.items}
+        return {address for address in addresses if address and address != HEADLESS}
+
+
+def _free_address(taken: set[str]) -> str:
+    """An address that no Service has. Those at the network's beginning are left to whoever asks for one by number."""
+    first, last = int(NETWORK[256]), int(NETWORK[-2])
+    while True:
+        address = str(ipaddress.ip_address(random.randint(first, last)))
+        if address not in taken:
+            return address
+
+
+def _refuse(attributes: Attributes, address: str) -> None:
+    found = [fields.invalid(SPEC.child("clusterIPs"), [address], _IN_USE.format(address))]
+    message = fields.invalid_message("Service", attributes.name, found)
+    raise statuses.invalid(attributes.row, attributes.name, message, fields.status_causes(found))
+
+
+_IN_USE = "failed to allocate IP {}: provided IP is already allocated"
+
+
+def kubernetes_service(host: str, port: int) -> Object:
+    """The Service ``default/kubernetes``, at the address where the server is really reached: nothing would translate another.
+
+    Args:
+        host: a numeric address; the unspecified one counts as loopback.
+    """
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return {
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "clusterIP": str(address),
+            "ports": [{"name": "https", "port": port, "protocol": "TCP", "targetPort": port}],
+            "type": "ClusterIP",
+        },
+    }
