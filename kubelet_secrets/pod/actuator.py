@@ -60,6 +60,10 @@ Report = Callable[[tuple[ContainerKind, Container] | None, str, str, str], None]
 """(container or None for the pod, type, reason, message) of an event."""
 
 
+_ENVIRONMENT_ERRORS = ("CreateContainerConfigError", "CreateContainerError")
+"""The second one: the environment was made, but cannot be given to a process (a value that is no text)."""
+
+
 class PodActuator:
     """One pod's containers.
 
@@ -153,11 +157,15 @@ class PodActuator:
         return next((each for each in all_containers(self.pod) if each.name == name), None)
 
     def retry_now(self, names: Sequence[str]) -> bool:
-        """Do not hold these containers back for a configuration error any longer. Returns whether one was."""
+        """Do not hold these containers back any longer for an error that their environment may have caused.
+
+        Returns:
+            Whether one was.
+        """
         freed = False
         for name in names:
             failure = self.failures.get(name)
-            if failure is not None and failure.reason == "CreateContainerConfigError":
+            if failure is not None and failure.reason in _ENVIRONMENT_ERRORS:
                 self.failures[name] = dataclasses.replace(failure, retry_at=None)
                 freed = True
         return freed
