@@ -1,0 +1,50 @@
+"""Real stacks: one that the tests of the main job share, and more where a test needs to break it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from kubelet_secrets.testing.images import build_busybox_image
+from tests.e2e.stacks import IMAGE, Cluster, Stack, open_cluster, run_cli
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image store with busybox in it; imported once, by the command a user has for it."""
+    directory = tmp_path_factory.mktemp("image-store")
+    source = build_busybox_image(tmp_path_factory.mktemp("busybox"))
+    done = run_cli("image", "import", source, IMAGE, "--image-dir", directory)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def make_stack(image_dir: Path) -> Iterator[Callable[..., Stack]]:
+    """Start stacks that end with the module. Each checks that it leaves nothing behind, and fails the module if it does."""
+    with ExitStack() as stop:
+
+        def make(*options: str) -> Stack:
+            # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
+            directory = stop.enter_context(tempfile.TemporaryDirectory(prefix="ks-e2e-"))
+            stack = Stack(Path(directory), image_dir, options)
+            stack.start()
+            stop.callback(stack.stop)
+            return stack
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def stack(make_stack: Callable[..., Stack]) -> Stack:
+    return make_stack()
+
+
+@pytest.fixture
+async def cluster(stack: Stack) -> AsyncIterator[Cluster]:
+    async with open_cluster(stack) as opened:
+        yield opened
