@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -402,6 +404,35 @@ async def test_variables_from_services_fields_and_literals(lab: Cluster) -> None
         name, ip, url, hostname = text.split()
         assert (code, name, ip, hostname) == (0, "web", pod.status.pod_ip, "web")
         assert url.endswith("/web")
+
+
+async def test_projected_service_account_token(lab: Cluster) -> None:
+    """§4.2: a JWT bound to the pod, for the audience asked for, beside other sources; and the one every pod has."""
+    await lab.put_secret("db", password="one")
+    sources = [
+        {"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 600}},
+        {"secret": {"name": "db"}},
+    ]
+    async with lab.agent() as agent:
+        await lab.create(
+            "web",
+            container(volumeMounts=[mounted()]),
+            volumes=[{"name": "v", "projected": {"sources": sources}}],
+            automountServiceAccountToken=True,
+        )
+        await lab.wait("web", is_ready)
+        pod = await lab.get("web")
+        tokens = {}
+        for path in ("/etc/s/token", "/var/run/secrets/kubernetes.io/serviceaccount/token"):
+            code, token = await agent.exec("web", "cat", path)
+            assert code == 0
+            claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+            assert claims["kubernetes.io"]["pod"] == {"name": "web", "uid": pod.metadata.uid}
+            tokens[token] = claims["aud"]
+        assert list(tokens.values()) == [["vault"], ["https://kubernetes.default.svc.cluster.local"]]
+        view = agent.view("web")
+        assert view is not None
+        assert not any(token in repr(view) for token in tokens)
 
 
 async def test_status_catches_up_when_the_api_server_is_back(lab: Cluster) -> None:
