@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from kubelet_secrets.fusefs.walk import scan
 
@@ -24,6 +25,24 @@ def make_graveyard(store_fd: int) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(GRAVE, 0o700, dir_fd=store_fd)
     return os.stat(GRAVE, dir_fd=store_fd, follow_symlinks=False).st_ino
+
+
+def find_graves(store_fd: int) -> Iterator[tuple[bytes, bytes, list[tuple[bytes, int]]]]:
+    """What an earlier agent left: (pod uid, volume, graves as (name, inode)); notes without a grave are removed."""
+    for pod_uid, _ in _names(store_fd, GRAVE):
+        for volume, _ in _names(store_fd, GRAVE + b"/" + pod_uid):
+            directory = b"%s/%s/%s" % (GRAVE, pod_uid, volume)
+            found = dict(_names(store_fd, directory))
+            notes = {name for name in found if name.endswith(_PATH_SUFFIX)}
+            for name in notes:
+                if name.removesuffix(_PATH_SUFFIX) not in found:
+                    os.unlink(directory + b"/" + name, dir_fd=store_fd)
+            yield pod_uid, volume, [(name, inode) for name, inode in found.items() if name not in notes]
+
+
+def _names(store_fd: int, path: bytes) -> list[tuple[bytes, int]]:
+    with scan(store_fd, path) as entries:
+        return [(os.fsencode(entry.name), entry.inode()) for entry in entries]
 
 
 def prepare(store_fd: int, pod_uid: bytes, volume: bytes, number: int, old_path: bytes | None) -> bool:

@@ -27,7 +27,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import pyfuse3
 
-from kubelet_secrets.fusefs.tree import POD_DEPTH, VOLUME_DEPTH, Node, Tree, UnknownNode
+from kubelet_secrets.fusefs.node import POD_DEPTH, VOLUME_DEPTH, Node, UnknownNode
+from kubelet_secrets.fusefs.tree import Tree
 
 FOREVER_S = 10 * 365 * 86400
 _LISTINGS = 32
@@ -103,6 +104,14 @@ class Operations(pyfuse3.Operations):
     def index_step(self) -> bool:
         """Index one more directory after a restart; False when none is left. For ``fusefs.session``."""
         return self._tree.index_step()
+
+    def buried(self) -> list[int]:
+        """Numbers of nodes that wait for the kernel to forget them. For ``fusefs.session``."""
+        return self._tree.buried()
+
+    def exhume(self, number: int) -> None:
+        """The kernel does not know this node. For ``fusefs.session``."""
+        self._tree.exhume(number)
 
     def init(self) -> None:
         if self._on_init is not None:

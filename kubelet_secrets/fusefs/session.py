@@ -68,6 +68,7 @@ async def serve(
                     await replayed.wait()
                     if resume:
                         _ask_again(fuse_fd, init_request)
+                        _exhume(operations)
                         nursery.start_soon(_index, operations)
                     task_status.started()
                     await trio.sleep_forever()
@@ -100,6 +101,19 @@ def _ask_again(fuse_fd: int, init_request: bytes) -> None:
         )
         return
     os.write(fuse_fd, make_resend_notification())
+
+
+def _exhume(operations: Operations) -> None:
+    """Remove the buried files that the kernel has forgotten while nobody listened.
+
+    Asking it to drop a node's cached *attributes* is how one learns whether it knows the node. That never waits, unlike
+    the invalidation of pages or names.
+    """
+    for number in operations.buried():
+        try:
+            pyfuse3.invalidate_inode(number, attr_only=True)
+        except FileNotFoundError:
+            operations.exhume(number)
 
 
 async def _index(operations: Operations) -> None:

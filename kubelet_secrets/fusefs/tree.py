@@ -21,49 +21,11 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kubelet_secrets.fusefs import graveyard
 from kubelet_secrets.fusefs.graveyard import GRAVE
+from kubelet_secrets.fusefs.node import NUMBER_BASE, ROOT_NUMBER, VOLUME_DEPTH, Identity, Node, UnknownNode
 from kubelet_secrets.fusefs.walk import Directory, scan, walk_bottom_up
-
-ROOT_NUMBER = 1
-NUMBER_BASE = 1000
-"""Added to inode numbers: 1 belongs to the root, and the store's own root inode must not collide with it."""
-
-POD_DEPTH = 1
-VOLUME_DEPTH = 2
-
-
-class UnknownNode(Exception):
-    """The kernel names a node whose file is no longer in the store."""
-
-
-class Node:
-    """One file, directory or link. *parent* is None for the root only; *lookups* is what the kernel owes us in FORGETs.
-
-    After a restart *lookups* starts at zero again, so it may go below zero.
-    """
-
-    __slots__ = ("lookups", "name", "number", "parent")
-
-    def __init__(self, number: int, parent: Node | None, name: bytes) -> None:
-        self.number = number
-        self.parent = parent
-        self.name = name
-        self.lookups = 0
-
-    def __repr__(self) -> str:
-        return f"<Node {self.number} {self.name!r}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Whose file a node is. Empty strings above the volume's level."""
-
-    pod_uid: str
-    volume: str
-    path: str  # within the volume, "" for its root; buried nodes keep the path they had
 
 
 class Tree:
@@ -81,9 +43,8 @@ class Tree:
         self._grave = self._meet(self.root, GRAVE, graveyard.make_graveyard(store_fd))
         self._indexer: Iterator[None] | None = None
         if resumed:
-            for _ in self._index(self._grave):
-                pass
-            self._indexer = self._index(self.root)
+            self._meet_graves()
+            self._indexer = self._index()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -213,7 +174,20 @@ class Tree:
         if node is None:
             return
         node.lookups -= count
-        if node.lookups <= 0 and self.is_buried(node):
+        if node.lookups <= 0 and self._is_grave(node):
+            self._remove_buried(node)
+
+    def buried(self) -> list[int]:
+        """Numbers of all nodes that wait to be forgotten."""
+        return [number for number, node in self._nodes.items() if self._is_grave(node)]
+
+    def exhume(self, number: int) -> None:
+        """The kernel does not know this node: remove it if it is buried.
+
+        A FORGET has no answer, so one that an agent took with it to its death is not delivered again.
+        """
+        node = self._nodes.get(number)
+        if node is not None and self._is_grave(node):
             self._remove_buried(node)
 
     # --- changing ---------------------------------------------------------------------------------------------------
@@ -255,7 +229,7 @@ class Tree:
         node, result = self.lookup(parent, name)
         if stat.S_ISDIR(result.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        self._bury(node, has_path=not stat.S_ISLNK(result.st_mode))
+        self._bury(node, result)
 
     def remove_directory(self, parent: Node, name: bytes) -> None:
         """rmdir; the directory itself stays until the kernel forgets it."""
@@ -270,7 +244,7 @@ class Tree:
             os.rmdir(self.path(node), dir_fd=self._store)
             self._nodes.pop(node.number, None)
         else:
-            self._bury(node, has_path=True)
+            self._bury(node, result)
 
     def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> None:
         """Rename, replacing a file or link at the new name in one step.
@@ -327,11 +301,6 @@ class Tree:
         self._remove_tree(GRAVE + b"/" + os.fsencode(pod_uid))
         self._remove_tree(os.fsencode(pod_uid))
 
-    def forget_directory(self, pod_uid: str, volume: str) -> None:
-        """Drop what the table knows of a volume; call it before removing the volume from the store by other means."""
-        for directory in walk_bottom_up(self._store, os.fsencode(pod_uid) + b"/" + os.fsencode(volume)):
-            self._drop(directory)
-
     def index_step(self) -> bool:
         """Index one more directory after a restart; False when there is none left. Takes some ten microseconds."""
         if self._indexer is None:
@@ -342,6 +311,11 @@ class Tree:
         return True
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _is_grave(self, node: Node) -> bool:
+        """Buried itself: neither a directory of the graveyard nor something below a buried directory."""
+        pod = node.parent.parent if node.parent is not None else None
+        return pod is not None and pod.parent is self._grave
 
     def _stat_path(self, path: bytes) -> os.stat_result:
         return os.stat(path, dir_fd=self._store, follow_symlinks=False)
@@ -364,9 +338,18 @@ class Tree:
             node.parent, node.name = parent, name  # moved in the store directly
         return node
 
-    def _index(self, start: Node) -> Iterator[None]:
-        """Meet everything below *start*, breadth first, one directory per step. No stat: readdir knows inode and type."""
-        queue = deque([start])
+    def _meet_graves(self) -> None:
+        for pod_uid, volume, graves in graveyard.find_graves(self._store):
+            directory = self._meet_grave_directory(pod_uid, volume)
+            for name, inode in graves:
+                self._meet(directory, name, inode)
+
+    def _index(self) -> Iterator[None]:
+        """Meet everything that is not buried, breadth first, one directory per step.
+
+        No stat: readdir knows inode and type.
+        """
+        queue = deque([self.root])
         while queue:
             directory = queue.popleft()
             try:
@@ -378,7 +361,7 @@ class Tree:
                             node = self._nodes[number] = Node(number, directory, os.fsencode(entry.name))
                         elif node is self._grave:
                             continue
-                        elif directory is not self._grave and not self.is_buried(directory) and self.is_buried(node):
+                        elif self.is_buried(node):
                             # Linked into the graveyard by a rename that was cut off before its second step: still alive.
                             node.parent, node.name = directory, os.fsencode(entry.name)
                         if entry.is_dir(follow_symlinks=False):
@@ -387,6 +370,12 @@ class Tree:
                 pass  # removed since its parent was read
             yield
 
+    def _meet_grave_directory(self, pod_uid: bytes, volume: bytes) -> Node:
+        directory = self._grave
+        for name in (pod_uid, volume):
+            directory = self._meet(directory, name, self._stat_path(self._join(directory, name)).st_ino)
+        return directory
+
     def _make_grave(self, node: Node, *, has_path: bool) -> Node | None:
         """The graveyard directory for a node; None when the store is too full for one."""
         identity = self.identity(node)
@@ -394,20 +383,20 @@ class Tree:
         old_path = os.fsencode(identity.path) if has_path else None
         if not graveyard.prepare(self._store, pod_uid, volume, node.number, old_path):
             return None
-        directory = self._grave
-        for name in (pod_uid, volume):
-            directory = self._meet(directory, name, self._stat_path(self._join(directory, name)).st_ino)
-        return directory
+        return self._meet_grave_directory(pod_uid, volume)
 
-    def _bury(self, node: Node, *, has_path: bool) -> None:
-        grave = self._make_grave(node, has_path=has_path)
+    def _bury(self, node: Node, result: os.stat_result) -> None:
         path = self.path(node)
-        if grave is not None:
+        is_directory = stat.S_ISDIR(result.st_mode)
+        grave = self._make_grave(node, has_path=not stat.S_ISLNK(result.st_mode))
+        if grave is not None and (is_directory or result.st_nlink == 1):
             new_path = self._join(grave, b"%d" % node.number)
             os.rename(path, new_path, src_dir_fd=self._store, dst_dir_fd=self._store)
-        elif stat.S_ISDIR(self._stat_path(path).st_mode):
-            os.rmdir(path, dir_fd=self._store)  # a full store must be able to shrink
+        elif is_directory:
+            os.rmdir(path, dir_fd=self._store)  # no room for a grave: a full store must be able to shrink
         else:
+            # No room, or linked into its grave already by a rename that was cut off; renaming a name over another of
+            # the same inode would do nothing at all.
             os.unlink(path, dir_fd=self._store)
         self._settle(node, grave)
 

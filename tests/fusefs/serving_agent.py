@@ -52,6 +52,11 @@ class MortalOperations(Operations):
     """The handlers, and death at a chosen change: just before it is made, or when it is made but not answered."""
 
     die_over: tuple[int, str] | None = None
+    ignores_forgets = False
+
+    async def forget(self, *arguments: Any) -> None:
+        if not self.ignores_forgets:
+            await super().forget(*arguments)
 
     async def _mortally(self, change: Awaitable[Any]) -> Any:
         if self.die_over is None:
@@ -164,6 +169,10 @@ class Remote:
 
     async def die_over_change(self, number: int, moment: str) -> None:
         self._operations.die_over = (number, moment)
+
+    async def ignore_forgets(self) -> None:
+        """Lose them, as an agent does that dies with them in hand."""
+        self._operations.ignores_forgets = True
 
     async def open_own_mount_and_die(self, path: str) -> None:
         """A thread asks our own mount, and we are killed between taking its question and answering."""

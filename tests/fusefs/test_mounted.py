@@ -405,9 +405,27 @@ def test_open_file_reads_on_after_its_version_is_gone(node: RunningNode, volume:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         assert os.pread(file.fileno(), 9, 8995) == b"BBBBB"
         assert unread.read() == b"one"
-        assert [path for path in node.call("store") if path.startswith(".grave/")]
+        assert graves(node)
     drop_kernel_caches()
-    eventually(lambda: node.call("store"), lambda paths: not [path for path in paths if path.startswith(".grave/")])
+    eventually(lambda: graves(node), lambda paths: not paths)
+
+
+def test_what_the_kernel_forgot_unheard_is_removed_by_the_next_agent(node: RunningNode, volume: Path) -> None:
+    with open(volume / "b", "rb") as held:
+        inode = os.fstat(held.fileno()).st_ino
+        node.call("ignore_forgets")
+        update(node, a="two")
+        drop_kernel_caches()
+        assert len(graves(node)) > 4, "file a, file b, their version and the link ..data"
+        node.kill_agent()
+        # An open file keeps the directory it was in: the two of them stay, each with its note.
+        eventually(lambda: graves(node), lambda paths: len(paths) == 2 + 4 and f"{inode}" in paths[-2])
+        assert len(held.read()) == 9000
+    eventually(lambda: graves(node), lambda paths: not paths)
+
+
+def graves(node: RunningNode) -> list[str]:
+    return [path for path in node.call("store") if path.startswith(".grave/")]
 
 
 def test_mounted_file_keeps_its_version_and_its_identity(node: RunningNode, volume: Path) -> None:

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from kubelet_secrets.fusefs.tree import Identity, Node, Tree, UnknownNode
+from kubelet_secrets.fusefs.node import Identity, Node, UnknownNode
+from kubelet_secrets.fusefs.tree import Tree
 
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 TS = "..2026_01_02_15_04_05.1234"
@@ -204,6 +205,47 @@ def test_rename_cut_off_before_its_switch_leaves_the_old_name_alive(tree: Tree, 
     assert later.read_link(later.lookup(volume, b"..data")[0]) == b"..new"
 
 
+def test_unlink_after_a_rename_that_was_cut_off(tree: Tree, store: int) -> None:
+    """Both names are one inode: renaming one over the other would do nothing, and the name would stay."""
+    node = find(tree, f"{UID}/token/..data")
+    os.makedirs(f"/proc/self/fd/{store}/.grave/{UID}/token")
+    os.link(
+        f"{UID}/token/..data",
+        f".grave/{UID}/token/{node.number}",
+        src_dir_fd=store,
+        dst_dir_fd=store,
+        follow_symlinks=False,
+    )
+    later = Tree(store, resumed=True)
+    volume = find(later, f"{UID}/token")
+    later.unlink(volume, b"..data")
+    with pytest.raises(FileNotFoundError):
+        later.lookup(volume, b"..data")
+    assert later.buried() == [node.number]
+    later.exhume(node.number)
+    assert os.listdir(f"/proc/self/fd/{store}/.grave") == []
+
+
+def test_graves_are_listed_and_exhumed_one_by_one(tree: Tree, store: int) -> None:
+    directory = find(tree, f"{UID}/token/{TS}/sub")
+    file = find(tree, f"{UID}/token/{TS}/sub/key")
+    assert tree.buried() == []
+    tree.unlink(directory, b"key")
+    tree.remove_directory(find(tree, f"{UID}/token/{TS}"), b"sub")
+    os.symlink("x", f".grave/{UID}/token/4711.path", dir_fd=store)  # noted, and then the agent died
+
+    later = Tree(store, resumed=True)
+    assert sorted(later.buried()) == sorted([directory.number, file.number])
+    assert "4711.path" not in os.listdir(f"/proc/self/fd/{store}/.grave/{UID}/token")
+    for number in (later.node(find(later, f"{UID}/token").number).number, 1, 999_999):
+        later.exhume(number)  # not buried: nothing happens
+    later.exhume(file.number)
+    assert later.buried() == [directory.number]
+    later.exhume(directory.number)
+    assert os.listdir(f"/proc/self/fd/{store}/.grave") == []
+    assert find(later, f"{UID}/token")
+
+
 def test_rename_over_a_directory_is_refused(tree: Tree) -> None:
     volume = find(tree, f"{UID}/token")
     with pytest.raises(IsADirectoryError):
@@ -281,12 +323,6 @@ def test_removing_a_volume_directly_empties_store_and_table(tree: Tree, store: i
     assert os.listdir(f"/proc/self/fd/{store}/{UID}") == []
     assert len(tree) == known - 4
     tree.remove_volume(UID, "token")  # gone already: fine
-
-
-def test_forgotten_directory_is_met_anew(tree: Tree) -> None:
-    node = find(tree, f"{UID}/token/{TS}/sub/key")
-    tree.forget_directory(UID, "token")
-    assert find(tree, f"{UID}/token/{TS}/sub/key") is not node
 
 
 def test_purged_pod_leaves_neither_directory_nor_graves(tree: Tree, store: int) -> None:
