@@ -162,7 +162,8 @@ def _apply_list_directives(original: list[Any], patch: list[Any], merge_key: str
                 raise BadPatch("merging lists cannot yet be specified in the patch")
             case unknown:
                 raise BadPatch(f"unknown patch type: {unknown} in map")
-    return ([], changes) if is_replaced else (original, changes)
+    # Replaced as it stands, two elements of one key included (a node's addresses): nothing is left to merge.
+    return ([_without_directives(each) for each in changes], []) if is_replaced else (original, changes)
 
 
 def _in_order(merged: list[Any], order: list[Any], server_order: list[Any], merge_key: str) -> list[Any]:

@@ -1,0 +1,73 @@
+"""The node's own object against the embedded API server, with the node's identity. Semantics §10.3, §10.4."""
+
+from __future__ import annotations
+
+import trio
+
+from kubelet_secrets.api.core import Node
+from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.node.registration import NodeReporter
+from tests.node.conftest import NODE, Cluster
+from tests.node.facts import Clock, facts
+
+
+async def get_node(cluster: Cluster) -> Node:
+    return await cluster.admin.get(NODES, "", NODE, Node)
+
+
+def ready(node: Node) -> str:
+    return next(each.status for each in node.status.conditions if each.type == "Ready")
+
+
+async def test_node_is_registered_and_reported(cluster: Cluster) -> None:
+    async with trio.open_nursery() as nursery:
+        reporter = NodeReporter(cluster.node, facts(), clock=Clock())
+        await nursery.start(reporter.run)
+        node = await get_node(cluster)
+        assert ready(node) == "True"
+        assert node.status.node_info.container_runtime_version == "runc://1.1.5"
+        assert reporter.allocatable["cpu"] == "2"
+        nursery.cancel_scope.cancel()
+
+
+async def test_node_that_exists_is_reconciled(cluster: Cluster) -> None:
+    await cluster.admin.create(
+        NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"rack": "7"}}}
+    )
+    async with trio.open_nursery() as nursery:
+        reporter = NodeReporter(cluster.node, facts(), clock=Clock())
+        await nursery.start(reporter.run)
+        node = await get_node(cluster)
+        assert node.metadata.labels["rack"] == "7"
+        assert node.metadata.labels["kubernetes.io/hostname"] == "vm"
+        nursery.cancel_scope.cancel()
+
+
+async def test_status_is_sent_when_it_changes_and_every_five_minutes(cluster: Cluster) -> None:
+    clock, problems = Clock(), list[str]()
+    reporter = NodeReporter(cluster.node, facts(), clock=clock, problems=lambda: problems)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reporter.run)
+        nursery.cancel_scope.cancel()
+    await reporter.report()
+    assert not await reporter.report()
+    clock.advance(299)
+    assert not await reporter.report()
+    clock.advance(1)
+    assert await reporter.report()
+    problems.append("container runtime is down")
+    clock.advance(10)
+    assert await reporter.report()
+    assert ready(await get_node(cluster)) == "False"
+
+
+async def test_changed_address_replaces_the_old_one(cluster: Cluster) -> None:
+    """Source: fixupPatchForNodeStatusAddresses: addresses merge by type, and there may be two of one type."""
+    for ips in (("192.0.2.7",), ("192.0.2.8", "2001:db8::8")):
+        async with trio.open_nursery() as nursery:
+            reporter = NodeReporter(cluster.node, facts(ips=ips), clock=Clock())
+            await nursery.start(reporter.run)
+            await reporter.report()
+            nursery.cancel_scope.cancel()
+        addresses = (await get_node(cluster)).status.addresses
+        assert [each.address for each in addresses if each.type == "InternalIP"] == list(ips)
