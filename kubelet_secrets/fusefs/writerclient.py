@@ -70,8 +70,11 @@ class WriterClient:
         self._synchronized = trio.Event()
 
     def is_writer(self, tid: int) -> bool:
-        """Whether this thread is the writer. It has one thread, whose id is its pid."""
-        return tid == self._writer_pid
+        """Whether this thread is the writer. It has one thread, whose id is its pid.
+
+        0 is nobody's: a caller outside our pid namespace shows it, and so does the keeper's handover when no writer runs.
+        """
+        return tid == self._writer_pid and tid > 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read answers for ever; started when the writer has told that all earlier orders are done.

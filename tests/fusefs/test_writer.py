@@ -261,6 +261,17 @@ async def scripted_writer(pair: Pair, nursery: trio.Nursery) -> AsyncIterator[Ca
             own.cancel_scope.cancel()
 
 
+async def test_caller_without_a_pid_is_never_the_writer(store: int) -> None:
+    async with open_pair(store) as (pair, _):
+        for writer_pid in (0, 77):
+            client = WriterClient(pair.agent_end.dup(), writer_pid=writer_pid)
+            assert client.is_writer(0) is False
+            assert client.is_writer(77) is (writer_pid == 77)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await client.run()  # closes its end
+
+
 def test_invalid_path_is_a_set_up_error() -> None:
     """The writer's answer carries no class; SetUpError is what callers react to."""
     assert issubclass(InvalidPath, SetUpError)
