@@ -36,6 +36,8 @@ _SUFFIXES = {
     "Pi": Fraction(2**50),
     "Ei": Fraction(2**60),
 }
+_BINARY_SUFFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+_DECIMAL_SUFFIXES = {-9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 _NANO = 10**9
 _LARGEST = 2**63 - 1
 _LARGEST_EXPONENT = 4000  # 10**±this is far beyond both caps; larger exponents would only burn memory
@@ -86,6 +88,30 @@ def is_zero(quantity: Quantity) -> bool:
     return parse(quantity) == 0
 
 
+def canonical(quantity: Quantity) -> str:
+    """The quantity as the API server writes it back: ``1000m`` → ``1``, ``0.5`` → ``500m``, ``1.5Gi`` → ``1536Mi``.
+
+    The family of the suffix is kept: powers of two, of ten, or an exponent.
+
+    Source: Quantity.CanonicalizeBytes, AsCanonicalBytes, AsCanonicalBase1024Bytes.
+    """
+    number = parse(quantity)
+    if number == 0:
+        return "0"
+    suffix = _FORMAT.fullmatch(repr(quantity) if isinstance(quantity, float) else str(quantity))
+    assert suffix is not None, "it parsed"
+    is_binary = suffix[4].endswith("i") and abs(number) >= 1024 and number.denominator == 1
+    if is_binary:
+        mantissa, power = _without_factor(int(number), 1024)
+        return f"{mantissa}{_BINARY_SUFFIXES[power]}"
+    mantissa, exponent = _without_factor(int(number * _NANO), 10)
+    exponent -= 9
+    mantissa, exponent = mantissa * 10 ** (exponent % 3), exponent - exponent % 3
+    if _EXPONENT.fullmatch(suffix[4]):
+        return f"{mantissa}e{exponent}" if exponent else str(mantissa)
+    return f"{mantissa}{_DECIMAL_SUFFIXES[exponent]}"
+
+
 def _multiplier(suffix: str) -> Fraction:
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
@@ -94,6 +120,15 @@ def _multiplier(suffix: str) -> Fraction:
         raise InvalidQuantity("unable to parse quantity's suffix")
     power = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, int(exponent[1])))
     return Fraction(10) ** power
+
+
+def _without_factor(number: int, factor: int) -> tuple[int, int]:
+    """*number* with every *factor* divided out, and how many those were."""
+    count = 0
+    while number % factor == 0:
+        number //= factor
+        count += 1
+    return number, count
 
 
 def _round_away(number: Fraction) -> int:

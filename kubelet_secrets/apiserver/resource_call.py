@@ -20,6 +20,7 @@ from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.apiserver import negotiation, patch, statuses, strictness, tables
 from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.conform import conform
 from kubelet_secrets.apiserver.listing import Page, Stored
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
@@ -306,19 +307,18 @@ class ResourceCall:
             raise statuses.bad_request(f"the object provided is unrecognized (must be of type {expected[1]})")
 
     def _check_fields(self, obj: Object) -> None:
-        """Wrong types are an error; unknown fields an error, a warning or nothing, by ``fieldValidation``."""
+        """Wrong types are an error; unknown fields an error, a warning or nothing, by ``fieldValidation``, and they go."""
         api_version, kind = self._row.resource.api_version, self._row.kind
         if cause := strictness.decode_error(obj, api_version, kind):
             raise statuses.bad_request(cause)
         mode = self._query.get("fieldValidation") or "Warn"
         if mode not in ("Strict", "Warn", "Ignore"):
             raise statuses.bad_request(f'fieldValidation: Unsupported value: "{mode}"')
-        if mode == "Ignore":
-            return
-        problems = strictness.unknown_fields(obj, api_version, kind)
+        problems = strictness.unknown_fields(obj, api_version, kind) if mode != "Ignore" else []
         if problems and mode == "Strict":
             raise statuses.bad_request(strictness.strict_error(kind, api_version, problems))
         self._warnings = problems
+        conform(obj, api_version, kind)
 
     def _table_include(self) -> str:
         return self._query.get("includeObject") or "Metadata"

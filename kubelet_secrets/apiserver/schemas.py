@@ -61,6 +61,11 @@ class Schema:
         return "properties" in self.node
 
     @property
+    def has_typed_values(self) -> bool:
+        """A map whose values have a schema, as opposed to free-form JSON."""
+        return isinstance(self.node.get("additionalProperties"), dict)
+
+    @property
     def fields(self) -> frozenset[str]:
         return frozenset(self.node.get("properties", ()))
 

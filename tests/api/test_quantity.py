@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubelet_secrets.api.quantity import InvalidQuantity, divide_ceil, is_zero, milli_value, parse, value
+from kubelet_secrets.api.quantity import InvalidQuantity, canonical, divide_ceil, is_zero, milli_value, parse, value
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,38 @@ def test_division_rounds_up_exactly(dividend: int, divisor: int) -> None:
 def test_integers_are_themselves(number: int) -> None:
     assert value(str(number)) == number
     assert is_zero(str(number)) == (number == 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("0", "0"),
+        ("0Mi", "0"),
+        ("1", "1"),
+        (1, "1"),
+        (0.5, "500m"),
+        ("1000m", "1"),
+        ("1500m", "1500m"),
+        ("0.1", "100m"),
+        ("100", "100"),
+        ("1100", "1100"),
+        ("1000", "1k"),
+        ("64Mi", "64Mi"),
+        ("1024Ki", "1Mi"),
+        ("1.5Gi", "1536Mi"),
+        ("0.5Ki", "512"),
+        ("1023", "1023"),
+        ("0.1Mi", "104857600m"),
+        ("1e3", "1e3"),
+        ("1500e0", "1500"),
+        ("12e6", "12e6"),
+        ("-1000m", "-1"),
+        ("1n", "1n"),
+        ("5E", "5E"),
+    ],
+)
+def test_canonical_form(text: str | float, written: str) -> None:
+    """Source: resource/quantity_test.go, TestQuantityString and TestQuantityParseEmit."""
+    assert canonical(text) == written
+    assert parse(written) == parse(text)
+    assert canonical(written) == written
