@@ -46,6 +46,7 @@ class StackOptions:
     port: int = 6443  # 0: any free port
     data_dir: Path | None = None  # None: the API server keeps its objects in memory
     runtime: str = "runc"
+    store_size_bytes: int = 512 << 20
     stop_grace_s: float = 3.0
     verbose: int = 0
 
@@ -140,6 +141,7 @@ async def run_stack(
             "--image-dir": str(options.image_dir),
             "--socket": str(options.socket),
             "--runtime": options.runtime,
+            "--store-size": str(options.store_size_bytes),
             "--stop-grace": str(options.stop_grace_s),
         }
         keeper = _spawn(["agent", *_flatten(flags)], notifications, options.verbose)

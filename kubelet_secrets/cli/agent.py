@@ -14,6 +14,7 @@ from kubelet_secrets.cli.image import image_dir_option
 from kubelet_secrets.control.protocol import DEFAULT_SOCKET
 
 DEFAULT_ROOT_DIR = Path("/var/lib/kubelet-secrets")
+SMALLEST_STORE_BYTES = 64 * 1024
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +22,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 def default_node_name() -> str:
     """The host's name in lower case, as the kubelet takes it. Source: pkg/util/node, GetHostname."""
     return socket_module.gethostname().strip().lower()
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes as Kubernetes writes it: ``512Mi``."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from kubelet_secrets.api.quantity import InvalidQuantity
+        from kubelet_secrets.api.quantity import value as whole
+
+        if isinstance(value, int):
+            return value
+        try:
+            size_bytes = whole(value)
+        except InvalidQuantity as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        if size_bytes < SMALLEST_STORE_BYTES:
+            self.fail(f"{value!r} is less than {SMALLEST_STORE_BYTES} bytes", param, ctx)
+        return size_bytes
 
 
 _NODE_OPTIONS = (
@@ -44,6 +65,13 @@ _NODE_OPTIONS = (
         "--runtime", type=click.Choice(["runc", "crun"]), default="runc", show_default=True, help="The OCI runtime."
     ),
     image_dir_option,
+    click.option(
+        "--store-size",
+        type=Size(),
+        default="512Mi",
+        show_default=True,
+        help="Memory that the files of all Secrets on this node may take, two versions of each while it changes.",
+    ),
     click.option(
         "--stop-grace",
         type=click.FloatRange(min=0),
@@ -83,6 +111,7 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
             KeeperOptions(
                 root_dir=Path(os.path.abspath(node["root_dir"])),
                 image_dir=Path(os.path.abspath(node["image_dir"])),
+                store_size_bytes=node["store_size"],
                 agent_options={
                     "kubeconfig": os.path.abspath(kubeconfig),
                     "node_name": node_name or default_node_name(),
