@@ -73,7 +73,13 @@ def main() -> None:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
-        error.show()
+        # click's own show() takes three lines to say it; NoArgsIsHelpError is the help text itself.
+        context = getattr(error, "ctx", None)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError) or context is None:
+            error.show()
+        else:
+            message = error.format_message().replace("\n", " ").rstrip(".")
+            click.echo(f"kubelet-secrets: {message} (see `{context.command_path} --help`)", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
