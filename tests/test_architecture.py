@@ -155,7 +155,8 @@ def test_values_are_unwrapped_in_few_places() -> None:
     assert found == {
         "api.decode",
         "apiserver.pki",
-        "apiserver.process",
+        "apiserver.token_request",
+        "apiserver.tokens",
         "cli.explain",
         "client.credentials",
         "client.tls",

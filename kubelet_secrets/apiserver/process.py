@@ -153,17 +153,20 @@ async def _serve(
         general_routes(lambda: not shutdown.is_set(), issuer, url),
     )
     handle = ServerHandle(url, listener.port, authority, registry, shutdown)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(storage.run)
-        nursery.start_soon(compact_old_revisions, storage)
-        nursery.start_soon(NodeMonitor(registry).run)
-        own_service = kubernetes_service(listener.address, listener.port)
-        controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
-        await nursery.start(controllers.run)
-        log.info("API server listening on %s", handle.url)
-        task_status.started(handle)
-        await listener.serve(application, shutdown, hub.close)
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(storage.run)
+            nursery.start_soon(compact_old_revisions, storage)
+            nursery.start_soon(NodeMonitor(registry).run)
+            own_service = kubernetes_service(listener.address, listener.port)
+            controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
+            await nursery.start(controllers.run)
+            log.info("API server listening on %s", handle.url)
+            task_status.started(handle)
+            await listener.serve(application, shutdown, hub.close)
+            nursery.cancel_scope.cancel()
+    finally:
+        await listener.aclose()
 
 
 async def compact_old_revisions(storage: Storage) -> None:

@@ -89,7 +89,7 @@ class Listener:
     async def serve(self, application: ASGIApp, shutdown: trio.Event, on_shutdown: Callable[[], None]) -> None:
         """Serve connections until *shutdown*; then stop accepting, call *on_shutdown*, and give requests ``GRACE_S``.
 
-        Resource handling: owns the socket; it is closed on return.
+        Resource handling: the socket is closed when *shutdown* comes; else by the caller, with :meth:`aclose`.
         """
         config, worker = anycorn_config(), WorkerContext(None)
         run = partial(self._run_connection, ASGIWrapper(cast("ASGIFramework", application)), config, worker)
@@ -98,10 +98,15 @@ class Listener:
                 accepting.start_soon(self._accept, run, connections)
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
-            await self._listener.aclose()
+            await self.aclose()
             on_shutdown()
             await worker.terminated.set()
             connections.cancel_scope.deadline = trio.current_time() + GRACE_S
+
+    async def aclose(self) -> None:
+        """Close the socket; closed already is fine. Shielded: a cancelled server must free its port too."""
+        with trio.CancelScope(shield=True):
+            await self._listener.aclose()
 
     async def _accept(
         self, run: Callable[[anyio.abc.SocketStream], Awaitable[None]], connections: trio.Nursery
