@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.api.validation.warnings import warnings_for
 from kubelet_secrets.apiserver import negotiation, patch, statuses, strictness, tables
 from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
@@ -329,6 +330,10 @@ class ResourceCall:
         return self._respond_object(stored.object)
 
     def _respond_object(self, obj: Object, status: int = 200) -> Response:
+        # As upstream's strategies: every kind when it is created, Secrets on every write.
+        rewrites_secret = self._row.kind == "Secret" and self._info.verb in ("update", "patch")
+        if not self._info.subresource and (status == 201 or rewrites_secret):
+            self._warnings = [*self._warnings, *warnings_for(obj)]
         if self._answer.view is View.TABLE:
             metadata = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
             return self._respond(tables.to_table(self._row, [obj], _now(), self._table_include(), metadata), status)

@@ -123,6 +123,20 @@ async def test_pods_are_defaulted_and_checked(admin: Http) -> None:
     ]
 
 
+async def test_what_is_probably_not_meant_is_a_warning(admin: Http) -> None:
+    container = {"name": "c", "image": "i", "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}
+    made = await admin.post(PODS, pod("p", containers=[container]))
+    assert made.headers["warning"] == (
+        '299 - "spec.containers[0].env[1]: hides previous definition of \\"A\\", which may be dropped when using apply"'
+    )
+    assert "warning" not in (await admin.patch(f"{PODS}/p", {"metadata": {"labels": {"a": "b"}}})).headers
+    pair = {**secret("s", **{"tls.crt": "canary", "tls.key": ""}), "type": "kubernetes.io/tls"}
+    text = '299 - "tls: failed to find any PEM data in certificate input"'
+    assert (await admin.post(SECRETS, pair)).headers["warning"] == text
+    assert (await admin.patch(f"{SECRETS}/s", {"metadata": {"labels": {"a": "b"}}})).headers["warning"] == text
+    assert "warning" not in (await admin.get(f"{SECRETS}/s")).headers
+
+
 # --- change --------------------------------------------------------------------------------------------------------
 
 
