@@ -94,6 +94,7 @@ class PodActuator:
         self._parts = parts
         self._report = report
         self._changed = changed
+        self._envs = envs
         self._sandbox = parts.sandboxes.get(pod.metadata.uid)
         self._sandbox_attempts = 1 if self._sandbox is not None else 0
         self._sandbox_retry_at: datetime | None = None
@@ -148,6 +149,14 @@ class PodActuator:
             }
         )
         self._probes.sync(self.instances.running)
+        pod_ips = self._sandbox.ips if self._sandbox is not None else ()
+        for handle in handles:
+            if handle.pid is not None:
+                try:
+                    variables = Path(f"/proc/{handle.pid}/environ").read_bytes()
+                except OSError:
+                    continue  # it is ending just now
+                self._envs.adopt(handle.record.container_name, variables, pod_ips=pod_ips)
 
     def _containers_ended(self) -> None:
         self._probes.sync(self.instances.running)

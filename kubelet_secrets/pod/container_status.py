@@ -28,12 +28,14 @@ from kubelet_secrets.pod.state import (
     InstanceState,
     RuntimeState,
     StartFailure,
+    containers_of,
     is_sidecar,
 )
 
 RUNTIME_NAME = "runc"
 LOST_EXIT_CODE = 137
 LOST_REASON = "ContainerStatusUnknown"
+MAX_MESSAGES_BYTES = 12 * 1024  # of all termination messages of a pod together
 
 
 def make_container_statuses(
@@ -57,9 +59,10 @@ def make_container_statuses(
     containers = _containers(pod, kind)
     old = {each.name: each for each in previous}
     has_init_containers = bool(pod.spec.init_containers) and kind is not ContainerKind.EPHEMERAL
+    message_bytes = MAX_MESSAGES_BYTES // max(1, sum(1 for _ in containers_of(pod)))
     statuses = []
     for container in containers:
-        status = _status(pod, container, state, old.get(container.name), has_init_containers)
+        status = _status(pod, container, state, old.get(container.name), has_init_containers, message_bytes)
         status = _with_failure(pod, kind, container, state, status, failures.get(container.name))
         statuses.append(_with_probes(kind, container, state, status))
     return tuple(statuses if kind is ContainerKind.INIT else sorted(statuses, key=lambda each: each.name))
@@ -72,7 +75,12 @@ def _containers(pod: Pod, kind: ContainerKind) -> tuple[Container, ...]:
 
 
 def _status(
-    pod: Pod, container: Container, state: RuntimeState, old: ContainerStatus | None, has_init_containers: bool
+    pod: Pod,
+    container: Container,
+    state: RuntimeState,
+    old: ContainerStatus | None,
+    has_init_containers: bool,
+    message_bytes: int,
 ) -> ContainerStatus:
     runs = state.instances_of(container.name)
     if not runs:
@@ -80,8 +88,8 @@ def _status(
     newest = runs[0]
     return ContainerStatus(
         name=container.name,
-        state=_container_state(newest, old),
-        last_state=_container_state(runs[1], None) if len(runs) > 1 else _kept_last_state(newest, old),
+        state=_container_state(newest, old, message_bytes),
+        last_state=_container_state(runs[1], None, message_bytes) if len(runs) > 1 else _kept_last_state(newest, old),
         restart_count=newest.attempt,
         image=newest.image or container.image,
         image_id=newest.image_id,
@@ -130,23 +138,24 @@ def _status_without_runs(
     return msgspec.structs.replace(fresh, restart_count=restart_count, last_state=last_state)
 
 
-def _container_state(instance: Instance, old: ContainerStatus | None) -> ContainerState:
+def _container_state(instance: Instance, old: ContainerStatus | None, message_bytes: int) -> ContainerState:
     if instance.state is InstanceState.RUNNING:
         started_at = rfc3339(instance.started_at) if instance.started_at else None
         return ContainerState(running=ContainerStateRunning(started_at=started_at))
     if instance.state is InstanceState.EXITED:
-        return ContainerState(terminated=_terminated(instance))
+        return ContainerState(terminated=_terminated(instance, message_bytes))
     if instance.state is InstanceState.UNKNOWN and old is not None and old.state.running is not None:
         return ContainerState(terminated=lost_container())
     return ContainerState(waiting=ContainerStateWaiting())
 
 
-def _terminated(instance: Instance) -> ContainerStateTerminated:
+def _terminated(instance: Instance, message_bytes: int) -> ContainerStateTerminated:
+    message = instance.message.encode()[:message_bytes].decode(errors="ignore")
     return ContainerStateTerminated(
         exit_code=instance.exit_code,
         signal=instance.signal or msgspec.UNSET,
         reason=instance.reason or ("Completed" if instance.exit_code == 0 else "Error"),
-        message=instance.message or msgspec.UNSET,
+        message=message or msgspec.UNSET,
         started_at=rfc3339(instance.started_at) if instance.started_at else None,
         finished_at=rfc3339(instance.finished_at) if instance.finished_at else None,
         container_id=container_reference(instance.container_id),

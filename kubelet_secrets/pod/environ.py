@@ -7,6 +7,7 @@ one the container was started with. Made and run by ``pod/worker.py``; computed 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ import trio
 from kubelet_secrets.api.core import ConfigMap, Container, Pod, Secret, Service
 from kubelet_secrets.api.references import all_containers, env_config_map_names, env_secret_names
 from kubelet_secrets.api.sources import NodeInfo
-from kubelet_secrets.envvars.environment import Environment, make_environment
+from kubelet_secrets.envvars.environment import Environment, make_environment, to_text
 from kubelet_secrets.envvars.filekeys import EnvFile, wanted_env_files
 from kubelet_secrets.errors import ContainerConfigError, SetUpError
 from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
@@ -91,6 +92,7 @@ class ContainerEnvs:
         self._pod_ips: tuple[str, ...] = ()
         self._states = {each.name: EnvState(container=each.name) for each in all_containers(pod)}
         self._wake = Wake()
+        self._inherited: dict[str, dict[str, str]] = {}  # container → variables; see adopt()
 
     @property
     def states(self) -> Mapping[str, EnvState]:
@@ -128,6 +130,18 @@ class ContainerEnvs:
         environment = await self._compute(container)
         return self._note(container.name, environment)
 
+    def adopt(self, container_name: str, process_environment: bytes, *, pod_ips: tuple[str, ...]) -> None:
+        """A container that an earlier agent started goes on. What it got is told as soon as its sources are known.
+
+        Args:
+            process_environment: ``/proc/<pid>/environ`` of its first process: what it was started with, the image's own
+                variables among it. Where a value came from is taken from what would be set now.
+        """
+        self._pod_ips = pod_ips
+        pairs = to_text(process_environment).split("\0")
+        self._inherited[container_name] = dict(each.split("=", 1) for each in pairs if "=" in each)
+        self._wake.ring()
+
     def mark_started(self, container_name: str, version: EnvVersion) -> None:
         """*container_name* has been started with *version*."""
         state = self._states[container_name]
@@ -143,19 +157,27 @@ class ContainerEnvs:
             await self._wake.wait()
             self._wake.clear()
             for container in all_containers(self._pod):
-                if self._states[container.name].current is None:
-                    continue
-                try:
-                    environment = await self._compute(container)
-                except (ContainerConfigError, SetUpError) as error:
-                    state = self._states[container.name]
-                    self._publish(
-                        EnvState(
-                            container=container.name, started=state.started, current=state.current, problem=str(error)
-                        )
-                    )
-                else:
-                    self._note(container.name, environment)
+                if self._states[container.name].current is not None or container.name in self._inherited:
+                    await self._refresh(container)
+
+    async def _refresh(self, container: Container) -> None:
+        state = self._states[container.name]
+        try:
+            environment = await self._compute(container)
+        except (ContainerConfigError, SetUpError) as error:
+            self._publish(
+                EnvState(container=container.name, started=state.started, current=state.current, problem=str(error))
+            )
+            return
+        inherited = self._inherited.pop(container.name, None)
+        if inherited is not None:
+            entries = {
+                name: dataclasses.replace(entry, value=inherited[name])
+                for name, entry in environment.items()
+                if name in inherited
+            }
+            self.mark_started(container.name, self._note(container.name, Environment(entries)))
+        self._note(container.name, environment)
 
     async def _compute(self, container: Container) -> Environment:
         objects = await fetch_objects(

@@ -23,6 +23,7 @@ from kubelet_secrets.runtime.oci import ContainerHandle
 
 logger = logging.getLogger(__name__)
 
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 ORPHAN_RETRY_S = 2.0  # the kubelet's housekeeping period
 
 
@@ -74,6 +75,8 @@ class PodManager:
     # --- what the sources tell (PodSink) --------------------------------------------------------------------------------
 
     def pod_changed(self, pod: Pod) -> None:
+        if MIRROR_ANNOTATION in pod.metadata.annotations:
+            return  # the image of a static pod: what runs is decided by the node's own manifest
         uid = PodUID(pod.metadata.uid)
         self._orphan_candidates.discard(uid)
         worker = self._workers.get(uid)

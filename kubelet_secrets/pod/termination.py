@@ -82,7 +82,7 @@ class Terminator:
         self, pod: Pod, instance: Instance, *, message: str, pod_ip: str, network: Path | None
     ) -> None:
         """Stop one container, to be started anew or not."""
-        doomed = next((each for each in self._doomed(pod) if each.instance is instance), None)
+        doomed = next((each for each in self._doomed(pod) if each.instance.container_id == instance.container_id), None)
         if doomed is not None:
             deadline = trio.current_time() + grace_period_s(pod)
             await self._stop(pod, doomed, deadline, pod_ip, network, message=message)

@@ -110,12 +110,13 @@ class PodWorker:
             self._actuator.pod = pod
         self._volumes.update(pod)
         self._envs.update(pod)
-        if not self._must_stop:
-            self._register()
-        elif self._is_ending and self._actuator is not None:
-            self._actuator.shorten(grace_period_s(pod))
-        else:
+        if self._is_ending:
+            if self._must_stop and self._actuator is not None:
+                self._actuator.shorten(grace_period_s(pod))
+        elif self._must_stop:
             self._sync_scope.cancel()
+        else:
+            self._register()
         self._wake.ring()
 
     def removed(self) -> None:
@@ -236,6 +237,7 @@ class PodWorker:
             self._publish()
             if all(isinstance(each, BackOffRestart | HoldStart) for each in actions):
                 return next_wake(actions)
+            await trio.lowlevel.checkpoint()  # an action may find that there is nothing left to do
             retry_at = await actuator.carry_out(actions, self._publisher.wanted)
             if retry_at is not None:
                 return retry_at

@@ -154,6 +154,14 @@ def test_restart_shows_the_run_before() -> None:
     assert (only.restart_count, only.container_id, only.started, only.ready) == (1, "runc://a-1", True, True)
 
 
+def test_termination_messages_share_twelve_kibibytes() -> None:
+    """§8.4; cut between characters."""
+    instances = [exited(name, 1, message="ä" * 4000) for name in "abcd"]
+    status = status_of(make_pod(*"abcd", policy="Never"), state(*instances))
+    messages = [each.state.terminated.message for each in status.container_statuses if each.state.terminated]
+    assert [len(str(each).encode()) for each in messages] == [3072] * 4
+
+
 def test_restart_without_a_trace_of_the_run_before_keeps_the_published_end() -> None:
     first = status_of(make_pod("a"), state(exited("a", 7)))
     second = status_of(make_pod("a"), state(running("a", 1)), previous=first)

@@ -280,7 +280,8 @@ async def test_next_agent_adopts_what_runs(lab: Cluster) -> None:
     """An agent that dies takes nothing along; the next one goes on with the same containers."""
     await lab.put_secret("db", password="one")
     async with lab.agent() as agent:
-        await lab.create("web", container(**READS_SECRET), volumes=[secret_volume("db")])
+        spec = container(**READS_SECRET, **env_from_secret("db"))
+        await lab.create("web", spec, volumes=[secret_volume("db")])
         await lab.wait("web", is_ready)
         first = container_id(agent.view("web"))
     await lab.put_secret("db", password="two")
@@ -290,6 +291,10 @@ async def test_next_agent_adopts_what_runs(lab: Cluster) -> None:
         assert [each.container for each in agent.parts.registry.containers()] == ["c"]
         assert [each.mounts for each in agent.parts.registry.containers()] == [frozenset({("v", "")})]
         assert await agent.exec("web", "cat", "/etc/s/password") == (0, "two")
+        view = await agent.wait_view("web", lambda view: view.containers[0].env.stale == ("PASSWORD",))
+        env = view.containers[0].env
+        assert env.started is not None
+        assert env.started.environment.lookup("PASSWORD") == "one", "what the process has is told from the process"
         pod = await lab.wait("web", is_ready)
         assert pod.status.container_statuses[0].restart_count == 0
         await lab.admin.delete(PODS, "default", "web")
@@ -321,6 +326,21 @@ async def test_pod_that_vanished_without_an_agent_is_removed(lab: Cluster) -> No
             await agent.pods.wait_changed()
         assert not agent.parts.runtime.list()
         assert not (lab.host.pods_dir / pod.metadata.uid).exists()
+
+
+async def test_finished_pod_refers_to_nothing_any_more(lab: Cluster) -> None:
+    """§7.1: unregistered with its volumes; later news of the pod does not bring that back."""
+    await lab.put_secret("db", password="one")
+    async with lab.agent() as agent:
+        spec = {**container(**READS_SECRET), "command": ["true"]}
+        await lab.create("web", spec, volumes=[secret_volume("db")], restartPolicy="Never")
+        await lab.wait_phase("web", "Succeeded")
+        await agent.wait_view("web", lambda view: not view.volumes["v"].is_ready)
+        await lab.admin.patch(PODS, "default", "web", {"metadata": {"labels": {"seen": "yes"}}})
+        await agent.wait_view("web", lambda view: "seen" in view.pod.metadata.labels)
+        assert agent.parts.secrets.users("default", "db") == frozenset()
+        await lab.admin.delete(PODS, "default", "web")
+        await lab.wait_gone("web")
 
 
 async def test_deadline_fails_the_pod(lab: Cluster) -> None:

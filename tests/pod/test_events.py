@@ -1,0 +1,81 @@
+"""Events as they reach the API server. Semantics §8.2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from kubelet_secrets.api.core import Event
+from kubelet_secrets.api.meta import EVENTS
+from kubelet_secrets.client.answers import EventType
+from kubelet_secrets.pod.events import QUEUE_LENGTH, WARNING, EventRecorder, node_reference, pod_reference
+from kubelet_secrets.pod.parts import wall_clock
+from kubelet_secrets.pod.state import ContainerKind
+from tests.pod.builders import make_pod
+from tests.pod.cluster import NODE, Cluster
+
+
+@asynccontextmanager
+async def recorder(lab: Cluster) -> AsyncIterator[EventRecorder]:
+    async with trio.open_nursery() as nursery:
+        made = EventRecorder(lab.node, node_name=NODE, clock=wall_clock)
+        await nursery.start(made.run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def wait_count(lab: Cluster, count: int) -> Event:
+    async with lab.admin.watch(EVENTS, "default", Event, send_initial_events=True) as events:
+        async for event in events:
+            if event.type is not EventType.DELETED and isinstance(event.object, Event) and event.object.count == count:
+                return event.object
+    raise AssertionError("the watch ended")
+
+
+async def test_event_about_a_container(lab: Cluster) -> None:
+    pod = make_pod("app")
+    async with recorder(lab) as events:
+        about = pod_reference(pod, ContainerKind.REGULAR, pod.spec.containers[0])
+        events.record(about, WARNING, "BackOff", "Back-off restarting failed container app")
+        found = await wait_count(lab, 1)
+    assert found.metadata.name.startswith("web.")
+    assert found.metadata.namespace == "default"
+    assert found.involved_object.field_path == "spec.containers{app}"
+    assert (found.involved_object.kind, found.involved_object.uid) == ("Pod", "uid-1")
+    assert (found.source.component, found.source.host) == ("kubelet", NODE)
+    assert (found.type, found.reason) == ("Warning", "BackOff")
+    assert found.first_timestamp == found.last_timestamp
+
+
+async def test_same_event_is_counted_on_one_object(lab: Cluster) -> None:
+    async with recorder(lab) as events:
+        for _ in range(3):
+            events.record(pod_reference(make_pod()), WARNING, "FailedMount", "no")
+        found = await wait_count(lab, 3)
+        assert [each.metadata.name for each in await lab.admin.list(EVENTS, "default", Event)] == [found.metadata.name]
+
+
+async def test_event_that_expired_is_written_anew_with_its_count(lab: Cluster) -> None:
+    async with recorder(lab) as events:
+        events.record(pod_reference(make_pod()), WARNING, "FailedMount", "no")
+        first = await wait_count(lab, 1)
+        await lab.admin.delete(EVENTS, "default", first.metadata.name)
+        events.record(pod_reference(make_pod()), WARNING, "FailedMount", "no")
+        second = await wait_count(lab, 2)
+        assert second.metadata.name == first.metadata.name
+
+
+async def test_node_events_go_to_the_default_namespace(lab: Cluster) -> None:
+    async with recorder(lab) as events:
+        events.record(node_reference(NODE), "Normal", "Starting", "Starting kubelet.")
+        found = await wait_count(lab, 1)
+    assert (found.metadata.namespace, found.involved_object.uid) == ("default", NODE)
+
+
+async def test_queue_is_bounded_and_never_waits(lab: Cluster) -> None:
+    events = EventRecorder(lab.node, node_name=NODE, clock=wall_clock)
+    for index in range(QUEUE_LENGTH + 3):
+        events.record(pod_reference(make_pod()), WARNING, "FailedMount", f"m{index}")
+    assert events.dropped == 3

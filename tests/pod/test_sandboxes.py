@@ -1,0 +1,54 @@
+"""Source: kuberuntime_sandbox_test.go, kubelet_pods_test.go (TestGeneratePodHostNameAndDomain)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kubelet_secrets.api.core import HostAlias
+from kubelet_secrets.pod.sandboxes import make_sandbox_settings, pod_hostname
+from kubelet_secrets.runtime.sandbox import SandboxSettings
+from tests.pod.builders import make_pod
+
+
+def settings(**spec: Any) -> SandboxSettings:
+    return make_sandbox_settings(
+        make_pod(**spec),
+        host_ips=("192.0.2.7",),
+        node_resolv_conf="nameserver 192.0.2.53\nsearch example.org\n",
+        cluster_domain="cluster.local",
+    )
+
+
+def test_plain_pod() -> None:
+    made = settings()
+    assert (made.hostname, made.domain, made.host_network) == ("web", "", False)
+    assert made.resolv_conf == "search example.org\nnameserver 192.0.2.53\n"
+
+
+def test_hostname_and_subdomain() -> None:
+    made = settings(hostname="one", subdomain="set")
+    assert (made.hostname, made.domain) == ("one", "one.set.default.svc.cluster.local")
+    assert settings(hostname="one", subdomain="set", set_hostname_as_fqdn=True).hostname == made.domain
+
+
+def test_dns_config_without_a_policy() -> None:
+    made = settings(
+        dns_policy="None", dns_config={"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]}
+    )
+    assert made.resolv_conf == "nameserver 1.1.1.1\noptions ndots:2\n"
+
+
+def test_host_aliases() -> None:
+    assert settings(host_aliases=(HostAlias(ip="192.0.2.9", hostnames=("a", "b")),)).host_aliases == (
+        ("192.0.2.9", ("a", "b")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hostname", "expected"),
+    [pytest.param("x" * 70, "x" * 63, id="cut"), pytest.param("x" * 62 + "-y", "x" * 62, id="no-dash-at-the-end")],
+)
+def test_long_hostname(hostname: str, expected: str) -> None:
+    assert pod_hostname(make_pod(hostname=hostname)) == expected
