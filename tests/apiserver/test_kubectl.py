@@ -5,6 +5,7 @@ The same behaviours stand once more in ``test_http_behaviour.py``, over plain HT
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -86,6 +87,15 @@ async def test_create_other_kinds(kubectl: Kubectl) -> None:
     kinds = ("configmap/settings", "serviceaccount/robot", "role/reader", "rolebinding/reads", "service/web")
     names = (await kubectl("get", *kinds, "-n", "team", "-o", "name")).lines
     assert [name.rpartition("/")[2] for name in names] == ["settings", "robot", "reader", "reads", "web"]
+
+
+async def test_create_token(kubectl: Kubectl) -> None:
+    token = (await kubectl("create", "token", "default", "--duration=20m", "--audience=vault")).out.strip()
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert claims["sub"] == "system:serviceaccount:default:default"
+    assert claims["aud"] == ["vault"]
+    assert claims["exp"] - claims["iat"] == 1200
 
 
 async def test_create_from_manifest_and_its_refusals(kubectl: Kubectl) -> None:

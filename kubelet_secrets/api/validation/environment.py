@@ -11,7 +11,12 @@ from typing import Any
 
 from kubelet_secrets.api.validation import fields
 from kubelet_secrets.api.validation.fields import FieldError, Path
-from kubelet_secrets.api.validation.names import config_key_errors, dns1123_subdomain_errors, env_name_errors
+from kubelet_secrets.api.validation.names import (
+    config_key_errors,
+    dns1123_subdomain_errors,
+    env_name_errors,
+    mask_trailing_dash,
+)
 from kubelet_secrets.api.validation.references import validate_field_ref, validate_resource_field_ref
 from kubelet_secrets.api.validation.volumes import local_path_errors
 
@@ -62,8 +67,7 @@ def _bulk_errors(reference: Obj, path: Path) -> list[FieldError]:
     name = reference.get("name", "")
     if not name:
         return [fields.required(path)]
-    masked = name[:-2] + "a" if len(name) > 1 and name.endswith("-") else name
-    return fields.each_invalid(path, name, dns1123_subdomain_errors(masked))
+    return fields.each_invalid(path, name, dns1123_subdomain_errors(mask_trailing_dash(name)))
 
 
 def _validate_value_from(variable: Obj, path: Path) -> list[FieldError]:

@@ -14,7 +14,12 @@ from typing import Any
 from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.api.validation import fields
 from kubelet_secrets.api.validation.fields import METADATA, FieldError, Path
-from kubelet_secrets.api.validation.names import dns1123_label_errors, label_value_errors, qualified_name_errors
+from kubelet_secrets.api.validation.names import (
+    dns1123_label_errors,
+    label_value_errors,
+    mask_trailing_dash,
+    qualified_name_errors,
+)
 
 Obj = dict[str, Any]
 NameRule = Callable[[str], list[str]]
@@ -27,7 +32,7 @@ def validate_metadata(metadata: Obj, name_rule: NameRule, *, is_namespaced: bool
     """Check the metadata of an object that is about to be created; a generated name has been filled in before."""
     errors: list[FieldError] = []
     if prefix := metadata.get("generateName"):
-        errors += fields.each_invalid(METADATA.child("generateName"), prefix, name_rule(_mask_trailing_dash(prefix)))
+        errors += fields.each_invalid(METADATA.child("generateName"), prefix, name_rule(mask_trailing_dash(prefix)))
     if name := metadata.get("name"):
         errors += fields.each_invalid(METADATA.child("name"), name, name_rule(name))
     else:
@@ -107,8 +112,3 @@ def _validate_owners(owners: Any, path: Path) -> list[FieldError]:
         text = 'Only one reference can have Controller set to true. Found "true" in references for %s and %s'
         errors.append(fields.invalid(path, list(owners), text % (controllers[0], name)))
     return errors
-
-
-def _mask_trailing_dash(prefix: str) -> str:
-    """A prefix may end in a dash: a name made from it does not."""
-    return prefix[:-2] + "a" if len(prefix) > 1 and prefix.endswith("-") else prefix

@@ -94,6 +94,11 @@ def path_segment_errors(value: str) -> list[str]:
     return [f"may not contain '{illegal}'" for illegal in ("/", "%") if illegal in value]
 
 
+def mask_trailing_dash(prefix: str) -> str:
+    """A prefix may end in a dash, as a name made from it does not: what its rule is asked about instead."""
+    return prefix[:-2] + "a" if len(prefix) > 1 and prefix.endswith("-") else prefix
+
+
 def qualified_name_errors(value: str) -> list[str]:
     """A label key; an annotation key after lower-casing."""
     errors = []
