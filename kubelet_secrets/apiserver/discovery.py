@@ -82,18 +82,20 @@ def _resource_list(group: str, version: str) -> Obj:
 
 
 def _resource(row: ServedResource) -> Obj:
-    resource: Obj = {
+    return {
         "name": row.plural,
         "singularName": row.singular,
         "namespaced": row.namespaced,
         "kind": row.kind,
         "verbs": list(row.verbs),
+        **_nicknames(row),
     }
-    if row.short_names:
-        resource["shortNames"] = list(row.short_names)
-    if row.categories:
-        resource["categories"] = list(row.categories)
-    return resource
+
+
+def _nicknames(row: ServedResource) -> Obj:
+    """Short names and categories, where there are any."""
+    names = {"shortNames": list(row.short_names), "categories": list(row.categories)}
+    return {field: value for field, value in names.items() if value}
 
 
 def _subresource(row: ServedResource, sub: Subresource) -> Obj:
@@ -128,11 +130,8 @@ def _discovered(row: ServedResource) -> Obj:
         "scope": "Namespaced" if row.namespaced else "Cluster",
         "singularResource": row.singular,
         "verbs": list(row.verbs),
+        **_nicknames(row),
     }
-    if row.short_names:
-        resource["shortNames"] = list(row.short_names)
-    if row.categories:
-        resource["categories"] = list(row.categories)
     if row.subresources:
         resource["subresources"] = [_discovered_sub(row, sub) for sub in row.subresources]
     return resource

@@ -12,6 +12,7 @@ import re
 
 DNS1123_LABEL_MAX = 63
 DNS1123_SUBDOMAIN_MAX = 253
+_LABEL_PART_MAX = 63
 
 _QUALIFIED_NAME = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _QUALIFIED_NAME_MESSAGE = (
@@ -69,22 +70,14 @@ def dns1123_label_errors(value: str) -> list[str]:
 
 def dns1123_subdomain_errors(value: str) -> list[str]:
     """A Secret, a ConfigMap, a Pod, a Node: most names."""
-    errors = []
-    if len(value) > DNS1123_SUBDOMAIN_MAX:
-        errors.append(max_length_message(DNS1123_SUBDOMAIN_MAX))
-    if not re.fullmatch(_DNS1123_SUBDOMAIN, value):
-        errors.append(regex_message(_DNS1123_SUBDOMAIN_MESSAGE, _DNS1123_SUBDOMAIN, "example.com"))
-    return errors
+    message = regex_message(_DNS1123_SUBDOMAIN_MESSAGE, _DNS1123_SUBDOMAIN, "example.com")
+    return _form_errors(value, DNS1123_SUBDOMAIN_MAX, _DNS1123_SUBDOMAIN, message)
 
 
 def dns1035_label_errors(value: str) -> list[str]:
     """A Service."""
-    errors = []
-    if len(value) > DNS1123_LABEL_MAX:
-        errors.append(max_length_message(DNS1123_LABEL_MAX))
-    if not re.fullmatch(_DNS1035_LABEL, value):
-        errors.append(regex_message(_DNS1035_LABEL_MESSAGE, _DNS1035_LABEL, "my-name", "abc-123"))
-    return errors
+    message = regex_message(_DNS1035_LABEL_MESSAGE, _DNS1035_LABEL, "my-name", "abc-123")
+    return _form_errors(value, DNS1123_LABEL_MAX, _DNS1035_LABEL, message)
 
 
 def path_segment_errors(value: str) -> list[str]:
@@ -115,29 +108,22 @@ def qualified_name_errors(value: str) -> list[str]:
             errors += ["prefix part " + text for text in dns1123_subdomain_errors(parts[0])]
     if not name:
         errors.append("name part must be non-empty")
-    elif len(name) > 63:
-        errors.append("name part " + max_length_message(63))
+    elif len(name) > _LABEL_PART_MAX:
+        errors.append("name part " + max_length_message(_LABEL_PART_MAX))
     if not re.fullmatch(_QUALIFIED_NAME, name):
         errors.append("name part " + name_message)
     return errors
 
 
 def label_value_errors(value: str) -> list[str]:
-    errors = []
-    if len(value) > 63:
-        errors.append(max_length_message(63))
-    if not re.fullmatch(_LABEL_VALUE, value):
-        errors.append(regex_message(_LABEL_VALUE_MESSAGE, _LABEL_VALUE, "MyValue", "my_value", "12345"))
-    return errors
+    message = regex_message(_LABEL_VALUE_MESSAGE, _LABEL_VALUE, "MyValue", "my_value", "12345")
+    return _form_errors(value, _LABEL_PART_MAX, _LABEL_VALUE, message)
 
 
 def config_key_errors(value: str) -> list[str]:
     """A key of ``Secret.data``, ``ConfigMap.data`` and ``binaryData``, and of the references to them."""
-    errors = []
-    if len(value) > DNS1123_SUBDOMAIN_MAX:
-        errors.append(max_length_message(DNS1123_SUBDOMAIN_MAX))
-    if not re.fullmatch(_CONFIG_KEY, value):
-        errors.append(regex_message(_CONFIG_KEY_MESSAGE, _CONFIG_KEY, "key.name", "KEY_NAME", "key-name"))
+    message = regex_message(_CONFIG_KEY_MESSAGE, _CONFIG_KEY, "key.name", "KEY_NAME", "key-name")
+    errors = _form_errors(value, DNS1123_SUBDOMAIN_MAX, _CONFIG_KEY, message)
     if value in (".", ".."):
         errors.append(f"must not be '{value}'")
     elif value.startswith(".."):
@@ -178,3 +164,9 @@ def port_name_errors(value: str) -> list[str]:
 
 def port_number_errors(value: int) -> list[str]:
     return [] if 1 <= value <= 65535 else ["must be between 1 and 65535, inclusive"]
+
+
+def _form_errors(value: str, longest: int, pattern: str, message: str) -> list[str]:
+    """Both rules are asked: a value can be too long and of the wrong form."""
+    errors = [max_length_message(longest)] if len(value) > longest else []
+    return errors if re.fullmatch(pattern, value) else [*errors, message]
