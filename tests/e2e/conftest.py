@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubelet_secrets.testing.images import build_busybox_image
-from tests.e2e.stacks import IMAGE, Cluster, Stack, open_cluster, run_cli
+from tests.e2e.stacks import IMAGE, Cluster, Node, Pair, Stack, open_cluster, run_cli
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +24,14 @@ def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make_stack(image_dir: Path) -> Iterator[Callable[..., Stack]]:
-    """Start stacks that end with the module. Each checks that it leaves nothing behind, and fails the module if it does."""
+def make_stack(image_dir: Path) -> Iterator[Callable[..., Node]]:
+    """Start nodes that end with the module. Each checks that it leaves nothing behind, and fails the module if it does."""
     with ExitStack() as stop:
 
-        def make(*options: str) -> Stack:
+        def make(*options: str, kind: type[Stack] | type[Pair] = Stack) -> Stack | Pair:
             # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
             directory = stop.enter_context(tempfile.TemporaryDirectory(prefix="ks-e2e-"))
-            stack = Stack(Path(directory), image_dir, options)
+            stack = kind(Path(directory), image_dir, options)
             stack.start()
             stop.callback(stack.stop)
             return stack
@@ -40,11 +40,11 @@ def make_stack(image_dir: Path) -> Iterator[Callable[..., Stack]]:
 
 
 @pytest.fixture(scope="module")
-def stack(make_stack: Callable[..., Stack]) -> Stack:
+def stack(make_stack: Callable[..., Node]) -> Node:
     return make_stack()
 
 
 @pytest.fixture
-async def cluster(stack: Stack) -> AsyncIterator[Cluster]:
+async def cluster(stack: Node) -> AsyncIterator[Cluster]:
     async with open_cluster(stack) as opened:
         yield opened

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.control.client import ask
 from kubelet_secrets.control.protocol import NodeSummary
 from kubelet_secrets.errors import HostError, NotFound
+from kubelet_secrets.notify import NotifySocket
 from kubelet_secrets.runtime.logs import LogOptions, copy_log
 
 REPOSITORY = Path(__file__).parents[2]
@@ -133,18 +135,20 @@ class Command:
 
 
 @dataclass
-class Stack:
-    """One ``up``: an API server and a node of their own.
+class Node:
+    """A node of its own, however it is started.
 
     Attributes:
         directory: everything of it that has a path lies below, but the credentials in /run/kubelet-secrets.
-        kubeconfig: the admin's, on the stack's own tmpfs.
+        options: more of the command line.
+        kubeconfig: the admin's.
     """
 
     directory: Path
     image_dir: Path
     options: Sequence[str] = ()
     node_name: str = field(default_factory=lambda: f"e2e-{secrets.token_hex(4)}")
+    kubeconfig: Path = Path()
 
     @property
     def root_dir(self) -> Path:
@@ -154,32 +158,13 @@ class Stack:
     def socket(self) -> Path:
         return self.directory / "agent.sock"
 
-    def start(self) -> None:
-        """Start it and return when the node is Ready. Everything logs as much as it can."""
-        arguments = [
-            *("-vv", "up", "--port", "0", "--node-name", self.node_name, "--stop-grace", "2"),
-            *("--root-dir", str(self.root_dir), "--socket", str(self.socket), "--image-dir", str(self.image_dir)),
+    @property
+    def node_options(self) -> list[str]:
+        return [
+            *("--node-name", self.node_name, "--stop-grace", "2", "--socket", str(self.socket)),
+            *("--root-dir", str(self.root_dir), "--image-dir", str(self.image_dir)),
             *self.options,
         ]
-        self.command = Command(arguments, self.directory / "up.log")
-        try:
-            self.command.wait_line("ready")
-            self.kubeconfig = Path(self.command.wait_line("export KUBECONFIG="))
-        except BaseException:
-            self.command.stop()
-            raise
-
-    def stop(self) -> None:
-        """Stop it, which has to succeed and to leave nothing behind."""
-        status = self.command.stop()
-        left = find_leftovers(self.directory, self.node_name)
-        assert status == 0, self.command.stderr[-3000:]
-        assert left == []
-        assert sorted(str(path.relative_to(self.directory)) for path in self.directory.rglob("*")) == ["up.log"]
-
-    @property
-    def log(self) -> str:
-        return self.command.stderr
 
     # --- through the control socket ---
 
@@ -205,6 +190,67 @@ class Stack:
                 except (HostError, OSError):
                     pass  # just being started again
                 await trio.sleep(0.02)
+
+    async def keeper_pid(self) -> int:
+        """The process that holds the mounts: the agent's parent."""
+        status = Path(f"/proc/{(await self.wait_agent()).agent_pid}/stat").read_text()
+        return int(status.rpartition(")")[2].split()[1])
+
+
+@dataclass
+class Stack(Node):
+    """One ``up``: an API server and a node. The admin's kubeconfig lies on the stack's own tmpfs."""
+
+    def start(self) -> None:
+        """Start it and return when the node is Ready. Everything logs as much as it can."""
+        self.command = Command(["-vv", "up", "--port", "0", *self.node_options], self.directory / "up.log")
+        try:
+            self.command.wait_line("ready")
+            self.kubeconfig = Path(self.command.wait_line("export KUBECONFIG="))
+        except BaseException:
+            self.command.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop it, which has to succeed and to leave nothing behind."""
+        status = self.command.stop()
+        left = find_leftovers(self.directory, self.node_name)
+        assert status == 0, self.command.stderr[-3000:]
+        assert left == []
+        assert sorted(str(path.relative_to(self.directory)) for path in self.directory.rglob("*")) == ["up.log"]
+
+
+@dataclass
+class Pair(Node):
+    """The API server and the node as two commands, so that either can go away alone. Objects are kept in a directory."""
+
+    def start(self) -> None:
+        self.kubeconfig = self.directory / "admin.kubeconfig"
+        self.start_server(port=0)
+        notifications = NotifySocket()
+        arguments = ["-vv", "agent", "--kubeconfig", str(self.directory / "node.kubeconfig"), *self.node_options]
+        self.agent = Command(arguments, self.directory / "agent.log", env={"NOTIFY_SOCKET": notifications.address})
+        readable, _, _ = select.select([notifications.socket], [], [], START_TIMEOUT_S)
+        notifications.close()
+        assert readable, self.agent.stderr
+
+    def start_server(self, *, port: int) -> None:
+        directory = self.directory
+        arguments = [
+            *("-v", "apiserver", "--data-dir", str(directory / "data"), "--port", str(port)),
+            *("--kubeconfig", str(self.kubeconfig), "--node-name", self.node_name),
+            *("--node-kubeconfig", str(directory / "node.kubeconfig")),
+        ]
+        self.server = Command(arguments, directory / "server.log")
+        self.port = int(self.server.wait_line("ready at https://127.0.0.1:"))
+
+    def stop(self) -> None:
+        for command in (self.agent, self.server):
+            if command.process.poll() is None:
+                command.process.send_signal(signal.SIGCONT)
+            assert command.stop() == 0, command.stderr[-3000:]
+        assert find_leftovers(self.directory, self.node_name) == []
+        assert not self.root_dir.exists()
 
 
 def find_leftovers(directory: Path, node_name: str) -> list[str]:
@@ -250,9 +296,9 @@ def secret_env(name: str, secret: str, key: str, **fields: Any) -> dict[str, Any
 
 @dataclass
 class Cluster:
-    """A stack with an admin's client: what most tests talk to. Objects live in the namespace ``default``."""
+    """A node with an admin's client: what most tests talk to. Objects live in the namespace ``default``."""
 
-    stack: Stack
+    stack: Node
     client: ApiClient
 
     # --- objects ---
@@ -439,7 +485,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def open_cluster(stack: Stack) -> AsyncIterator[Cluster]:
+async def open_cluster(stack: Node) -> AsyncIterator[Cluster]:
     async with open_client(load_kubeconfig(stack.kubeconfig)) as client:
         yield Cluster(stack, client)
 

@@ -96,7 +96,10 @@ print(sorted({(mask, "..version" if name[:4] == "..20" else name) for mask, name
 
 
 async def test_watcher_in_the_container_is_told(cluster: Cluster) -> None:
-    """The events that reloaders wait for: ``..data`` appears by a rename. Busybox may lack inotifyd: the host's Python watches."""
+    """The events that reloaders wait for: ``..data`` appears by a rename.
+
+    The host's Python is the watcher: a busybox may have no inotifyd.
+    """
     await cluster.put_secret("told", {"key": "1"})
     await cluster.run_pod(
         "told",
