@@ -467,6 +467,8 @@ class ContainerStatus(ApiStruct, frozen=True, kw_only=True, omit_defaults=False)
     image_id: str = msgspec.field(default="", name="imageID")
     container_id: str | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="containerID")
     started: bool | None = None
+    allocated_resources: dict[str, Quantity] | msgspec.UnsetType = msgspec.UNSET
+    resources: ResourceRequirements | msgspec.UnsetType = msgspec.UNSET
     volume_mounts: tuple[VolumeMountStatus, ...] = ()
 
 

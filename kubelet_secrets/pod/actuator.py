@@ -22,7 +22,7 @@ from kubelet_secrets.api.times import go_duration
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.pod.containers import ContainerStarter
 from kubelet_secrets.pod.environ import ContainerEnvs
-from kubelet_secrets.pod.events import WARNING
+from kubelet_secrets.pod.events import NORMAL, WARNING
 from kubelet_secrets.pod.handlers import Target
 from kubelet_secrets.pod.imagepull import ImagePuller
 from kubelet_secrets.pod.instances import Instances
@@ -279,6 +279,8 @@ class PodActuator:
         parts, now = self._parts, self._parts.clock()
         if self._sandbox_retry_at is not None and now < self._sandbox_retry_at:
             return False
+        if self._sandbox_attempts:
+            self._report(None, NORMAL, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
         settings = make_sandbox_settings(
             self.pod,
             host_ips=parts.host_ips,

@@ -94,6 +94,8 @@ def _status(
         image=newest.image or container.image,
         image_id=newest.image_id,
         container_id=container_reference(newest.container_id),
+        allocated_resources=dict(container.resources.requests) or msgspec.UNSET,
+        resources=container.resources,
         volume_mounts=_volume_mounts(container),
     )
 

@@ -23,9 +23,9 @@ from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.envvars.environment import Environment, make_environment, to_text
 from kubelet_secrets.envvars.filekeys import EnvFile, wanted_env_files
 from kubelet_secrets.errors import ContainerConfigError, SetUpError
+from kubelet_secrets.linux import open_in_root
 from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
 from kubelet_secrets.pod.wake import Wake
-from kubelet_secrets.runtime.syscalls import open_in_root
 from kubelet_secrets.sensitive import SensitiveBytes
 
 MAX_ENV_FILE_BYTES = 8 << 20

@@ -6,18 +6,14 @@ A socket belongs for good to the namespace it was made in: a short-lived thread 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 from pathlib import Path
 
 import trio
 
+from kubelet_secrets.linux import CLONE_NEWNET, setns
 from kubelet_secrets.runtime.netns import run_in_new_thread
-
-_CLONE_NEWNET = 0x40000000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 async def connect(network: Path | None, host: str, port: int) -> trio.SocketStream:
@@ -48,9 +44,7 @@ def _make_socket(network: Path | None, family: socket.AddressFamily) -> socket.s
         if network is not None:
             fd = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if _libc.setns(fd, _CLONE_NEWNET) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(network))
+                setns(fd, CLONE_NEWNET)
             finally:
                 os.close(fd)
         made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))

@@ -1,7 +1,7 @@
 """A cluster of one node in this process: the embedded API server, real containers, and the pods' half of an agent.
 
 Volumes lie in a real store and are cloned from it without the guarded filesystem in between; with it, and with the agent as the
-process it is, they are tested in ``test_worker_e2e.py``.
+process it is, they are tested in ``tests/e2e``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from kubelet_secrets.client.kubeconfig import ClusterConfig, load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import NotFound
 from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, unmount
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts, wall_clock
@@ -41,7 +42,6 @@ from kubelet_secrets.runtime.logs import LogOptions, copy_log
 from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.sandbox import SandboxManager
-from kubelet_secrets.runtime.syscalls import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, unmount
 from kubelet_secrets.runtime.tools import find_tools
 from kubelet_secrets.sensitive import SensitiveBytes
 from kubelet_secrets.volume.layout import PodsLayout

@@ -13,6 +13,7 @@ from kubelet_secrets.api.core import (
     PodCondition,
     PodReadinessGate,
     PodStatus,
+    ResourceRequirements,
     VolumeMount,
 )
 from kubelet_secrets.pod.state import Instance, ProbeState, RuntimeState, StartFailure
@@ -213,6 +214,15 @@ def test_volume_mounts_show_the_spec() -> None:
         (True, "Disabled"),
         (True, "Enabled"),
     ]
+
+
+def test_resources_in_force_are_told_of_containers_that_were_started() -> None:
+    """§8.5."""
+    resources = ResourceRequirements(requests={"cpu": "100m"}, limits={"cpu": "1"})
+    pod = make_pod(Container(name="a", resources=resources), "b")
+    started, waiting = status_of(pod, state(running("a"))).container_statuses
+    assert (started.allocated_resources, started.resources) == ({"cpu": "100m"}, resources)
+    assert waiting.resources is msgspec.UNSET
 
 
 def conditions(status: PodStatus) -> dict[str, tuple[str, str, str]]:
