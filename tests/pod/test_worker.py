@@ -371,6 +371,33 @@ async def test_image_that_is_not_there(lab: Cluster) -> None:
         assert reasons[:2] == ["ErrImageNeverPull", "Failed"]
 
 
+async def test_registry_that_does_not_answer(lab: Cluster) -> None:
+    """§9.4: ErrImagePull, then ImagePullBackOff, which quotes the error before."""
+    async with lab.agent():
+        await lab.create("web", {**container(), "image": "127.0.0.1:1/nowhere:1", "imagePullPolicy": "IfNotPresent"})
+        await lab.wait("web", lambda pod: waiting_reason(pod) == "ErrImagePull")
+        pod = await lab.wait("web", lambda pod: waiting_reason(pod) == "ImagePullBackOff")
+        waiting = pod.status.container_statuses[0].state.waiting
+        assert waiting is not None
+        assert waiting.message.startswith('Back-off pulling image "127.0.0.1:1/nowhere:1": ErrImagePull: ')
+        reasons = [reason for _, reason, _ in await lab.events("web")]
+        assert reasons[:3] == ["Pulling", "Failed", "Failed"]
+        await lab.wait_event("web", "BackOff", 'Back-off pulling image "127.0.0.1:1/nowhere:1"')
+        await lab.wait_event("web", "Failed", "Error: ImagePullBackOff")
+
+
+async def test_pull_secrets_that_are_missing_are_mentioned_and_do_not_matter(lab: Cluster) -> None:
+    """§9.1."""
+    async with lab.agent():
+        await lab.create("web", container(), imagePullSecrets=[{"name": "a"}, {"name": "b"}])
+        await lab.wait("web", is_ready)
+        await lab.wait_event(
+            "web",
+            "FailedToRetrieveImagePullSecret",
+            "Unable to retrieve some image pull secrets (a, b); attempting to pull the image may not succeed.",
+        )
+
+
 async def test_readiness_probe_over_http_in_the_pods_own_network(lab: Cluster) -> None:
     async with lab.agent():
         probe = {"httpGet": {"path": "/ok", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1}
