@@ -11,6 +11,7 @@ Here httpx2's exceptions end: what leaves is an answer of success, an ``ApiError
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,9 @@ from kubelet_secrets.client.credentials import Credentials
 from kubelet_secrets.client.http2 import H2Transport, Origin
 from kubelet_secrets.client.kubeconfig import ClusterConfig
 from kubelet_secrets.errors import ApiUnavailable
+
+# At DEBUG hpack prints every header field, bearer tokens included; the others print URLs and frames.
+_TALKATIVE = ("hpack", "hyperframe", "httpcore2", "httpx2")
 
 JSON = "application/json"
 REQUEST_TIMEOUT_S = 30.0  # for sending, and between two parts of an answer
@@ -36,6 +40,8 @@ class Lane(enum.Enum):
 @asynccontextmanager
 async def open_lanes(config: ClusterConfig, *, user_agent: str, connect_timeout_s: float) -> AsyncIterator[Lanes]:
     """The lanes to *config*'s server for the length of the block; see ``rest.open_client``."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     credentials = Credentials(config)
     credentials.make_context()  # complain now
     origin = _origin(config, credentials)

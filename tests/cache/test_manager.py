@@ -303,6 +303,22 @@ async def test_shutdown_ends_every_watch_and_keeps_the_values() -> None:
     assert manager.peek("shop", "a") is not None
 
 
+@pytest.mark.parametrize("checkpoint", range(12))
+async def test_cancelled_anywhere_no_watch_stays_open(checkpoint: int) -> None:
+    server = FakeServer(has_streaming=checkpoint % 2 == 0)
+    server.put("a")
+    async with running(server) as manager:
+        manager.register_pod(pod("1", "a"))
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(manager.get, "shop", "a")
+                for _ in range(checkpoint // 2):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+        assert value(await manager.get("shop", "a")) == b"v101"  # a cancelled get harms nobody
+    assert server.watches == []
+
+
 async def test_changes_hold_one_entry_per_object_and_the_latest_state() -> None:
     server = FakeServer()
     server.put("a")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,7 +33,7 @@ from kubelet_secrets.errors import (
     UsageError,
 )
 from kubelet_secrets.sensitive import SensitiveBytes
-from tests.client.h2server import CA_PEM, H2Server, ServerStream, eventually, serve
+from tests.client.h2server import CA_PEM, H2Server, ServerStream, eventually, serve, server_context
 
 Answer = Callable[[ServerStream], Awaitable[None]]
 
@@ -391,6 +393,84 @@ async def test_garbled_event_is_a_decode_error_without_the_garbage() -> None:
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("checkpoint", range(10))
+async def test_watch_cancelled_anywhere_leaves_no_stream(checkpoint: int) -> None:
+    """Cancel after the n-th schedule point: connecting, waiting for headers, between events, inside one."""
+
+    async def handler(stream: ServerStream) -> None:
+        await stream.respond()
+        text = line("ADDED", SECRET)
+        while True:
+            await stream.send(text[:50])
+            await trio.lowlevel.checkpoint()
+            await stream.send(text[50:])
+
+    with trio.fail_after(10):
+        async with serve(handler) as server, client_to(server) as client:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+
+                    async def watch() -> None:
+                        async with client.watch(SECRETS, "shop", Secret) as events:
+                            async for event in events:
+                                assert event.object.metadata.name == "db"
+
+                    nursery.start_soon(watch)
+                    for _ in range(checkpoint**2):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            await server.wait_open_streams(0)
+            server.handler = answering(200, SECRET)
+            assert (await client.get(SECRETS, "shop", "db", Secret)).metadata.name == "db"
+    assert server.errors == []
+
+
+async def test_watch_over_http11() -> None:
+    """A server, or a proxy before it, that does not offer HTTP/2: one connection per watch, the same events."""
+    open_connections = 0
+
+    async def handle(tcp: trio.SocketStream) -> None:
+        nonlocal open_connections
+        tls = trio.SSLStream(tcp, server_context(("http/1.1",)), server_side=True, https_compatible=True)
+        head = b""
+        try:
+            while b"\r\n\r\n" not in head:
+                if not (part := bytes(await tls.receive_some(4096))):
+                    return
+                head += part
+            open_connections += 1
+            await tls.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            text = line("ADDED", SECRET)
+            for part in (text[:20], text[20:]):
+                await tls.send_all(b"%x\r\n%s\r\n" % (len(part), part))
+            await tls.receive_some(1)  # until the client hangs up
+            open_connections -= 1
+        except trio.BrokenResourceError:
+            open_connections -= 1
+        finally:
+            await trio.aclose_forcefully(tls)
+
+    async def watch(client: ApiClient, seen: list[str]) -> None:
+        async with client.watch(SECRETS, "shop", Secret) as events:
+            seen.append((await anext(events)).object.metadata.name)
+            await anext(events)
+
+    seen: list[str] = []
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            [listener] = await nursery.start(functools.partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            async with open_client(ClusterConfig(server=f"https://127.0.0.1:{port}", ca_pem=CA_PEM)) as client:
+                async with trio.open_nursery() as watches:
+                    for _ in range(5):
+                        watches.start_soon(watch, client, seen)
+                    await eventually(lambda: len(seen) == 5)
+                    assert open_connections == 5
+                    watches.cancel_scope.cancel()
+                await eventually(lambda: open_connections == 0)
+            nursery.cancel_scope.cancel()
+
+
 # --- apply ---
 
 
@@ -488,3 +568,21 @@ async def test_token_file_is_read_again_after_401(tmp_path: Any) -> None:
         "Bearer old",
         "Bearer new",
     ]
+
+
+async def test_no_value_and_no_token_in_logs_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """Libraries are as talkative as their root logger allows; some print headers, and a header is the token."""
+    caplog.set_level("DEBUG")
+    value = {**SECRET, "data": {"k": "Y2FuYXJ5LXZhbHVl"}}
+    with trio.fail_after(10):
+        async with serve(answering(200, value)) as server:
+            async with client_to(server, token=SensitiveBytes(b"canary-token")) as client:
+                secret = await client.get(SECRETS, "shop", "db", Secret)
+                await client.create(SECRETS, "shop", secret)
+                server.handler = answering(409, status(409, "Conflict"))
+                with pytest.raises(Conflict) as caught:
+                    await client.create(SECRETS, "shop", secret)
+    assert server.seen[0].headers["authorization"] == "Bearer canary-token"
+    shown = caplog.text + "".join(traceback.format_exception(caught.value)) + repr(client)
+    for text in ("canary", "Y2FuYXJ5"):
+        assert text not in shown
