@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet_secrets.fusefs import libc, mounts
+from kubelet_secrets import linux
+from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.keeper import restart_delay_s
 from tests.fusefs.running_node import RunningNode, running_node, wait_end
 
@@ -233,7 +234,7 @@ def test_aborted_mount_is_replaced(node: RunningNode, tmp_path: Path) -> None:
     before = os.stat(node.fuse).st_dev
     control = tmp_path / "control"
     control.mkdir()
-    libc.mount("fusectl", str(control), "fusectl", 0)
+    linux.mount("fusectl", str(control), "fusectl", 0)
     try:
         (control / str(os.minor(before)) / "abort").write_text("1")
     finally:

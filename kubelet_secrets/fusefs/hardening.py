@@ -10,7 +10,7 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kubelet_secrets.fusefs.libc as libc
+from kubelet_secrets import linux
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -34,15 +34,15 @@ def harden_process() -> Hardening:
     Pages are locked as they are touched (MCL_ONFAULT): locking untouched thread stacks would cost 8 MiB per thread.
     """
     return Hardening(
-        not_dumpable=_attempt(lambda: libc.prctl(_PR_SET_DUMPABLE, 0)),
+        not_dumpable=_attempt(lambda: linux.prctl(_PR_SET_DUMPABLE, 0)),
         no_core=_attempt(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
-        memory_locked=_attempt(lambda: libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)),
+        memory_locked=_attempt(lambda: linux.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)),
     )
 
 
 def set_parent_death_signal(number: int) -> None:
     """Have the kernel send signal *number* to this process when the *thread* that started it ends. Survives exec."""
-    libc.prctl(_PR_SET_PDEATHSIG, number)
+    linux.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _attempt(action: Callable[[], None]) -> bool:

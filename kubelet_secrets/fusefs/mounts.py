@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import kubelet_secrets.fusefs.libc as libc
+from kubelet_secrets import linux
 from kubelet_secrets.errors import HostError
 
 # fsconfig(2) commands
@@ -88,9 +88,9 @@ class MountEntry:
 def _set_option(context: int, key: str, value: str | None) -> None:
     try:
         if value is None:
-            libc.syscall(libc.FSCONFIG, key, context, _SET_FLAG, key.encode(), None, 0)
+            linux.syscall(linux.FSCONFIG, key, context, _SET_FLAG, key.encode(), None, 0)
         else:
-            libc.syscall(libc.FSCONFIG, key, context, _SET_STRING, key.encode(), value.encode(), 0)
+            linux.syscall(linux.FSCONFIG, key, context, _SET_STRING, key.encode(), value.encode(), 0)
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, f"option {key}") from None
 
@@ -110,13 +110,13 @@ def make_mount(fstype: str, options: Mapping[str, str | None], *, attributes: Mo
     Raises:
         OSError: EINVAL when the kernel does not know an option, EPERM without CAP_SYS_ADMIN.
     """
-    context = libc.syscall(libc.FSOPEN, fstype, fstype.encode(), _FSOPEN_CLOEXEC)
+    context = linux.syscall(linux.FSOPEN, fstype, fstype.encode(), _FSOPEN_CLOEXEC)
     try:
         _set_option(context, "source", source)
         for key, value in options.items():
             _set_option(context, key, value)
-        libc.syscall(libc.FSCONFIG, fstype, context, _CMD_CREATE, None, None, 0)
-        return libc.syscall(libc.FSMOUNT, fstype, context, _FSMOUNT_CLOEXEC, int(attributes))
+        linux.syscall(linux.FSCONFIG, fstype, context, _CMD_CREATE, None, None, 0)
+        return linux.syscall(linux.FSMOUNT, fstype, context, _FSMOUNT_CLOEXEC, int(attributes))
     finally:
         os.close(context)
 
@@ -245,7 +245,9 @@ def mount_fuse(fuse_fd: int, target: Path) -> None:
 
 def attach(mount_fd: int, target: Path) -> None:
     """Give the detached mount *mount_fd* the path *target* (move_mount). The descriptor stays the caller's."""
-    libc.syscall(libc.MOVE_MOUNT, str(target), mount_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    linux.syscall(
+        linux.MOVE_MOUNT, str(target), mount_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
+    )
 
 
 def make_private_bind(path: Path) -> None:
@@ -256,9 +258,9 @@ def make_private_bind(path: Path) -> None:
     Raises:
         OSError: as mount(2). On failure of the second step the bind is taken away again.
     """
-    libc.mount(str(path), str(path), None, _MS_BIND | _MS_REC)
+    linux.mount(str(path), str(path), None, _MS_BIND | _MS_REC)
     try:
-        libc.mount(None, str(path), None, _MS_PRIVATE | _MS_REC)
+        linux.mount(None, str(path), None, _MS_PRIVATE | _MS_REC)
     except OSError:
         umount_lazy(path)
         raise
@@ -283,7 +285,7 @@ def clone_read_only(source: int | Path, subdirectory: str, target: Path, *, exec
     directory_fd, prefix = (source, "") if isinstance(source, int) else (_AT_FDCWD, f"{source}/")
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | 0x100  # AT_SYMLINK_NOFOLLOW
     path = os.fsencode(prefix + subdirectory)
-    clone_fd = libc.syscall(libc.OPEN_TREE, subdirectory, directory_fd, path, flags)
+    clone_fd = linux.syscall(linux.OPEN_TREE, subdirectory, directory_fd, path, flags)
     try:
         wanted = MountAttr.RDONLY | MountAttr.NOSUID | MountAttr.NODEV
         cleared = MountAttr(0)
@@ -292,7 +294,7 @@ def clone_read_only(source: int | Path, subdirectory: str, target: Path, *, exec
         else:
             wanted |= MountAttr.NOEXEC
         arguments = struct.pack("<QQQQ", wanted, cleared, _MS_PRIVATE, 0)
-        libc.syscall(libc.MOUNT_SETATTR, str(target), clone_fd, b"", _AT_EMPTY_PATH, arguments, len(arguments))
+        linux.syscall(linux.MOUNT_SETATTR, str(target), clone_fd, b"", _AT_EMPTY_PATH, arguments, len(arguments))
         attach(clone_fd, target)
     finally:
         os.close(clone_fd)  # an open descriptor of the clone would keep it busy
@@ -308,7 +310,7 @@ def bind(source_fd: int, target: Path) -> None:
         target: existing mount point of the same type.
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH
-    clone_fd = libc.syscall(libc.OPEN_TREE, str(target), source_fd, b"", flags)
+    clone_fd = linux.syscall(linux.OPEN_TREE, str(target), source_fd, b"", flags)
     try:
         attach(clone_fd, target)
     finally:
@@ -324,7 +326,7 @@ def umount_lazy(target: Path, *, force: bool = False) -> None:
     Raises:
         OSError: EINVAL when nothing is mounted there, ENOENT when the path is gone.
     """
-    libc.umount2(str(target), _UMOUNT_NOFOLLOW | _MNT_DETACH | (_MNT_FORCE if force else 0))
+    linux.unmount(str(target), _UMOUNT_NOFOLLOW | _MNT_DETACH | (_MNT_FORCE if force else 0))
 
 
 def _decode(field: str) -> str:

@@ -31,7 +31,7 @@ from typing import Any
 import msgspec
 
 from kubelet_secrets.errors import ContainerRunError
-from kubelet_secrets.runtime.syscalls import MNT_DETACH, mount, unmount
+from kubelet_secrets.linux import MNT_DETACH, mount, unmount
 
 MAX_TERMINATION_MESSAGE_BYTES = 4096
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.runtime.syscalls import (
+from kubelet_secrets.linux import (
     IN_CREATE,
     IN_DELETE_SELF,
     IN_MODIFY,

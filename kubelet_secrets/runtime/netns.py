@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kubelet_secrets.runtime.syscalls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUTS, MS_BIND, mount, unshare
+from kubelet_secrets.linux import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUTS, MS_BIND, mount, unshare
 
 _FLAGS = {"net": CLONE_NEWNET, "ipc": CLONE_NEWIPC, "uts": CLONE_NEWUTS}
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import trio
 
+from kubelet_secrets.linux import MS_BIND, mount
 from kubelet_secrets.runtime.cgroups import CgroupTree
-from kubelet_secrets.runtime.syscalls import MS_BIND, mount
 from kubelet_secrets.runtime.tools import tool_environment
 
 _GONE_S = 5.0

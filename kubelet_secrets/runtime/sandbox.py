@@ -31,12 +31,12 @@ import msgspec
 import trio
 
 from kubelet_secrets.errors import ContainerRunError
+from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.netns import make_namespaces
 from kubelet_secrets.runtime.pause import kill_pause, start_pause
 from kubelet_secrets.runtime.podfiles import hosts_file
 from kubelet_secrets.runtime.settings import NamespacePaths
-from kubelet_secrets.runtime.syscalls import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubelet_secrets.errors import ContainerConfigError, ContainerRunError
+from kubelet_secrets.linux import open_in_root
 from kubelet_secrets.runtime.settings import UserIds
-from kubelet_secrets.runtime.syscalls import open_in_root
 
 _MAX_BYTES = 1 << 20
 

@@ -18,7 +18,8 @@ from unittest.mock import ANY
 import pytest
 from inotify_simple import Event, INotify, flags
 
-from kubelet_secrets.fusefs import libc, mounts
+from kubelet_secrets import linux
+from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.sensitive import SensitiveBytes
 from kubelet_secrets.volume import atomicwriter
 from tests.fusefs.running_node import RunningNode, running_node, wait_end
@@ -248,10 +249,10 @@ def test_volume_can_be_mounted_with_mapped_ids(node: RunningNode, volume: Path, 
     target = tmp_path / "mapped"
     target.mkdir()
     with user_namespace(100_000) as namespace_fd:
-        clone_fd = libc.syscall(libc.OPEN_TREE, "clone", -100, os.fsencode(volume), 1 | os.O_CLOEXEC)
+        clone_fd = linux.syscall(linux.OPEN_TREE, "clone", -100, os.fsencode(volume), 1 | os.O_CLOEXEC)
         try:
             idmap = struct.pack("<QQQQ", 0x100000, 0, 0, namespace_fd)  # MOUNT_ATTR_IDMAP
-            libc.syscall(libc.MOUNT_SETATTR, "idmap", clone_fd, b"", 0x1000, idmap, len(idmap))
+            linux.syscall(linux.MOUNT_SETATTR, "idmap", clone_fd, b"", 0x1000, idmap, len(idmap))
             mounts.attach(clone_fd, target)
         finally:
             os.close(clone_fd)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import trio
 
+from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, unmount
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
 from kubelet_secrets.runtime.images import Image, ImageStore
 from kubelet_secrets.runtime.oci import ContainerHandle, OciRuntime, new_container_id
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.settings import ContainerSettings
-from kubelet_secrets.runtime.syscalls import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, unmount
 from kubelet_secrets.runtime.tools import Tools, find_tools
 from kubelet_secrets.testing.images import build_busybox_image
 

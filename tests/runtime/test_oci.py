@@ -132,7 +132,7 @@ async def test_mounts_below_other_mounts_are_visible_in_any_order(node: Node, tm
 
 
 async def test_recursive_read_only_reaches_submounts(node: Node, run_dir: Path) -> None:
-    from kubelet_secrets.runtime.syscalls import MS_BIND, mount, unmount
+    from kubelet_secrets.linux import MS_BIND, mount, unmount
 
     outer, inner = run_dir / "outer", run_dir / "inner"
     outer.joinpath("sub").mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""The few Linux calls the standard library of Python 3.11 lacks: mount, umount2, unshare, inotify, openat2.
+"""The Linux calls that Python 3.11 has no wrapper for, through ctypes. Ground: imports nothing of ours.
 
 Thin: one function per call, ``OSError`` on failure, nothing remembered. Blocking; call from a worker thread where it may take
-more than a millisecond. Not a mount *policy*: who mounts what is decided by the callers in this room.
+more than a millisecond. Not a mount *policy*: who mounts what is decided by the callers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,16 @@ IN_DELETE_SELF = 0x400
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_IN_ROOT = 0x10
 
+# Numbers from 424 on are the same on every architecture (include/uapi/asm-generic/unistd.h).
+OPEN_TREE = 428
+MOVE_MOUNT = 429
+FSOPEN = 430
+FSCONFIG = 431
+FSMOUNT = 432
+MOUNT_SETATTR = 442
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 
 
 def _check(result: int, what: str) -> int:
@@ -47,21 +56,25 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def mount(source: str, target: Path, fstype: str | None, flags: int, data: str | None = None) -> None:
+def syscall(number: int, name: str, *arguments: int | bytes | None) -> int:
+    """Make one system call.
+
+    Args:
+        number: from the table above.
+        name: what the error shall be about; becomes ``OSError.filename``.
+        arguments: ints are passed as C longs, bytes as pointers, None as NULL.
+    """
+    converted = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    return _check(int(_libc.syscall(ctypes.c_long(number), *converted)), name)
+
+
+def mount(source: str | None, target: str | Path, fstype: str | None, flags: int, data: str | None = None) -> None:
     """mount(2). *data* must not be a secret: it shows in ``/proc/self/mountinfo``."""
-    _check(
-        _libc.mount(
-            os.fsencode(source),
-            os.fsencode(target),
-            None if fstype is None else fstype.encode(),
-            ctypes.c_ulong(flags),
-            None if data is None else os.fsencode(data),
-        ),
-        str(target),
-    )
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, fstype, data)]
+    _check(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), str(target))
 
 
-def unmount(target: Path, flags: int = 0) -> None:
+def unmount(target: str | Path, flags: int = 0) -> None:
     """umount2(2)."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), str(target))
 
@@ -69,6 +82,22 @@ def unmount(target: Path, flags: int = 0) -> None:
 def unshare(flags: int) -> None:
     """unshare(2) for the calling thread. The thread must not be reused afterwards: end it."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2) for the calling thread. The thread must not be reused afterwards: end it."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2) with one argument; the unused ones are zero, as newer options demand."""
+    arguments = [ctypes.c_ulong(each) for each in (value, 0, 0, 0)]
+    _check(_libc.prctl(ctypes.c_int(option), *arguments), f"prctl {option}")
+
+
+def mlockall(flags: int) -> None:
+    """mlockall(2)."""
+    _check(_libc.mlockall(ctypes.c_int(flags)), "mlockall")
 
 
 def inotify_open() -> int:
