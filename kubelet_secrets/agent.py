@@ -114,7 +114,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     async with AsyncExitStack() as undo:
         undo.callback(guard.close)
         client = await undo.enter_async_context(open_client(load_kubeconfig(options.kubeconfig)))
-        services_box: list[ServiceCache] = []
+        # Services wake pods, and pods read services: the closures meet below, before either runs.
+        services = ServiceCache(client, changed=lambda: pods.services_changed())
         reporter = NodeReporter(client, facts, clock=wall_clock)
 
         def node_uid() -> str:
@@ -142,7 +143,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             registry=registry,
             events=events,
             tokens=TokenManager(client, clock=wall_clock),
-            services=lambda: services_box[0].services if services_box else None,
+            services=lambda: services.services,
             node=lambda: NodeInfo(
                 name=options.node_name,
                 allocatable=reporter.allocatable,
@@ -153,8 +154,6 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             logs_dir=run_dir / "logs",
         )
         pods = PodManager(parts)
-        services = ServiceCache(client, changed=pods.services_changed)
-        services_box.append(services)
         inspection = Inspection(
             node_name=options.node_name,
             root_dir=str(options.root_dir),
