@@ -51,6 +51,7 @@ async def test_pod_runs_to_its_end(lab: Cluster) -> None:
         assert ended is not None
         assert (ended.exit_code, ended.reason) == (0, "Completed")
         await agent.wait_view("web", lambda view: not any(each.is_ready for each in view.volumes.values()))
+        await lab.wait_event("web", "Started")
         events = [(reason, message) for _, reason, message in await lab.events("web")]
         assert events == [
             ("Pulled", 'Container image "busybox:test" already present on machine and can be accessed by the pod'),
@@ -367,6 +368,7 @@ async def test_image_that_is_not_there(lab: Cluster) -> None:
         waiting = pod.status.container_statuses[0].state.waiting
         assert waiting is not None
         assert waiting.message == 'Container image "nowhere:1" is not present with pull policy of Never'
+        await lab.wait_event("web", "Failed", "Error: ErrImageNeverPull")
         reasons = [reason for _, reason, _ in await lab.events("web")]
         assert reasons[:2] == ["ErrImageNeverPull", "Failed"]
 
@@ -380,10 +382,10 @@ async def test_registry_that_does_not_answer(lab: Cluster) -> None:
         waiting = pod.status.container_statuses[0].state.waiting
         assert waiting is not None
         assert waiting.message.startswith('Back-off pulling image "127.0.0.1:1/nowhere:1": ErrImagePull: ')
-        reasons = [reason for _, reason, _ in await lab.events("web")]
-        assert reasons[:3] == ["Pulling", "Failed", "Failed"]
         await lab.wait_event("web", "BackOff", 'Back-off pulling image "127.0.0.1:1/nowhere:1"')
         await lab.wait_event("web", "Failed", "Error: ImagePullBackOff")
+        reasons = [reason for _, reason, _ in await lab.events("web")]
+        assert reasons[:3] == ["Pulling", "Failed", "Failed"]
 
 
 async def test_pull_secrets_that_are_missing_are_mentioned_and_do_not_matter(lab: Cluster) -> None:
