@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("explain:explain", "Say offline what each container of a manifest would see, and why not."),
     "env": ("inspect:env", "Show a container's variables: as started, and as they would be now."),
     "tree": ("inspect:tree", "Show the secret files of a container as it sees them."),
+    "why": ("why:why", "Say where a variable or a file comes from, or the exact rule that stops it."),
     "audit": ("inspect:audit", "Show who opened which secret file, and who was refused."),
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
     "logs": ("inspect:logs", "Print what a container wrote to its output."),

@@ -101,6 +101,49 @@ class TreeView(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[FileRow, ...] = ()
 
 
+class WhyStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One link of the chain from the spec to a value."""
+
+    where: str  # a field of the pod's spec, or an object
+    text: str
+    depth: int = 0  # of what an expanded variable is made of
+
+
+class WhyVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a container had or has of the value."""
+
+    version: str  # "2" of a variable; "..2026_11_23_19_40_01.123456789" of a file
+    resource_version: str = ""  # of the object it comes from; "" when that is not known any more, or there is none
+    since: str = ""  # RFC 3339
+    size: int | None = None
+
+
+class WhyReader(msgspec.Struct, frozen=True, kw_only=True):
+    who: str
+    allowed: bool
+    why: str
+
+
+class WhyView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ``why``; offline the same, without versions."""
+
+    namespace: str
+    pod: str
+    container: str
+    kind: str  # "variable", "file", "directory" or "nothing"
+    target: str
+    steps: tuple[WhyStep, ...] = ()
+    origin: str = ""
+    rule: str = ""  # what stops it, in the kubelet's words
+    effect: str = ""  # what does not start because of it
+    hint: str = ""
+    frozen: bool = False  # the container keeps what it was started with
+    started: WhyVersion | None = None  # what the container has
+    current: WhyVersion | None = None  # what it would have if it started now
+    stale: bool = False
+    readers: tuple[WhyReader, ...] = ()
+
+
 class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Answer item of ``audit``: one verdict, or several alike folded into one."""
 
