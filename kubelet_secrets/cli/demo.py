@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import click
 
 from kubelet_secrets.cli.image import DEFAULT_IMAGE_DIR
+from kubelet_secrets.cli.tour import Tour, manifest, shop_pod
 
 T = TypeVar("T")
-IMAGE = "localhost/busybox:1"
 STEP_TIMEOUT_S = 30
 READER_S = 3
 """How long the reader of the crash step reads, around the crash."""
@@ -44,58 +44,6 @@ def demo(verbose: int | None, /, image_dir: Path) -> None:
     if not held:
         click.echo("Not every step held. What went wrong stands beside the crosses above.", err=True)
         raise SystemExit(1)
-
-
-class Tour:
-    """Prints the steps and remembers whether each held."""
-
-    def __init__(self) -> None:
-        self.held = True
-        self.started = time.monotonic()
-        self._number = 0
-
-    def step(self, title: str, promise: str) -> None:
-        self._number += 1
-        click.echo()
-        click.secho(f"{self._number}. {title}", bold=True)
-        click.echo(f"   {promise}")
-
-    def show(self, text: str) -> None:
-        for line in text.rstrip("\n").splitlines():
-            click.secho(f"     {line}", fg="cyan")
-
-    def check(self, holds: bool, statement: str) -> None:
-        self.held = self.held and holds
-        mark, colour = ("✓", "green") if holds else ("✗", "red")
-        click.secho(f"   {mark} {statement}", fg=colour)
-
-
-def _manifest(kind: str, name: str, **fields: Any) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}, **fields}
-
-
-def _pod(pods_dir: Path) -> dict[str, Any]:
-    """A pod whose container ``app`` mounts the Secret; ``sidecar`` gets the node's own directory instead, like an attacker."""
-    forever = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
-    app = {
-        "name": "app",
-        "image": IMAGE,
-        "command": forever,
-        "env": [{"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}],
-        "volumeMounts": [{"name": "db", "mountPath": "/etc/db", "readOnly": True}],
-    }
-    sidecar = {
-        "name": "sidecar",
-        "image": IMAGE,
-        "command": forever,
-        "volumeMounts": [{"name": "node", "mountPath": "/node", "readOnly": True}],
-    }
-    volumes = [
-        {"name": "db", "secret": {"secretName": "db", "defaultMode": 0o444}},
-        {"name": "node", "hostPath": {"path": str(pods_dir), "type": "Directory"}},
-    ]
-    spec = {"containers": [app, sidecar], "volumes": volumes, "terminationGracePeriodSeconds": 2}
-    return _manifest("Pod", "shop", spec=spec)
 
 
 async def _demo(directory: Path, image_dir: Path, verbose: int) -> bool:
@@ -166,7 +114,7 @@ class _Steps:
         tour.step(
             "A pod before its Secret", "A pod waits for what it refers to, and starts within a second once it appears."
         )
-        await client.create(PODS, "default", _pod(self.stack.options.root_dir / "pods"))
+        await client.create(PODS, "default", shop_pod(self.stack.options.root_dir / "pods"))
         with trio.fail_after(STEP_TIMEOUT_S):
             message = ""
             while not message:
@@ -174,7 +122,7 @@ class _Steps:
                 events = await client.list(EVENTS, "default", Event)
                 message = next((event.message for event in events if event.reason == "FailedMount"), "")
         tour.show(f"Warning  FailedMount  {message}")
-        secret = _manifest("Secret", "db", stringData={"username": "shop", "password": self.values[0]})
+        secret = manifest("Secret", "db", stringData={"username": "shop", "password": self.values[0]})
         await client.create(SECRETS, "default", secret)
         created = time.monotonic()
         with trio.fail_after(STEP_TIMEOUT_S):
