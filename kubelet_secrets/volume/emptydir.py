@@ -66,7 +66,7 @@ def set_up_empty_dir(
     directory = layout.volume_dir(pod_uid, EMPTY_DIR_PLUGIN, volume)
     ready_dir = layout.ready_dir(pod_uid, EMPTY_DIR_PLUGIN, volume)
     try:
-        is_mounted = any(entry.target == str(directory) for entry in mounts.mounts_below(directory))
+        is_mounted = directory.is_mount()
         if (ready_dir / "ready").exists() and directory.exists() and is_mounted == in_memory:
             return directory
         make_directories(directory)
