@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -33,6 +34,8 @@ from kubelet_secrets.errors import ImageError
 from kubelet_secrets.runtime.keyring import RegistryCredentials
 from kubelet_secrets.runtime.pullrecords import PullRecord, with_pull
 from kubelet_secrets.runtime.reference import ImageReference
+
+logger = logging.getLogger(__name__)
 
 _ABANDONED_S = 24 * 3600  # work in tmp/ that old belongs to nobody
 
@@ -109,6 +112,11 @@ class ImageDirectory:
             stored = msgspec.json.decode(path.joinpath("image.json").read_bytes(), type=StoredImage)
         except FileNotFoundError:
             return None
+        if not path.joinpath("rootfs").is_dir():
+            logger.warning(
+                "image %s has lost its files: it counts as absent until it is pulled or imported again", stored.id
+            )
+            return None
         return Image(
             id=stored.id,
             names=tuple(sorted(name for name, image_id in names.items() if image_id == stored.id)),
@@ -161,11 +169,12 @@ class ImageDirectory:
         """Make *unpacked* (``rootfs`` and ``image.json``) an image of the store, unless it is there already, and name it."""
         with self._locked():
             target = self.path(stored.id)
-            if not target.exists():
+            known = self._load(target, {})
+            if known is None:
+                if target.exists():  # damaged: its files were removed
+                    target.rename(self.scratch / f"removed-{secrets.token_hex(8)}")
                 unpacked.rename(target)
             else:
-                known = self._load(target, {})
-                assert known is not None
                 merged = tuple(dict.fromkeys((*known.repo_digests, *stored.repo_digests)))
                 _replace(
                     target / "image.json", msgspec.json.encode(msgspec.structs.replace(stored, repo_digests=merged))
@@ -183,7 +192,7 @@ class ImageDirectory:
             return
         names = self.names()
         names[reference.canonical] = image_id
-        _replace(self._directory / "names.json", json.dumps(names, indent=1, sort_keys=True).encode())
+        self._write_names(names)
 
     def remove(self, reference: ImageReference, name: str) -> None:
         """Drop a name, and with the last one the image.
@@ -192,15 +201,20 @@ class ImageDirectory:
             ImageError: ``ImageNotFound``, ``ImageInUse``.
         """
         with self._locked():
-            image = self.find(reference)
+            image, names = self.find(reference), self.names()
             if image is None:
-                raise ImageError("ImageNotFound", f'image "{name}" not found')
-            names = self.names()
+                if names.pop(reference.canonical, None) is None:
+                    raise ImageError("ImageNotFound", f'image "{name}" not found')
+                self._write_names(names)  # a damaged image has a name left to drop
+                return
             remaining = {known: target for known, target in names.items() if known != reference.canonical}
             if reference.digest or image.id not in remaining.values():
                 self._delete(image, name)
                 remaining = {known: target for known, target in remaining.items() if target != image.id}
-            _replace(self._directory / "names.json", json.dumps(remaining, indent=1, sort_keys=True).encode())
+            self._write_names(remaining)
+
+    def _write_names(self, names: dict[str, str]) -> None:
+        _replace(self._directory / "names.json", json.dumps(names, indent=1, sort_keys=True).encode())
 
     def _delete(self, image: Image, name: str) -> None:
         """Move the image out of reach, then look whether it was in use.

@@ -42,8 +42,17 @@ def parse_user_database(passwd: str, group: str) -> UserDatabase:
 
 
 def read_user_database(rootfs: Path) -> UserDatabase:
-    """Read both files of an image without leaving its root, wherever its symbolic links point. Missing ones are empty."""
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Read both files of an image without leaving its root, wherever its symbolic links point. Missing ones are empty.
+
+    Raises:
+        ContainerRunError: the image itself is missing.
+    """
+    try:
+        root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ContainerRunError(
+            f"the image's files cannot be read: {error.strerror}: pull or import it again"
+        ) from None
     try:
         return parse_user_database(_read(root, "etc/passwd"), _read(root, "etc/group"))
     finally:
