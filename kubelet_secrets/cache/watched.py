@@ -1,7 +1,8 @@
 """The Watch strategy: one reflector per referenced object, shared by its pods.
 
-A store for ``manager.py``, which counts the pods. Values are pushed here; :meth:`WatchedObjects.get` only looks, and waits at
-most a second for the first answer.
+A store for ``manager.py``, which counts the pods. Values are pushed here; :meth:`WatchedObjects.get` only looks, and waits
+for the first answer: a second, as the kubelet, and on as long as first answers for other objects come in. When a hundred pods
+arrive at once the last of their objects is not late but in line, and a FailedMount for it would be no news to anybody.
 
 Source: pkg/kubelet/util/manager/watch_based_manager.go, objectCache. Differs: the kubelet stops the reflector of an object
 that nobody has read for five minutes; here it goes on, for the environment of a running container is compared with the
@@ -26,6 +27,7 @@ from kubelet_secrets.errors import ApiUnavailable, CacheNotSynced, MissingObject
 logger = logging.getLogger(__name__)
 
 SYNC_TIMEOUT_S = 1.0
+_PATIENCE_S = 10.0  # at most, while a server that was asked for much keeps answering
 _NUDGE_PERIOD_S = 1.0  # after an outage a thousand reflectors come back one by one; each need not wake all the others
 
 
@@ -58,6 +60,8 @@ class _Entry(Generic[NodeObject]):
 
     def _set(self, value: NodeObject | None) -> None:
         has_changed = not self.is_synced or _identity(value) != _identity(self.value)
+        if not self.is_synced:
+            self._objects.note_first_answer()
         self.value = value
         self.is_synced = True
         self.settled.set()
@@ -81,6 +85,7 @@ class WatchedObjects(Generic[NodeObject]):
         self._changes = changes
         self._random = random
         self._entries: dict[ObjectRef, _Entry[NodeObject]] = {}
+        self._answers = 0  # objects that became known, ever
         self._unreachable: set[ObjectRef] = set()
         self._nudged_at = float("-inf")
         self._nursery: trio.Nursery | None = None
@@ -118,18 +123,17 @@ class WatchedObjects(Generic[NodeObject]):
         return frozenset() if entry is None else frozenset(entry.users)
 
     async def get(self, ref: ObjectRef) -> NodeObject:
-        """The object as last seen; waits ``SYNC_TIMEOUT_S`` for the first answer.
+        """The object as last seen; waits for the first answer.
 
         Raises:
             MissingObject: the server says it does not exist.
-            CacheNotSynced: no answer yet: forbidden, or out of reach.
+            CacheNotSynced: forbidden or out of reach for ``SYNC_TIMEOUT_S``; or no answer for so long, to anybody.
             KeyError: nobody uses it (any more).
         """
         entry = self._entries[ref]
         if not entry.is_synced:
             entry.reflector.nudge()
-        with trio.move_on_after(SYNC_TIMEOUT_S):
-            await entry.settled.wait()
+            await self._wait_settled(entry)
         if self._entries.get(ref) is not entry:
             raise KeyError(ref)
         if not entry.is_synced:
@@ -137,6 +141,15 @@ class WatchedObjects(Generic[NodeObject]):
         if entry.value is None:
             raise MissingObject(self._kind.word, ref.name)
         return entry.value
+
+    async def _wait_settled(self, entry: _Entry[NodeObject]) -> None:
+        limit = trio.current_time() + _PATIENCE_S
+        is_in_line = True
+        while is_in_line and not entry.settled.is_set():
+            answers_before = self._answers
+            with trio.move_on_at(min(limit, trio.current_time() + SYNC_TIMEOUT_S)):
+                await entry.settled.wait()
+            is_in_line = entry.error is None and self._answers != answers_before and trio.current_time() < limit
 
     def peek(self, ref: ObjectRef) -> NodeObject | None:
         entry = self._entries.get(ref)
@@ -174,6 +187,9 @@ class WatchedObjects(Generic[NodeObject]):
             field_selector=f"metadata.name={ref.name}",
         )
         return Reflector(self._client, target, sink, is_final=lambda obj: bool(obj.immutable), random=self._random)
+
+    def note_first_answer(self) -> None:
+        self._answers += 1
 
     def note_change(self, ref: ObjectRef, value: NodeObject | None) -> None:
         if value is None:

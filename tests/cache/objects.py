@@ -68,7 +68,10 @@ class FakeServer:
         self.version = 100
         self.failures: deque[Exception] = deque()  # for the next requests, in order
         self.failure: Exception | None = None  # for every request
+        self.forbidden: set[str] = set()  # names of objects whose requests are refused
         self.hangs = False
+        self.pace_s = 0.0  # requests are answered one by one, each after so long
+        self._turn = trio.Lock()
         self.requests: list[str] = []  # "stream db", "list db", "watch db 101", "get db"
         self.watches: list[_FakeWatch] = []
 
@@ -103,9 +106,14 @@ class FakeServer:
 
     async def _request(self, line: str) -> None:
         self.requests.append(line)
+        if self.pace_s:
+            async with self._turn:
+                await trio.sleep(self.pace_s)
         await trio.lowlevel.checkpoint()
         if self.hangs:
             await trio.sleep_forever()
+        if line.split()[1] in self.forbidden:
+            raise FORBIDDEN
         if self.failures:
             raise self.failures.popleft()
         if self.failure is not None:

@@ -123,6 +123,63 @@ async def test_unanswered_sync_is_waited_for_a_second(autojump_clock: trio.testi
         assert str(caught.value) == "failed to sync secret cache: timed out waiting for the condition"
 
 
+async def test_object_in_a_long_line_is_waited_for_while_the_server_answers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A burst of new pods asks for more than a server can answer in a second; none of them failed."""
+    names = [f"s{number}" for number in range(100)]
+    server = FakeServer()
+    server.pace_s = 0.05
+    for name in names:
+        server.put(name)
+    found: list[bytes | None] = []
+    async with running(server) as manager:
+        manager.register_pod(pod("1", *names))
+
+        async def read(name: str) -> None:
+            found.append(value(await manager.get("shop", name)))
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(read, name)
+    assert len(found) == len(names)
+
+
+async def test_line_is_not_waited_in_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    names = [f"s{number}" for number in range(100)]
+    server = FakeServer()
+    server.pace_s = 0.5
+    waits: list[float] = []
+    async with running(server) as manager:
+        manager.register_pod(pod("1", *names))
+
+        async def read(name: str) -> None:
+            started = trio.current_time()
+            try:
+                await manager.get("shop", name)
+            except (CacheNotSynced, MissingObject):
+                waits.append(trio.current_time() - started)
+
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(read, name)
+    assert max(waits) == pytest.approx(10)
+
+
+async def test_refused_object_fails_though_others_are_answered(autojump_clock: trio.testing.MockClock) -> None:
+    server = FakeServer()
+    server.pace_s = 0.4
+    server.forbidden = {"db"}
+    async with running(server) as manager:
+        manager.register_pod(pod("1", "db"))
+        await trio.sleep(1)
+        manager.register_pod(pod("2", "a", "b", "c", "d", "e"))
+        started = trio.current_time()
+        with pytest.raises(CacheNotSynced):
+            await manager.get("shop", "db")
+        assert trio.current_time() - started == pytest.approx(1)
+
+
 async def test_forbidden_for_a_moment_after_the_binding_is_not_noticed(autojump_clock: trio.testing.MockClock) -> None:
     server = FakeServer()
     server.put("db", "v1")
