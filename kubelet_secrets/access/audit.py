@@ -92,6 +92,45 @@ def _key(record: AuditRecord) -> _Key:
     )
 
 
+class Window:
+    """A verdict that was recorded, and for a while the count of those alike."""
+
+    __slots__ = ("_count", "_ends", "_is_closed", "_opened", "_record", "_tid", "_time")
+
+    def __init__(self, record: AuditRecord, length: timedelta) -> None:
+        self._record = record
+        self._opened = record.time
+        self._ends = record.time + length
+        self._is_closed = False
+        self._count = 0  # repeats, of which the last one's
+        self._time = record.time
+        self._tid = record.tid
+
+    @property
+    def ends(self) -> datetime:
+        return self._ends
+
+    def is_over(self, now: datetime) -> bool:
+        """Also when it was opened in what is the future since the clock was set back."""
+        return self._is_closed or not self._opened <= now < self._ends
+
+    def repeat(self, now: datetime, tid: int) -> bool:
+        """Count one more alike, if the window is not over."""
+        if self._is_closed or not self._opened <= now < self._ends:
+            return False
+        self._count += 1
+        self._time = now
+        self._tid = tid
+        return True
+
+    def close(self) -> list[AuditRecord]:
+        """Count no more; returns a record of the repeats, if there were any."""
+        self._is_closed = True
+        if not self._count:
+            return []
+        return [msgspec.structs.replace(self._record, time=self._time, tid=self._tid, count=self._count)]
+
+
 class Folding:
     """Passes the first of several alike, counts the others, and reports their number when the window is over. Pure.
 
@@ -105,41 +144,40 @@ class Folding:
     def __init__(self, *, window: timedelta = timedelta(seconds=1), capacity: int = 1024) -> None:
         self._window = window
         self._capacity = capacity
-        # In order of opening, which is also the order of ending. The second value is the last repeat, with their count.
-        self._open: OrderedDict[_Key, tuple[datetime, AuditRecord | None]] = OrderedDict()
+        self._open: OrderedDict[_Key, Window] = OrderedDict()  # in order of opening, which is also the order of ending
 
-    def add(self, record: AuditRecord) -> list[AuditRecord]:
-        """Take one verdict; returns what is to be recorded now, in order."""
+    def add(self, record: AuditRecord) -> tuple[list[AuditRecord], Window]:
+        """Take one verdict.
+
+        Returns:
+            What is to be recorded now, in order; and the window that the verdict is in, where repeats may be counted
+            without a record each.
+        """
         recorded = self.expire(record.time)
         key = _key(record)
-        pending = self._open.get(key)
-        if pending is not None:
-            started, last = pending
-            count = 1 if last is None else last.count + 1
-            self._open[key] = (started, msgspec.structs.replace(record, count=count))
-            return recorded
+        window = self._open.get(key)
+        if window is not None:
+            window.repeat(record.time, record.tid)
+            return recorded, window
         if len(self._open) >= self._capacity:
             recorded += self._close_oldest()
-        self._open[key] = (record.time, None)
-        return [*recorded, record]
+        window = self._open[key] = Window(record, self._window)
+        return [*recorded, record], window
 
     def expire(self, now: datetime) -> list[AuditRecord]:
         """Close the windows that are over by *now*; returns a record for each that saw repeats."""
         recorded: list[AuditRecord] = []
-        while self._open:
-            started, _ = next(iter(self._open.values()))
-            if started <= now < started + self._window:
-                break
-            recorded += self._close_oldest()  # over, or opened in what is the future since the clock was set back
+        while self._open and next(iter(self._open.values())).is_over(now):
+            recorded += self._close_oldest()
         return recorded
 
     def next_expiry(self) -> datetime | None:
         """When the oldest window ends; None when none is open."""
-        return next(iter(self._open.values()))[0] + self._window if self._open else None
+        return next(iter(self._open.values())).ends if self._open else None
 
     def _close_oldest(self) -> list[AuditRecord]:
-        _, (_, last) = self._open.popitem(last=False)
-        return [last] if last is not None else []
+        _, window = self._open.popitem(last=False)
+        return window.close()
 
 
 class AuditEvent(NamedTuple):
@@ -190,10 +228,16 @@ class AuditLog:
         self._subscriptions: set[Subscription] = set()
         self._appended = trio.Event()
 
-    def append(self, record: AuditRecord) -> None:
-        """Take one verdict. Does not wait."""
-        self._record(self._folding.add(record))
+    def append(self, record: AuditRecord) -> Window:
+        """Take one verdict. Does not wait.
+
+        Returns:
+            Where repeats of it may be counted while the window lasts, instead of appending each.
+        """
+        recorded, window = self._folding.add(record)
+        self._record(recorded)
         self._appended.set()
+        return window
 
     def expire(self, now: datetime) -> None:
         """Record the repeats of windows that are over."""

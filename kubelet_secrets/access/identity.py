@@ -16,6 +16,7 @@ import select
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PIDFD_THREAD = os.O_EXCL
 """Flag of pidfd_open(2) since Linux 6.9: a descriptor of one thread. EINVAL before that."""
@@ -92,6 +93,18 @@ def printable(text: str) -> str:
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
+def parse_namespace(link: str) -> int:
+    """The inode number in what a link of ``/proc/<tid>/ns`` says: ``mnt:[4026531841]``.
+
+    Raises:
+        CallerUnknown: it says something else.
+    """
+    try:
+        return int(link.removeprefix("mnt:[").removesuffix("]"))
+    except ValueError:
+        raise CallerUnknown("not a mount namespace's name") from None
+
+
 def mount_namespace(tid: int) -> int:
     """Inode number of a thread's mount namespace.
 
@@ -100,9 +113,17 @@ def mount_namespace(tid: int) -> int:
         CallerUnknown: its namespace may not be looked at, which happens even to root.
     """
     try:
-        return os.stat(f"/proc/{tid}/ns/mnt").st_ino
+        # The link's text and not a stat of what it leads to, which takes twice as long.
+        return parse_namespace(os.readlink(f"/proc/{tid}/ns/mnt"))
     except OSError as error:
         raise _unknown(tid, error) from None
+
+
+class Sighting(NamedTuple):
+    """A remembered thread, seen again. Equal sightings mean the same thread in the same mount namespace."""
+
+    thread: object  # stands for the thread, also against a later one with its number
+    mnt_ns: str  # name of its mount namespace, as it is now
 
 
 class CallerIdentifier:
@@ -151,6 +172,21 @@ class CallerIdentifier:
             mnt_ns=mount_namespace(tid),
         )
 
+    def recognise(self, tid: int) -> Sighting | None:
+        """Look again, briefly, at a thread that is blocked in a request: is it alive, and in which mount namespace.
+
+        Returns:
+            None for a thread that is not remembered, has ended or may not be looked at: ``identify`` tells.
+        """
+        known = self._known.get(tid)
+        if known is None or not known.is_alive():
+            return None
+        self._known.move_to_end(tid)
+        try:
+            return Sighting(known, os.readlink(known.mnt_ns_path))
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Close the descriptors of all remembered threads."""
         for tid in list(self._known):
@@ -161,7 +197,7 @@ class CallerIdentifier:
         try:
             # After pidfd_open: what is read now belongs to the thread the descriptor stands for, or that one is dead.
             pid = parse_tgid(_read(tid, "status"))
-            known = _Known(pid, parse_cgroups(_read(tid, "cgroup")), pidfd)
+            known = _Known(tid, pid, parse_cgroups(_read(tid, "cgroup")), pidfd)
         except BaseException:
             if pidfd is not None:
                 os.close(pidfd)
@@ -198,10 +234,11 @@ class CallerIdentifier:
 class _Known:
     """What is remembered of a thread. Without a pidfd it is used once and not remembered."""
 
-    __slots__ = ("_poll", "cgroup_paths", "pid", "pidfd")
+    __slots__ = ("_poll", "cgroup_paths", "mnt_ns_path", "pid", "pidfd")
 
-    def __init__(self, pid: int, cgroup_paths: Sequence[str], pidfd: int | None) -> None:
+    def __init__(self, tid: int, pid: int, cgroup_paths: Sequence[str], pidfd: int | None) -> None:
         self.pid = pid
+        self.mnt_ns_path = f"/proc/{tid}/ns/mnt"
         self.cgroup_paths = tuple(cgroup_paths)
         self.pidfd = pidfd
         self._poll = select.poll()

@@ -42,6 +42,9 @@ class ContainerIdentity:
 class ContainerRegistry:
     """The containers that exist. One event loop reads and writes it.
 
+    Attributes:
+        revision: another number after every change: what was concluded under this one still holds.
+
     Args:
         state_file: where it is kept for the next agent; read at once, replaced at every change. Names, no values; it belongs
             on the node's memory filesystem all the same. Containers that ended meanwhile are for the adopting worker to
@@ -49,6 +52,7 @@ class ContainerRegistry:
     """
 
     def __init__(self, state_file: Path | None = None) -> None:
+        self.revision = 0
         self._containers: dict[str, ContainerIdentity] = {}
         self._by_cgroup_name: dict[str, ContainerIdentity] = {}  # last element of the cgroup path
         self._namespaces: dict[int, str] = {}  # mount namespace → container id
@@ -72,6 +76,7 @@ class ContainerRegistry:
         if other is not None and other.container_id != identity.container_id:
             raise ValueError(f"cgroup {name} belongs to container {other.container_id}")
         self._remove(identity.container_id)
+        self.revision += 1
         self._containers[identity.container_id] = identity
         self._by_cgroup_name[name] = identity
         if identity.mnt_ns is not None:
@@ -95,6 +100,7 @@ class ContainerRegistry:
         identity = self._containers.pop(container_id, None)
         if identity is None:
             return False
+        self.revision += 1
         del self._by_cgroup_name[_last_element(identity.cgroup_path)]
         if identity.mnt_ns is not None and self._namespaces.get(identity.mnt_ns) == container_id:
             del self._namespaces[identity.mnt_ns]

@@ -53,17 +53,30 @@ def outline(records: list[AuditRecord]) -> list[tuple[float, str, int]]:
 )
 def test_folding(arriving: list[AuditRecord], recorded: list[tuple[float, str, int]]) -> None:
     folding = Folding(window=timedelta(seconds=1))
-    assert outline([out for each in arriving for out in folding.add(each)]) == recorded
+    assert outline([out for each in arriving for out in folding.add(each)[0]]) == recorded
 
 
 def test_folding_loses_no_verdict() -> None:
     folding = Folding(window=timedelta(seconds=1), capacity=3)
     out: list[AuditRecord] = []
     for number in range(200):
-        out += folding.add(record(number * 0.05, path=str(number % 7)))
+        out += folding.add(record(number * 0.05, path=str(number % 7)))[0]
     out += folding.expire(START + timedelta(days=1))
     assert sum(each.count for each in out) == 200
     assert folding.next_expiry() is None
+
+
+def test_repeats_can_be_counted_without_a_record_each() -> None:
+    folding = Folding(window=timedelta(seconds=1))
+    _, window = folding.add(record(0))
+    assert window.repeat(START + timedelta(seconds=0.2), 98)
+    assert folding.add(record(0.3, tid=97)) == ([], window)
+    assert window.repeat(START + timedelta(seconds=0.4), 99)
+    assert not window.repeat(START + timedelta(seconds=1), 99), "the window is over"
+    assert not window.repeat(START - timedelta(seconds=1), 99), "the clock was set back"
+    (folded,) = folding.expire(START + timedelta(seconds=1))
+    assert folded == record(0.4, tid=99, count=3)
+    assert not window.repeat(START + timedelta(seconds=0.5), 99), "it was reported already"
 
 
 def test_records_are_chained() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import pytest
 
 from kubelet_secrets.access.audit import AuditLog, AuditRecord
 from kubelet_secrets.access.guard import ContainerGuard
-from kubelet_secrets.access.identity import CallerIdentifier
+from kubelet_secrets.access.identity import CallerIdentifier, mount_namespace
 from kubelet_secrets.access.policy import Reason
 from kubelet_secrets.access.registry import ContainerRegistry
 
@@ -81,19 +82,53 @@ def test_a_caller_that_vanished(guard: ContainerGuard, audit: AuditLog) -> None:
 def test_a_caller_that_may_not_be_looked_at(
     registry: ContainerRegistry, audit: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Source: fuse.md §3: stat of another process's namespace may give EACCES even to root."""
-    real = os.stat
+    """Looking at another process's namespace may give EACCES even to root."""
+    real = os.readlink
 
-    def stat(path: object, **kwargs: object) -> object:
-        if str(path).endswith("/ns/mnt"):
+    def readlink(path: str) -> str:
+        if path.endswith("/ns/mnt"):
             raise PermissionError(13, "Permission denied")
-        return real(path, **kwargs)  # type: ignore[call-overload]
+        return real(path)
 
-    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "readlink", readlink)
     guard = ContainerGuard(registry, audit, identifier=CallerIdentifier())
     assert not ask(guard, threading.get_native_id())
     guard.close()
     assert only(audit).reason == Reason.UNREADABLE
+
+
+def test_repeats_are_counted_in_one_record(registry: ContainerRegistry, audit: AuditLog) -> None:
+    moment = NOW
+    guard = ContainerGuard(registry, audit, now=lambda: moment)
+    tid = threading.get_native_id()
+    for _ in range(5):
+        assert not ask(guard, tid)
+    assert not ask(guard, tid, "..2026_01_02_15_04_05.1/user")
+    moment += timedelta(seconds=1)
+    for _ in range(2):
+        assert not ask(guard, tid)
+    guard.close()
+    assert [(record.path, record.count) for record in audit.records()] == [
+        ("password", 1),
+        ("user", 1),
+        ("password", 4),
+        ("password", 1),
+    ]
+
+
+def test_a_repeat_is_judged_anew_when_a_container_came(
+    guard: ContainerGuard, registry: ContainerRegistry, audit: AuditLog
+) -> None:
+    tid = threading.get_native_id()
+    for _ in range(3):
+        ask(guard, tid)
+    registry.register(replace(APP, mnt_ns=mount_namespace(os.getpid())))
+    ask(guard, tid)
+    assert [record.reason for record in audit.records()] == [Reason.HOST_PROCESS, Reason.ENTERED]
+    registry.unregister(APP.container_id)
+    ask(guard, tid)
+    audit.expire(NOW + timedelta(seconds=1))
+    assert [(record.reason, record.count) for record in audit.records()][2:] == [(Reason.HOST_PROCESS, 3)]
 
 
 def test_names_that_would_steer_a_terminal_are_escaped(guard: ContainerGuard, audit: AuditLog) -> None:

@@ -125,6 +125,20 @@ def test_who_may_open_and_what_the_trail_says(guarded: GuardedNode) -> None:
     assert "Permission denied" in above.stderr
 
 
+def test_a_caller_let_in_before_is_looked_at_again(guarded: GuardedNode) -> None:
+    """One thread: a shell that reads, makes a mount namespace of its own, and reads again."""
+    node = guarded.node
+    node.call("set_up", pod=POD, volume="db", contents={"password": "1"})
+    app = guarded.start("app", {"/etc/db": guarded.volume("db")}, [("db", "")])
+    read = "read x < /etc/db/password"
+    result = app.run("sh", "-c", f"{read}; {read}; {read}; {read}; exec unshare -m sh -c '{read}'")
+    assert "Permission denied" in result.stderr
+    trail = node.call("audit")
+    assert [record["reason"] for record in trail] == [Reason.MOUNTED, Reason.OTHER_NAMESPACE, Reason.MOUNTED]
+    assert [record["count"] for record in trail] == [1, 1, 3]
+    assert len({record["tid"] for record in trail}) == 1
+
+
 def test_an_update_reaches_the_container_and_a_killed_agent_does_not_shut_it_out(guarded: GuardedNode) -> None:
     node = guarded.node
     node.call("set_up", pod=POD, volume="db", contents={"password": "1", "gone": "1"})

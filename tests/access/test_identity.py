@@ -17,6 +17,7 @@ from kubelet_secrets.access.identity import (
     mount_namespace,
     parse_cgroups,
     parse_ids,
+    parse_namespace,
     parse_tgid,
     printable,
 )
@@ -179,12 +180,34 @@ def test_a_program_and_a_namespace_that_change_are_seen(identifier: CallerIdenti
         assert process.stdin is not None
         process.stdout.readline()
         before = identifier.identify(process.pid, uid=0, gid=0)
+        seen_before = identifier.recognise(process.pid)
+        assert seen_before == identifier.recognise(process.pid)
         process.stdin.write(b"\n")
         process.stdin.flush()
         process.stdout.readline()
         after = identifier.identify(process.pid, uid=0, gid=0)
+        seen_after = identifier.recognise(process.pid)
     assert before.mnt_ns == mount_namespace(os.getpid())
     assert after.mnt_ns != before.mnt_ns
+    assert seen_before is not None
+    assert seen_after is not None
+    assert seen_before.thread is seen_after.thread
+    assert [parse_namespace(seen.mnt_ns) for seen in (seen_before, seen_after)] == [before.mnt_ns, after.mnt_ns]
+
+
+def test_only_who_was_examined_and_lives_is_recognised(identifier: CallerIdentifier) -> None:
+    with other_thread() as tid:
+        assert identifier.recognise(tid) is None
+        identifier.identify(tid, uid=0, gid=0)
+        assert identifier.recognise(tid) is not None
+    assert identifier.recognise(tid) is None
+
+
+def test_parse_namespace() -> None:
+    assert parse_namespace("mnt:[4026531841]") == 4026531841
+    assert mount_namespace(os.getpid()) == os.stat("/proc/self/ns/mnt").st_ino
+    with pytest.raises(CallerUnknown):
+        parse_namespace("pipe:[x]")
 
 
 def test_nobody_is_no_thread(identifier: CallerIdentifier) -> None:
