@@ -51,7 +51,9 @@ class KeeperOptions:
     agent_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kubelet_secrets.agent_process")
     writer_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kubelet_secrets.fusefs.writer")
     store_size_bytes: int = 512 << 20
-    run_size_bytes: int = 1 << 30
+    run_size_bytes: int = 256 << 20  # what agent and runtime note down
+    scratch_size_bytes: int = 1 << 30  # what all containers write to their root filesystems
+    logs_size_bytes: int = 256 << 20
     noswap_fallback: NoswapFallback = NoswapFallback.RAMFS
     has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 40 MB of memory
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
@@ -77,6 +79,8 @@ def run_keeper(options: KeeperOptions) -> int:
             keep=options.image_dir,
             store_size_bytes=options.store_size_bytes,
             run_size_bytes=options.run_size_bytes,
+            scratch_size_bytes=options.scratch_size_bytes,
+            logs_size_bytes=options.logs_size_bytes,
             fallback=options.noswap_fallback,
         ) as node,
     ):

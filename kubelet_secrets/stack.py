@@ -47,6 +47,7 @@ class StackOptions:
     data_dir: Path | None = None  # None: the API server keeps its objects in memory
     runtime: str = "runc"
     store_size_bytes: int = 512 << 20
+    scratch_size_bytes: int = 1 << 30
     stop_grace_s: float = 3.0
     verbose: int = 0
 
@@ -142,6 +143,7 @@ async def run_stack(
             "--socket": str(options.socket),
             "--runtime": options.runtime,
             "--store-size": str(options.store_size_bytes),
+            "--scratch-size": str(options.scratch_size_bytes),
             "--stop-grace": str(options.stop_grace_s),
         }
         keeper = _spawn(["agent", *_flatten(flags)], notifications, options.verbose)

@@ -132,10 +132,14 @@ class ContainerRegistry:
         if self._state_file is None:
             return
         unfinished = self._state_file.with_name(f"{self._state_file.name}.new")
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(msgspec.json.encode(list(self._containers.values())))
-        unfinished.rename(self._state_file)
+        try:
+            fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(msgspec.json.encode(list(self._containers.values())))
+            unfinished.rename(self._state_file)
+        except OSError as error:
+            # Only the next agent would read it, and it learns the same from the workers a moment later.
+            logger.warning("cannot keep the container registry in %s: %s", self._state_file, error.strerror)
 
 
 def _load(state_file: Path) -> list[ContainerIdentity]:

@@ -73,6 +73,13 @@ _NODE_OPTIONS = (
         help="Memory that the files of all Secrets on this node may take, two versions of each while it changes.",
     ),
     click.option(
+        "--scratch-size",
+        type=Size(),
+        default="1Gi",
+        show_default=True,
+        help="Memory that all containers together may write to their root filesystems.",
+    ),
+    click.option(
         "--stop-grace",
         type=click.FloatRange(min=0),
         default=3.0,
@@ -112,6 +119,7 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                 root_dir=Path(os.path.abspath(node["root_dir"])),
                 image_dir=Path(os.path.abspath(node["image_dir"])),
                 store_size_bytes=node["store_size"],
+                scratch_size_bytes=node["scratch_size"],
                 agent_options={
                     "kubeconfig": os.path.abspath(kubeconfig),
                     "node_name": node_name or default_node_name(),

@@ -63,6 +63,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         data_dir=Path(os.path.abspath(data_dir)) if data_dir else None,
         runtime=options["runtime"],
         store_size_bytes=options["store_size"],
+        scratch_size_bytes=options["scratch_size"],
         stop_grace_s=options["stop_grace"],
         verbose=verbose or 0,
     )

@@ -6,6 +6,8 @@
       keeper.json   what a killed run leaves for the next one to clean up by; nothing secret
       fuse/         the attached FUSE mount
       run/          tmpfs that cannot be swapped: whatever is secret and needs a path
+        scratch/    another one: what containers write. Full, it leaves the agent's own files alone
+        logs/       another one: what containers print
       pods/         made and filled by the agent
 
 Synchronous; called by ``keeper`` only. Holds the descriptors that must outlive the agent.
@@ -79,6 +81,8 @@ class NodeMounts:
         keep: Path,
         store_size_bytes: int,
         run_size_bytes: int,
+        scratch_size_bytes: int,
+        logs_size_bytes: int,
         fallback: NoswapFallback = NoswapFallback.RAMFS,
     ) -> None:
         self.root_dir = root_dir
@@ -89,7 +93,7 @@ class NodeMounts:
         self.fuse = FuseMount(fuse_fd=-1, init=InitRequest(raw=b"", unique=0, minor=0, max_readahead_bytes=0, flags=0))
         self._keep = keep
         self._store_size_bytes = store_size_bytes
-        self._run_size_bytes = run_size_bytes
+        self._run_sizes_bytes = {".": run_size_bytes, "scratch": scratch_size_bytes, "logs": logs_size_bytes}
         self._fallback = fallback
         self._undo = contextlib.ExitStack()
 
@@ -128,8 +132,10 @@ class NodeMounts:
         undo.callback(mounts.umount_lazy, self.root_dir)
         # (4)
         noswap = mounts.is_noswap_supported()
-        self.run_dir.mkdir(mode=0o700)
-        mounts.attach_tmpfs(self.run_dir, size_bytes=self._run_size_bytes, fallback=self._fallback, noswap=noswap)
+        for name, size_bytes in self._run_sizes_bytes.items():
+            directory = self.run_dir / name
+            directory.mkdir(mode=0o700)
+            mounts.attach_tmpfs(directory, size_bytes=size_bytes, fallback=self._fallback, noswap=noswap)
         self.store_fd, self.store_kind = mounts.make_store(
             size_bytes=self._store_size_bytes, fallback=self._fallback, noswap=noswap
         )

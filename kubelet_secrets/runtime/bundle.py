@@ -5,15 +5,18 @@
     <run>/containers/<id>/
         record.json        what this container is; written first, so that a restarted agent can tell
         config.json        the OCI spec, 0600: it holds the environment
-        upper/ work/       what the container writes; on this tmpfs, so it never reaches a disk
         rootfs/            overlay of the image below upper/
-        termination-log    shown in the container at its terminationMessagePath
         pid  conmon.pid    written by the runtime and by conmon
         started            its mtime is when the runtime was told to start it
         persist/exit       written by conmon: the exit status; its mtime is when
         failure            made by us when the runtime refused to create the process: why, and by its mtime when
         lost               made by us when the container ended and nobody had collected its status
         persist/oom        created by conmon when the kernel killed for memory
+
+    <run>/scratch/<id>/    whatever the container itself can write to: on a tmpfs, so it never reaches a disk, and on one of its
+                           own, so that a container that fills it leaves room for everything above
+        upper/ work/       the overlay's
+        termination-log    shown in the container at its terminationMessagePath
 
 All functions are synchronous file work on tmpfs; mounting and deleting trees belong in a worker thread. Called by ``oci`` only.
 """
@@ -81,8 +84,12 @@ class Bundle:
         return self.path / "rootfs"
 
     @property
+    def scratch(self) -> Path:
+        return self.path.parent.parent / "scratch" / self.id
+
+    @property
     def termination_log(self) -> Path:
-        return self.path / "termination-log"
+        return self.scratch / "termination-log"
 
     @property
     def pid_file(self) -> Path:
@@ -126,9 +133,9 @@ def create(bundle: Bundle, record: ContainerRecord, spec: dict[str, Any], image_
     try:
         bundle.path.mkdir(mode=0o700)
         _write(bundle.record, msgspec.json.encode(record))
-        for directory in (bundle.path / "work", bundle.rootfs, bundle.persist):
+        upper, work = bundle.scratch / "upper", bundle.scratch / "work"
+        for directory in (bundle.rootfs, bundle.persist, bundle.scratch, work):
             directory.mkdir(mode=0o700)
-        upper = bundle.path / "upper"
         upper.mkdir()
         # The overlay's root shows upper's attributes, not the image's.
         status = image_rootfs.stat()
@@ -141,7 +148,7 @@ def create(bundle: Bundle, record: ContainerRecord, spec: dict[str, Any], image_
             (
                 f"lowerdir={_escape(image_rootfs)}",
                 f"upperdir={_escape(upper)}",
-                f"workdir={_escape(bundle.path / 'work')}",
+                f"workdir={_escape(work)}",
             )
         )
         mount("overlay", bundle.rootfs, "overlay", 0, options)
@@ -211,6 +218,7 @@ def remove(bundle: Bundle) -> None:
     # The record goes first: without it this is no container to anybody who looks, and rubbish to a later agent.
     bundle.record.unlink(missing_ok=True)
     unmount_rootfs(bundle)
+    shutil.rmtree(bundle.scratch, ignore_errors=True)
     shutil.rmtree(bundle.path, ignore_errors=True)
 
 

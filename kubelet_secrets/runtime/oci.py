@@ -74,8 +74,8 @@ class OciRuntime:
         self._cgroups = cgroups
         self._root = run_dir / "runc"  # the runtime's own state; it copies config.json, so it is secret
         self._containers = run_dir / "containers"
-        self._root.mkdir(mode=0o700, exist_ok=True)
-        self._containers.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self._root, self._containers, run_dir / "scratch"):
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     # --- life -------------------------------------------------------------------------------------------------------
 

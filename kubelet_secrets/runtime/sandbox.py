@@ -99,7 +99,9 @@ class SandboxManager:
 
     def __init__(self, run_dir: Path, *, cgroups: CgroupTree, pod_cidr: str = "10.88.0.0/16") -> None:
         self._directory = run_dir / "netns"
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._scratch = run_dir / "scratch"  # containers may write to their pod's /etc/hosts
+        for directory in (self._directory, self._scratch):
+            directory.mkdir(mode=0o700, exist_ok=True)
         self._cgroups = cgroups
         self._network = ipaddress.IPv4Network(pod_cidr)
         self._lock = trio.Lock()  # two pods must not pick one address
@@ -126,7 +128,8 @@ class SandboxManager:
                 await trio.to_thread.run_sync(self._finish, settings)
             except OSError as error:
                 await self._remove(settings.pod_uid)
-                raise SandboxFailed(f"failed to create pod sandbox: {error.strerror}: {error.filename}") from None
+                what = f": {error.filename}" if error.filename else ""
+                raise SandboxFailed(f"failed to create pod sandbox: {error.strerror}{what}") from None
             except BaseException:
                 await self._remove(settings.pod_uid)
                 raise
@@ -157,9 +160,9 @@ class SandboxManager:
                 pid=paths.get("pid"),
                 host_pid=record.host_pid,
             ),
-            hosts_path=directory / "hosts",
-            resolv_conf_path=directory / "resolv.conf",
-            hostname_path=directory / "hostname",
+            hosts_path=self._files(pod_uid) / "hosts",
+            resolv_conf_path=self._files(pod_uid) / "resolv.conf",
+            hostname_path=self._files(pod_uid) / "hostname",
             shm_path=directory / "shm" if "ipc" in record.kinds else None,
             cgroup_path=record.cgroup_path,
             created_at=record.created_at,
@@ -182,6 +185,9 @@ class SandboxManager:
     def _path(self, pod_uid: str) -> Path:
         assert "/" not in pod_uid, pod_uid
         return self._directory / pod_uid
+
+    def _files(self, pod_uid: str) -> Path:
+        return self._scratch / f"pod{pod_uid}"
 
     def _make(self, settings: SandboxSettings) -> None:
         """(1) directory and cgroup, (2) namespaces, (3) /dev/shm. The rest is :meth:`_finish`'s."""
@@ -218,9 +224,11 @@ class SandboxManager:
             "resolv.conf": settings.resolv_conf,
             "hostname": f"{hostname}\n",
         }
+        files = self._files(settings.pod_uid)
+        files.mkdir(mode=0o700)
         for name, text in texts.items():
-            directory.joinpath(name).write_text(text)
-            directory.joinpath(name).chmod(0o644)
+            files.joinpath(name).write_text(text)
+            files.joinpath(name).chmod(0o644)
         record = _Record(
             pod_uid=settings.pod_uid,
             hostname=hostname,
@@ -247,6 +255,7 @@ class SandboxManager:
                 unmount(directory / name, MNT_DETACH)
             except OSError:
                 pass  # not mounted, or not there
+        shutil.rmtree(self._files(pod_uid), ignore_errors=True)
         shutil.rmtree(directory, ignore_errors=True)
         self._cgroups.remove(self._cgroups.pod_path(pod_uid))
         self._cgroups.remove_idle()

@@ -167,7 +167,7 @@ async def test_cgroup_of_the_node_stays_while_another_pod_is_there(node: Node, m
 async def test_a_new_manager_finds_sandboxes_and_sweeps_unfinished_ones(node: Node, manager: SandboxManager) -> None:
     made = await manager.create(SandboxSettings(pod_uid=node.pod_uid, hostname="web"))
     half = await manager.create(SandboxSettings(pod_uid="half", hostname="web"))
-    half.hosts_path.with_name("sandbox.json").unlink()
+    (node.run_dir / "netns" / half.pod_uid / "sandbox.json").unlink()
     successor = SandboxManager(node.run_dir, cgroups=node.cgroups)
     await successor.sweep()
     assert successor.list() == (made,)
