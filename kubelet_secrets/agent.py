@@ -159,8 +159,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             root_dir=str(options.root_dir),
             resumed=handover.resume,
             pods=pods,
+            parts=parts,
             store=store,
-            runtime=runtime,
             audit=audit,
         )
 

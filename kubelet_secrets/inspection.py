@@ -1,4 +1,4 @@
-"""The node's state in the words of the control socket: what ``status``, ``env``, ``tree`` and ``audit`` are told.
+"""The node's state in the words of the control socket: what ``status``, ``env``, ``tree``, ``why``, ``audit`` are told.
 
 Stands beside ``agent.py``, which wires it to the socket. Values leave here only where ``show_values`` is asked for.
 """
@@ -6,35 +6,36 @@ Stands beside ``agent.py``, which wires it to the socket. Values leave here only
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.access.audit import AuditLog, AuditRecord
-from kubelet_secrets.api.core import VolumeMount
+from kubelet_secrets.api.references import config_map_names, secret_names
 from kubelet_secrets.control.protocol import (
     AuditView,
     ContainerSummary,
-    EnvRow,
     EnvView,
-    FileRow,
     LogPart,
     NodeSummary,
     PodSummary,
     TreeView,
 )
 from kubelet_secrets.control.server import Handler, Send
-from kubelet_secrets.envvars.environment import EnvEntry
-from kubelet_secrets.envvars.subpath import resolve_sub_path
-from kubelet_secrets.errors import ContainerConfigError, SetUpError, UsageError
+from kubelet_secrets.errors import ContainerRunError, SetUpError, UsageError
+from kubelet_secrets.explain.answer import Question
+from kubelet_secrets.explain.readers import Credentials
+from kubelet_secrets.pod.answers import NodeKnowledge, answer
+from kubelet_secrets.pod.bindings import bound_versions, credentials_of
 from kubelet_secrets.pod.manager import PodManager
+from kubelet_secrets.pod.objects import fetch_objects
+from kubelet_secrets.pod.parts import NodeParts
+from kubelet_secrets.pod.presentation import format_time, make_env_view, make_file_rows
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.runtime.logs import LogOptions, copy_log
-from kubelet_secrets.runtime.oci import OciRuntime
-from kubelet_secrets.volume.store import Store
+from kubelet_secrets.volume.store import Store, StoredFile
 
 
 class Inspection:
@@ -47,21 +48,29 @@ class Inspection:
         root_dir: str,
         resumed: bool,
         pods: PodManager,
+        parts: NodeParts,
         store: Store,
-        runtime: OciRuntime,
         audit: AuditLog,
     ) -> None:
         self._node_name = node_name
         self._root_dir = root_dir
         self._resumed = resumed
         self._pods = pods
+        self._parts = parts
         self._store = store
-        self._runtime = runtime
+        self._runtime = parts.runtime
         self._audit = audit
 
     @property
     def handlers(self) -> dict[str, Handler]:
-        return {"status": self.status, "env": self.env, "tree": self.tree, "audit": self.audit, "logs": self.logs}
+        return {
+            "status": self.status,
+            "env": self.env,
+            "tree": self.tree,
+            "why": self.why,
+            "audit": self.audit,
+            "logs": self.logs,
+        }
 
     async def status(self, params: Mapping[str, Any], send: Send) -> None:
         await send(
@@ -88,13 +97,36 @@ class Inspection:
 
     async def tree(self, params: Mapping[str, Any], send: Send) -> None:
         pod, container = self._find(params)
-        rows: list[FileRow] = []
-        for mount in _mounts_of(pod, container):
-            rows += self._files(pod, container, mount)
         metadata = pod.pod.metadata
-        await send(
-            TreeView(namespace=metadata.namespace, pod=metadata.name, container=container.name, rows=tuple(rows))
+        bound = read_bound_versions(self._pid(container), metadata.uid)
+        rows = make_file_rows(pod, container, self._stored(pod), bound)
+        await send(TreeView(namespace=metadata.namespace, pod=metadata.name, container=container.name, rows=rows))
+
+    async def why(self, params: Mapping[str, Any], send: Send) -> None:
+        pod, container = self._find(params)
+        metadata, stored = pod.pod.metadata, self._stored(pod)
+        credentials = {each.name: read_credentials(self._pid(each)) for each in pod.containers}
+        objects = await fetch_objects(
+            self._parts.secrets,
+            self._parts.config_maps,
+            metadata.namespace,
+            secret_names=secret_names(pod.pod),
+            config_map_names=config_map_names(pod.pod),
         )
+        node = NodeKnowledge(
+            objects=objects,
+            services=self._parts.services() or (),
+            files=lambda volume: stored.get(volume, []),
+            identities=self._parts.registry.containers(metadata.uid),
+            credentials={name: found for name, found in credentials.items() if found is not None},
+            bound=read_bound_versions(self._pid(container), metadata.uid),
+            format_time=format_time,
+        )
+        variable, path = str(params.get("variable", "")), str(params.get("file", ""))
+        if bool(variable) == bool(path):
+            raise UsageError("one of variable and file is needed")
+        question = Question(container=container.name, variable=variable, path=path)
+        await send(answer(pod, container, question, node))
 
     async def audit(self, params: Mapping[str, Any], send: Send) -> None:
         denied_only = bool(params.get("denied"))
@@ -154,79 +186,53 @@ class Inspection:
         instance = view.instance
         if instance is None:
             return ContainerSummary(name=view.name, state=view.state)
-        pid = self._runtime.state(instance.container_id).pid if instance.is_running else None
         return ContainerSummary(
             name=view.name,
             state=view.state,
             container_id=instance.container_id,
-            pid=pid or 0,
+            pid=self._pid(view) or 0,
             restarts=instance.attempt,
         )
 
-    def _files(self, pod: PodView, container: ContainerView, mount: VolumeMount) -> list[FileRow]:
-        state = pod.volumes.get(mount.name)
-        if state is None or state.version is None:
-            return []
-        made = container.env.started or container.env.current
-        try:
-            sub_path = resolve_sub_path(mount, made.environment) if made is not None else mount.sub_path
-            stored = self._store.files(pod.pod.metadata.uid, mount.name)
-        except (ContainerConfigError, SetUpError):
-            return []  # `why` says what is wrong; there is no file to show
-        origins = {file.path: str(file.origin) for file in state.files}
-        rows = []
-        for file in stored:
-            shown = _below(file.path, sub_path)
-            if shown is None:
+    def _stored(self, pod: PodView) -> dict[str, list[StoredFile]]:
+        found = {}
+        for name, state in pod.volumes.items():
+            if state.version is None:
                 continue
-            rows.append(
-                FileRow(
-                    path="/".join(part for part in (mount.mount_path.rstrip("/"), shown) if part),
-                    mode=stat.filemode(stat.S_IFREG | file.mode),
-                    uid=file.uid,
-                    gid=file.gid,
-                    size=file.size_bytes,
-                    version=state.version.name,
-                    origin=origins.get(file.path, ""),
-                    volume=mount.name,
-                    updates=not sub_path,
-                )
-            )
-        return rows
+            try:
+                found[name] = self._store.files(pod.pod.metadata.uid, name)
+            except SetUpError:
+                continue  # `why` says what is wrong; there is no file to show
+        return found
+
+    def _pid(self, container: ContainerView) -> int | None:
+        if container.instance is None or not container.instance.is_running:
+            return None
+        try:
+            return self._runtime.state(container.instance.container_id).pid
+        except ContainerRunError:
+            return None  # gone since the view was taken
 
 
-def make_env_view(pod: PodView, container: ContainerView, *, show_values: bool) -> EnvView:
-    """What ``env`` shows of one container. Variables keep the order of the environment; ones that are new come last."""
-    env = container.env
-    started = env.started.environment.entries if env.started is not None else {}
-    current = env.current.environment.entries if env.current is not None else {}
-    rows = tuple(_env_row(name, started.get(name), current.get(name), show_values) for name in {**started, **current})
-    metadata = pod.pod.metadata
-    return EnvView(
-        namespace=metadata.namespace,
-        pod=metadata.name,
-        container=container.name,
-        started_version=env.started.number if env.started is not None else 0,
-        current_version=env.current.number if env.current is not None else 0,
-        since=format_time(env.current.since) if env.current is not None else "",
-        problem=env.problem,
-        rows=rows,
-    )
+def read_bound_versions(pid: int | None, pod_uid: str) -> dict[str, str]:
+    """Which versions the process holds by subPath; none when it has gone."""
+    if pid is None:
+        return {}
+    try:
+        return bound_versions(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape"), pod_uid)
+    except OSError:
+        return {}
 
 
-def _env_row(name: str, started: EnvEntry | None, current: EnvEntry | None, show_values: bool) -> EnvRow:
-    shown = started if started is not None else current
-    assert shown is not None
-    differs = started is not None and (current is None or current.value != started.value)
-    return EnvRow(
-        name=name,
-        origin=str(shown.origin),
-        size=len(shown.value.encode("utf-8", "surrogateescape")),
-        value=_printable(shown.value) if show_values else None,
-        current_value=_printable(current.value) if show_values and differs and current is not None else None,
-        stale=differs and current is not None,
-        missing=started is not None and current is None,
-    )
+def read_credentials(pid: int | None) -> Credentials | None:
+    """As whom the process reads files; None when it has gone."""
+    if pid is None:
+        return None
+    try:
+        uid, gids, overrides = credentials_of(Path(f"/proc/{pid}/status").read_text(errors="replace"))
+    except (OSError, ValueError):
+        return None
+    return Credentials(uid=uid, gids=gids, overrides_modes=overrides)
 
 
 def make_audit_view(record: AuditRecord, *, dropped: int = 0) -> AuditView:
@@ -251,30 +257,3 @@ def make_audit_view(record: AuditRecord, *, dropped: int = 0) -> AuditView:
         chain=record.chain,
         dropped=dropped,
     )
-
-
-def format_time(time: datetime) -> str:
-    """RFC 3339 with milliseconds, UTC."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _printable(value: str) -> str:
-    """Bytes that are no UTF-8 travel in the environment as surrogates, which JSON has no way to carry: show them escaped."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _mounts_of(pod: PodView, container: ContainerView) -> Sequence[VolumeMount]:
-    spec = pod.pod.spec
-    for each in (*spec.init_containers, *spec.containers, *spec.ephemeral_containers):
-        if each.name == container.name:
-            return each.volume_mounts
-    return ()
-
-
-def _below(path: str, sub_path: str) -> str | None:
-    """*path* relative to *sub_path*; "" when it is that very file, None when it lies elsewhere."""
-    if not sub_path:
-        return path
-    if path == sub_path:
-        return ""
-    return path.removeprefix(sub_path + "/") if path.startswith(sub_path + "/") else None

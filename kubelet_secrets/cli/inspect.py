@@ -37,19 +37,26 @@ def _print_env(view: EnvView) -> None:
     if view.started_version == 0:
         started = "not started"
     elif view.started_version == view.current_version:
-        started = f"version {view.started_version}, current since {view.since}"
+        started = f"started with version {view.started_version}, current since {view.since}"
     else:
         started = (
-            f"started with version {view.started_version}; version {view.current_version} is current since {view.since}"
+            f"started with version {view.started_version} of {view.started_since}; "
+            f"version {view.current_version} is current since {view.since}"
         )
     click.echo(f"{view.namespace}/{view.pod} container {view.container}: {started}")
     if view.problem:
         click.echo(f"cannot be made now: {view.problem}")
-    rows = []
-    for row in view.rows:
-        state = "missing now" if row.missing else "stale" if row.stale else "current"
-        rows.append([row.name, _masked(row), state, row.origin])
-    print_table(["NAME", "VALUE", "STATE", "FROM"], rows)
+    rows = [[row.name, _masked(row), _state(row), row.since, row.origin] for row in view.rows]
+    print_table(["NAME", "VALUE", "STATE", "SINCE", "FROM"], rows)
+
+
+def _state(row: EnvRow) -> str:
+    """What a restart would do to the variable."""
+    if row.missing:
+        return "missing now"
+    if row.added:
+        return "new"
+    return "stale" if row.stale else "current"
 
 
 @click.command()
@@ -65,7 +72,8 @@ def _print_env(view: EnvView) -> None:
 def env(pod: str, container: str, namespace: str, watch: bool, show_values: bool, output: str, socket: str) -> None:
     """Show a container's variables: as started, and as they would be now.
 
-    A running process keeps the environment it was started with; `stale` marks what a restart would change.
+    A running process keeps the environment it was started with; `stale` marks what a restart would change, `new` what it would
+    add, and SINCE is when the value as it would be now became so.
     """
     params = {"namespace": namespace, "pod": pod, "container": container, "show_values": show_values, "watch": watch}
     for index, view in enumerate(ask(socket, "env", EnvView, **params)):
@@ -88,7 +96,12 @@ def env(pod: str, container: str, namespace: str, watch: bool, show_values: bool
 @output_option("table", "wide", "json", "yaml", "name")
 @socket_option
 def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> None:
-    """Show the secret files of a container as it sees them: mode, owner, size, version, and where each comes from."""
+    """Show the secret files of a container as it sees them: mode, owner, size, and where each comes from.
+
+    STATE tells what an update does: `live` files follow it, `frozen` ones (subPath) stay as they were when the container
+    started, and `stale` marks those of them that would be others by now. SINCE is when what it sees became current. With
+    -o wide also the versions: at the container's start, in its view, and current.
+    """
     view = ask_one(socket, "tree", TreeView, namespace=namespace, pod=pod, container=container)
     if output in ("json", "yaml"):
         print_objects(view, output)
@@ -97,15 +110,16 @@ def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> 
         for row in view.rows:
             click.echo(row.path)
         return
-    headers = ["PATH", "MODE", "OWNER", "SIZE", "UPDATES", "FROM"]
-    rows = [
-        [row.path, row.mode, f"{row.uid}:{row.gid}", str(row.size), "live" if row.updates else "at restart", row.origin]
-        for row in view.rows
-    ]
+    headers = ["PATH", "MODE", "OWNER", "SIZE", "STATE", "SINCE", "FROM"]
+    rows = []
+    for row in view.rows:
+        size = "?" if row.size is None else str(row.size)
+        state = "stale" if row.stale else "live" if row.updates else "frozen"
+        rows.append([row.path, row.mode, f"{row.uid}:{row.gid}", size, state, row.since, row.origin])
     if output == "wide":
-        headers[5:5] = ["VOLUME", "VERSION"]
+        headers[6:6] = ["VOLUME", "STARTED", "VERSION", "CURRENT"]
         for shown, row in zip(rows, view.rows, strict=True):
-            shown[5:5] = [row.volume, row.version]
+            shown[6:6] = [row.volume, row.started, row.version, row.current]
     print_table(headers, rows)
 
 

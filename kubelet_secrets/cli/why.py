@@ -61,7 +61,7 @@ def why(
             "pod": pod,
             "container": container,
             "variable": variable or "",
-            "path": path or "",
+            "file": path or "",
         }
         view = ask_one(socket, "why", WhyView, **params)
     if output == "table":

@@ -62,6 +62,10 @@ class EnvRow(msgspec.Struct, frozen=True, kw_only=True):
     current_value: str | None = None  # only when asked for and different
     stale: bool = False  # the value would be another one if the container started now
     missing: bool = False  # set in the container, but would not be set now
+    added: bool = False  # not set in the container, but would be set now
+    since: str = ""  # RFC 3339: since when the current value is what it is
+    started_resource_version: str = ""  # of the object it came from at the start
+    current_resource_version: str = ""  # of the object it would come from now
 
     def __repr__(self) -> str:
         return f"EnvRow(name={self.name!r}, origin={self.origin!r}, size={self.size}, stale={self.stale})"
@@ -76,20 +80,27 @@ class EnvView(msgspec.Struct, frozen=True, kw_only=True):
     started_version: int  # 0: the container has not been started
     current_version: int
     since: str  # RFC 3339: since when the current version is current
+    started_since: str = ""  # RFC 3339: since when the version was current that it was started with
     problem: str = ""  # why the environment cannot be made at the moment
     rows: tuple[EnvRow, ...] = ()
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of one container."""
+
     path: str  # as the container sees it
     mode: str  # "-rw-r--r--"
     uid: int
     gid: int
-    size: int
-    version: str  # "..2026_11_23_19_40_01.123456789"
+    size: int | None  # None: of a version that is older than the agent
+    version: str  # what the container sees: "..2026_11_23_19_40_01.123456789"
+    current: str  # what it would see if it started now; the same unless it is frozen
+    started: str  # what it saw at its start; "" when that is older than the agent
+    since: str  # RFC 3339: since when the version it sees was current
     origin: str
     volume: str
     updates: bool  # False: frozen until the container restarts (subPath)
+    stale: bool = False  # frozen, and something else is current
 
 
 class TreeView(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ from kubelet_secrets.errors import MissingObject
 from kubelet_secrets.explain.inventory import Inventory, is_cluster_made
 from kubelet_secrets.sensitive import SensitiveBytes
 
+NOT_GIVEN = "it is not among the given manifests"
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestSource:
@@ -72,7 +74,7 @@ class ManifestSource:
         )
         if (self.namespace, name) in others:
             return f"there is a {other_kind} of that name"
-        return "it is not among the given manifests"
+        return NOT_GIVEN
 
     def key_hint(self, kind: str, name: str, key: str) -> str:
         """What to say to someone whose *key* is not in an object that is there."""

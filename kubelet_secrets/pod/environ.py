@@ -7,11 +7,10 @@ one the container was started with. Made and run by ``pod/worker.py``; computed 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -38,6 +37,7 @@ class EnvVersion:
     number: int  # 1 for the first; one more each time something differs
     environment: Environment
     since: datetime  # when it was first seen to be like this
+    changed: Mapping[str, datetime] = field(default_factory=dict)  # by name: since when each value is what it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +172,7 @@ class ContainerEnvs:
         inherited = self._inherited.pop(container.name, None)
         if inherited is not None:
             entries = {
-                name: dataclasses.replace(entry, value=inherited[name])
-                for name, entry in environment.items()
-                if name in inherited
+                name: replace(entry, value=inherited[name]) for name, entry in environment.items() if name in inherited
             }
             self.mark_started(container.name, self._note(container.name, Environment(entries)))
         self._note(container.name, environment)
@@ -210,12 +208,18 @@ class ContainerEnvs:
     def _note(self, name: str, environment: Environment) -> EnvVersion:
         state = self._states[name]
         before = state.current
+        now = self._clock()
         if before is None:
-            version = EnvVersion(number=1, environment=environment, since=self._clock())
+            version = EnvVersion(number=1, environment=environment, since=now, changed=dict.fromkeys(environment, now))
         elif _values(before.environment) != _values(environment):
-            version = EnvVersion(number=before.number + 1, environment=environment, since=self._clock())
+            old = before.environment
+            changed = {
+                name: before.changed.get(name, before.since) if old.lookup(name) == entry.value else now
+                for name, entry in environment.items()
+            }
+            version = EnvVersion(number=before.number + 1, environment=environment, since=now, changed=changed)
         else:  # the same values from newer objects
-            version = EnvVersion(number=before.number, environment=environment, since=before.since)
+            version = replace(before, environment=environment)
         self._publish(EnvState(container=name, started=state.started, current=version))
         return version
 

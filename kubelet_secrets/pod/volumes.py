@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -37,6 +37,8 @@ from kubelet_secrets.volume.store import VolumeVersion
 
 RESYNC_S = 60.0  # syncFrequency; up to half more at random. Only tokens need it: all else tells when it changes.
 
+MAX_EARLIER = 8
+
 Report = Callable[[str], None]
 """Called with the message of a FailedMount event."""
 
@@ -53,6 +55,14 @@ class FileInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeEdition:
+    """What one version of a volume showed."""
+
+    version: VolumeVersion
+    files: tuple[FileInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeState:
     """How one volume stands. Replaced as a whole at each change."""
 
@@ -60,6 +70,7 @@ class VolumeState:
     is_ready: bool = False  # mounted at least once; a failing refresh does not take that back
     version: VolumeVersion | None = None  # None: not yet, or a volume without versions
     files: tuple[FileInfo, ...] = ()
+    earlier: tuple[VolumeEdition, ...] = ()  # the last few, oldest first: a subPath may still hold one
     problem: str = ""  # why the last attempt failed; empty when it did not
     missing: tuple[str, ...] = ()  # "secret/db", when that is what is waited for
     failures: int = 0  # in a row
@@ -175,15 +186,23 @@ class PodVolumes:
             except (SetUpError, OSError) as caught:
                 error = caught if isinstance(caught, SetUpError) else SetUpError(caught.strerror or str(caught))
                 failures = kept.state.failures + 1
-                self._publish(kept, _failed(kept.state, error, failures))
-                self._report(_failed_mount(kept.volume, error))
+                self._publish(kept, _failed(self._known(kept), error, failures))
+                self._report(failed_mount(kept.volume, error))
                 await kept.wake.wait(timeout_s=mount_delay_s(failures))
                 continue
             self._publish(kept, state)
             needs_resync = bool(token_projections(kept.volume))
             await kept.wake.wait(timeout_s=RESYNC_S * random.uniform(1.0, 1.5) if needs_resync else None)
 
+    def _known(self, kept: _Kept) -> VolumeState:
+        """The state so far; for an agent that has taken over with the version that it found there."""
+        if kept.state.version is None:
+            version = self._backend.versions(self._pod.metadata.uid).get(kept.volume.name)
+            return replace(kept.state, version=version)
+        return kept.state
+
     def _publish(self, kept: _Kept, state: VolumeState) -> None:
+        state = replace(state, earlier=_earlier(kept.state, state.version))
         if state != kept.state:
             kept.state = state
             self._changed()
@@ -246,7 +265,8 @@ def pod_memory_limit_bytes(pod: Pod) -> int:
     return max([sum(regular), *init])
 
 
-def _failed_mount(volume: Volume, error: SetUpError) -> str:
+def failed_mount(volume: Volume, error: SetUpError | str) -> str:
+    """The message of the FailedMount event, for *error* or its text."""
     if isinstance(error, UnsupportedVolume):
         name = volume.name
         return (
@@ -267,6 +287,13 @@ def _failed(before: VolumeState, error: SetUpError, failures: int) -> VolumeStat
         missing=tuple(f"{each.kind}/{each.name}" for each in causes if isinstance(each, MissingObject)),
         failures=failures,
     )
+
+
+def _earlier(before: VolumeState, version: VolumeVersion | None) -> tuple[VolumeEdition, ...]:
+    if before.version is None or before.version == version:
+        return before.earlier
+    edition = VolumeEdition(version=before.version, files=before.files)
+    return (*before.earlier, edition)[-MAX_EARLIER:]
 
 
 def _describe(payload: Payload) -> tuple[FileInfo, ...]:
