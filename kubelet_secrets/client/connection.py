@@ -30,10 +30,8 @@ CONNECTION_WINDOW_BYTES = 2**30  # as Go's transport: a stream nobody reads must
 _RECEIVE_BYTES = 64 * 1024
 _OUTBOUND_BACKLOG_BYTES = 256 * 1024  # an upload waits for the writer beyond this
 _LAST_USABLE_STREAM_ID = 2**31 - 1001
+_COUNT_PERIOD = 128  # stream ids: 64 requests
 _MAX_STREAMS = 1000  # where the peer names no limit; Go's default
-_NOT_IN_HTTP2 = frozenset(
-    (b"host", b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,29 @@ class ExchangeTimeouts:
 
     read: float | None = None
     write: float | None = None
+
+
+class _Protocol(h2.connection.H2Connection):
+    """h2's state machine, which would look at every open stream for each new one, and check headers that we have made."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(
+            h2.config.H2Configuration(
+                client_side=True,
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self._connection = connection
+        self._counted_at = 0  # highest stream id when streams were last looked at
+
+    @property
+    def open_outbound_streams(self) -> int:
+        if self.highest_outbound_stream_id >= self._counted_at + _COUNT_PERIOD:
+            self._counted_at = self.highest_outbound_stream_id
+            super().open_outbound_streams  # noqa: B018 - it forgets closed streams while it counts
+        return self._connection.open_streams
 
 
 class Connection:
@@ -61,7 +82,7 @@ class Connection:
         self._ping_idle_s = ping_idle_s
         self._ping_timeout_s = ping_timeout_s
         self._idle_close_s = idle_close_s
-        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+        self._h2 = _Protocol(self)
         self._h2.local_settings = h2.settings.Settings(
             client=True,
             initial_values={
@@ -105,14 +126,18 @@ class Connection:
 
     # --- Requests ---
 
-    def open_stream(self, request: httpx2.Request, *, has_body: bool) -> ClientStream:
+    def open_stream(self, headers: Headers, *, has_body: bool) -> ClientStream:
         """Take a slot and queue the request's headers. Does not wait; the caller has just seen ``free_slots > 0``.
 
         Whoever gets the stream must end with its ``release()``.
+
+        Args:
+            headers: all of them, pseudo-headers first, names in lower case, nothing that HTTP/2 forbids: they go out as
+                they are.
         """
         # No await in here: the slot is counted by the same statement that shows it taken.
         stream_id = self._h2.get_next_available_stream_id()
-        self._h2.send_headers(stream_id, _request_headers(request), end_stream=not has_body)
+        self._h2.send_headers(stream_id, headers, end_stream=not has_body)
         stream = self._streams[stream_id] = ClientStream(stream_id, self)
         self._wake_writer()
         return stream
@@ -321,17 +346,6 @@ class Connection:
                 await self._received.wait()
             if wait.cancelled_caught:
                 self.close(httpx2.ReadError(f"no answer to a PING within {self._ping_timeout_s} s"))
-
-
-def _request_headers(request: httpx2.Request) -> Headers:
-    """Source: RFC 9113 §8.2.2 (what HTTP/1.1 headers must not be carried) and §8.3.1."""
-    return [
-        (b":method", request.method.encode("ascii")),
-        (b":scheme", request.url.raw_scheme),
-        (b":authority", request.headers["host"].encode("ascii")),
-        (b":path", request.url.raw_path),
-        *((name.lower(), value) for name, value in request.headers.raw if name.lower() not in _NOT_IN_HTTP2),
-    ]
 
 
 def _status(headers: Headers) -> int:

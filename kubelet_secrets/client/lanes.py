@@ -14,13 +14,15 @@ import enum
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import quote, urlencode
 
 import httpx2
 import trio
 
 from kubelet_secrets.client.answers import read_error
+from kubelet_secrets.client.connection import ExchangeTimeouts
 from kubelet_secrets.client.credentials import Credentials
-from kubelet_secrets.client.http2 import H2Transport, Origin
+from kubelet_secrets.client.http2 import H2Transport, Origin, PlainRequest
 from kubelet_secrets.client.kubeconfig import ClusterConfig
 from kubelet_secrets.errors import ApiUnavailable
 
@@ -28,6 +30,7 @@ from kubelet_secrets.errors import ApiUnavailable
 _TALKATIVE = ("hpack", "hyperframe", "httpcore2", "httpx2")
 
 JSON = "application/json"
+_SAFE_IN_PATH = "/:@!$&'()*+,;="  # RFC 3986 §3.3; letters, digits and -._~ are safe anyway
 REQUEST_TIMEOUT_S = 30.0  # for sending, and between two parts of an answer
 
 
@@ -54,20 +57,14 @@ async def open_lanes(config: ClusterConfig, *, user_agent: str, connect_timeout_
                 transport.drain()
 
         credentials.on_key_pair_changed = drain
-        clients = {
-            lane: httpx2.AsyncClient(
-                transport=transport, base_url=config.server, headers={"user-agent": user_agent}, trust_env=False
-            )
-            for lane, transport in transports.items()
-        }
         try:
-            yield Lanes(clients, credentials, config.host)
+            yield Lanes(transports, credentials, config, user_agent=user_agent)
         except Exception as error:
             # Raised below, outside of the nursery, which would wrap it: callers catch NotFound, not a group of it.
             caught = error
         finally:
-            for client in clients.values():
-                await client.aclose()
+            for transport in transports.values():
+                await transport.aclose()
             nursery.cancel_scope.cancel()
     if caught is not None:
         raise caught
@@ -81,10 +78,20 @@ class Lanes:
         host: ``host:port``, for messages.
     """
 
-    def __init__(self, clients: Mapping[Lane, httpx2.AsyncClient], credentials: Credentials, host: str) -> None:
-        self._clients = clients
+    def __init__(
+        self,
+        transports: Mapping[Lane, H2Transport],
+        credentials: Credentials,
+        config: ClusterConfig,
+        *,
+        user_agent: str,
+    ) -> None:
+        self._transports = transports
         self.credentials = credentials
-        self.host = host
+        self.host = config.host
+        self._prefix = httpx2.URL(config.server).raw_path.decode("ascii").rstrip("/")
+        # Nothing between us and the server keeps our requests apart but the stream: no cookies, no redirects.
+        self._headers = {"accept": JSON, "accept-encoding": "gzip", "user-agent": user_agent}
 
     async def request(
         self,
@@ -105,7 +112,7 @@ class Lanes:
             params=params,
             headers=headers,
             content=content,
-            timeout=httpx2.Timeout(REQUEST_TIMEOUT_S),
+            read_timeout_s=REQUEST_TIMEOUT_S,
         )
         try:
             return await response.aread()
@@ -122,25 +129,33 @@ class Lanes:
         *,
         params: Mapping[str, str],
         headers: Mapping[str, str],
-        timeout: httpx2.Timeout,
+        read_timeout_s: float | None,
         content: bytes = b"",
     ) -> httpx2.Response:
-        """Send one request and return its successful answer, body unread; the caller closes it."""
-        client = self._clients[lane]
+        """Send one request and return its successful answer, body unread; the caller closes it.
+
+        Args:
+            path: not percent-encoded.
+            headers: names in lower case.
+            read_timeout_s: between two parts of the answer; None for no limit.
+        """
+        target = self._prefix + quote(path, safe=_SAFE_IN_PATH)
+        if params:
+            target = f"{target}?{urlencode(params, quote_via=quote)}"
+        length = {"content-length": str(len(content))} if content or method in ("POST", "PUT", "PATCH") else {}
         for may_renew in (True, False):
             authorization = await self.credentials.authorize()
             credential = {} if authorization.header is None else {"authorization": authorization.header}
-            request = client.build_request(
-                method,
-                path,
-                params=params,
-                content=content or None,
-                headers={"accept": JSON, **headers, **credential},
-                timeout=timeout,
+            request = PlainRequest(
+                method=method,
+                target=target,
+                headers={**self._headers, **headers, **length, **credential},
+                body=content,
+                timeouts=ExchangeTimeouts(read=read_timeout_s, write=REQUEST_TIMEOUT_S),
             )
             try:
                 with trio.move_on_after(REQUEST_TIMEOUT_S) as waiting:
-                    response = await client.send(request, stream=True)
+                    response = await self._transports[lane].send(request)
                 if waiting.cancelled_caught:
                     # A watch's own read timeout is long; its headers are not worth as much patience.
                     raise httpx2.ReadTimeout(f"no answer within {REQUEST_TIMEOUT_S:g} s")

@@ -20,7 +20,7 @@ from kubelet_secrets.api.meta import EVENTS, LEASES, ApiStruct, Resource
 from kubelet_secrets.client.answers import K, LineSplitter, WatchEvent, decode_event, decode_list
 from kubelet_secrets.client.apply import Applied, apply_object
 from kubelet_secrets.client.kubeconfig import ClusterConfig
-from kubelet_secrets.client.lanes import REQUEST_TIMEOUT_S, Lane, Lanes, open_lanes
+from kubelet_secrets.client.lanes import Lane, Lanes, open_lanes
 from kubelet_secrets.errors import Expired
 from kubelet_secrets.sensitive import SensitiveBytes
 
@@ -189,14 +189,13 @@ class ApiClient:
             sendInitialEvents="true" if send_initial_events else "",
             resourceVersionMatch="NotOlderThan" if send_initial_events else "",
         )
-        timeout = httpx2.Timeout(REQUEST_TIMEOUT_S, read=None if timeout_s is None else timeout_s + _WATCH_GRACE_S)
         response = await self._lanes.send(
             Lane.WATCH,
             "GET",
             resource.path(namespace),
             params=params,
             headers={"accept-encoding": "identity"},  # a compressor may sit on an event until the next one
-            timeout=timeout,
+            read_timeout_s=None if timeout_s is None else timeout_s + _WATCH_GRACE_S,
         )
         try:
             async with aclosing(aiter(response.stream)) as parts:  # type: ignore[type-var,arg-type]  # httpx2 says SyncByteStream too

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from kubelet_secrets.client.connection import Connection, ExchangeTimeouts
+from kubelet_secrets.client.stream import Headers
 from tests.client.h2server import H2Server, ServerStream
 
 
@@ -35,13 +36,21 @@ async def connected(handler: object) -> AsyncIterator[tuple[Connection, H2Server
 
 
 async def get(connection: Connection, path: str = "/x") -> httpx2.Response:
-    request = httpx2.Request("GET", f"https://api.example{path}")
-    return await connection.exchange(connection.open_stream(request, has_body=False), b"", ExchangeTimeouts())
+    return await connection.exchange(connection.open_stream(headers(path), has_body=False), b"", ExchangeTimeouts())
+
+
+def headers(path: str = "/w") -> Headers:
+    return [
+        (b":method", b"GET"),
+        (b":scheme", b"https"),
+        (b":authority", b"api.example"),
+        (b":path", path.encode()),
+    ]
 
 
 async def test_quiet_connection_with_a_stream_is_pinged_and_lives(autojump_clock: trio.testing.MockClock) -> None:
     async with connected(never) as (connection, server):
-        stream = connection.open_stream(httpx2.Request("GET", "https://api.example/w"), has_body=False)
+        stream = connection.open_stream(headers(), has_body=False)
         await trio.sleep(3601)
         assert not connection.is_closed
         assert stream.error is None
@@ -50,7 +59,7 @@ async def test_quiet_connection_with_a_stream_is_pinged_and_lives(autojump_clock
 
 async def test_peer_that_answers_no_ping_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     async with connected(never) as (connection, server):
-        stream = connection.open_stream(httpx2.Request("GET", "https://api.example/w"), has_body=False)
+        stream = connection.open_stream(headers(), has_body=False)
         await trio.testing.wait_all_tasks_blocked()
         server.gate = trio.Event()  # reads one more chunk, then none
         started = trio.current_time()
@@ -92,7 +101,7 @@ async def test_garbage_is_a_protocol_error_without_the_garbage_in_it() -> None:
 
 async def test_streams_are_numbered_and_described() -> None:
     async with connected(never) as (connection, _):
-        stream = connection.open_stream(httpx2.Request("GET", "https://api.example/w"), has_body=False)
+        stream = connection.open_stream(headers(), has_body=False)
         assert repr(stream) == "<ClientStream 1 waiting, 0 bytes buffered>"
         assert repr(connection) == "<Connection open, 1 streams>"
         stream.release()
@@ -110,7 +119,7 @@ async def test_cancelled_run_fails_the_streams_and_closes_the_socket() -> None:
         nursery.start_soon(server.accept, theirs)
         async with trio.open_nursery() as inner:
             await inner.start(connection.run)
-            stream = connection.open_stream(httpx2.Request("GET", "https://api.example/w"), has_body=False)
+            stream = connection.open_stream(headers(), has_body=False)
             inner.cancel_scope.cancel()
         with pytest.raises(httpx2.ReadError):
             await stream.wait_headers(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,6 +70,31 @@ async def test_get_decodes_into_the_kind() -> None:
     assert stream.headers["user-agent"] == f"kubelet-secrets/{__version__}"
     assert stream.headers["accept"] == "application/json"
     assert "authorization" not in stream.headers
+
+
+async def test_names_and_selectors_arrive_as_they_were_given() -> None:
+    with trio.fail_after(10):
+        async with (
+            serve(answering(200, {"kind": "SecretList", "items": []})) as server,
+            client_to(server) as client,
+        ):
+            await client.list(SECRETS, "a b/c", Secret, label_selector="x in (a,b),y!=ü", field_selector="a=b&c")
+    [stream] = server.seen
+    assert stream.path.startswith("/api/v1/namespaces/a%20b/c/secrets?")
+    assert query(stream)["labelSelector"] == "x in (a,b),y!=ü"
+    assert query(stream)["fieldSelector"] == "a=b&c"
+
+
+async def test_compressed_answer_is_read() -> None:
+    body = gzip.compress(json.dumps(SECRET).encode())
+    with trio.fail_after(10):
+        async with (
+            serve(answering(200, body, {"content-encoding": "gzip"})) as server,
+            client_to(server) as client,
+        ):
+            secret = await client.get(SECRETS, "shop", "db", Secret)
+    assert secret.metadata.name == "db"
+    assert "gzip" in server.seen[0].headers["accept-encoding"]
 
 
 async def test_server_address_with_a_path_keeps_it() -> None:
