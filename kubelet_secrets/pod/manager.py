@@ -15,8 +15,10 @@ import trio
 from kubelet_secrets.api.core import ConfigMap, Pod, Secret
 from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.cache.manager import ObjectManager
+from kubelet_secrets.pod.events import WARNING, pod_reference
 from kubelet_secrets.pod.instances import make_known
 from kubelet_secrets.pod.parts import NodeParts
+from kubelet_secrets.pod.state import format_pod
 from kubelet_secrets.pod.views import PodView
 from kubelet_secrets.pod.worker import PodWorker
 from kubelet_secrets.runtime.oci import ContainerHandle
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 ORPHAN_RETRY_S = 2.0  # the kubelet's housekeeping period
+WORKER_RETRY_S = 1.0
+WORKER_RETRY_CAP_S = 60.0
 
 
 class PodManager:
@@ -116,11 +120,37 @@ class PodManager:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _run_worker(self, uid: PodUID, worker: PodWorker) -> None:
-        await worker.run()
+        """Run a pod's worker to its end. After a failure that nobody foresaw another one goes on, as the next agent would."""
+        failures = 0
+        while True:
+            try:
+                await worker.run()
+                break
+            except Exception as error:
+                # The border of a pod: what goes wrong with one must not take the node away from the others.
+                failures += 1
+                logger.exception("the worker of pod %s failed; it goes on in a moment", format_pod(worker.pod))
+                message = f"internal error: {type(_first_leaf(error)).__name__}: see the log of the node's agent"
+                self._parts.events.record(pod_reference(worker.pod), WARNING, "FailedSync", message)
+            await trio.sleep(min(WORKER_RETRY_S * 2.0 ** (failures - 1), WORKER_RETRY_CAP_S))
+            worker = await self._replace_worker(uid, worker)
         del self._workers[uid]
         if not worker.is_removed:
             self._finished.add(uid)
         self._tell()
+
+    async def _replace_worker(self, uid: PodUID, failed: PodWorker) -> PodWorker:
+        handles = await self._parts.runtime.adopt(uid)
+        # No await from here on: news of the pod goes to the worker that is in the table.
+        alive = {handle.id for handle in handles}
+        for identity in self._parts.registry.containers(uid):
+            if identity.container_id not in alive:
+                self._parts.registry.unregister(identity.container_id)
+        worker = PodWorker(self._parts, failed.pod, adopted=handles, changed=self._tell)
+        if failed.is_removed:
+            worker.removed()
+        self._workers[uid] = worker
+        return worker
 
     async def _dispatch_secrets(self, objects: ObjectManager[Secret]) -> None:
         async for ref in objects.changes:
@@ -173,3 +203,9 @@ class PodManager:
     def _tell(self) -> None:
         self._news.set()
         self._news = trio.Event()
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -101,6 +101,11 @@ class PodWorker:
     def __repr__(self) -> str:
         return f"<PodWorker {format_pod(self._pod)}>"
 
+    @property
+    def pod(self) -> Pod:
+        """As the API has it, as far as is known."""
+        return self._pod
+
     # --- news, from the manager; nothing here waits -------------------------------------------------------------------
 
     def update(self, pod: Pod) -> None:

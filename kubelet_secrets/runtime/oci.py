@@ -223,21 +223,25 @@ class OciRuntime:
                 found.append(read_container(Bundle(path), record, self._cgroups))
         return tuple(sorted(found, key=lambda handle: handle.record.created_at))
 
-    async def adopt(self) -> tuple[ContainerHandle, ...]:
-        """After a restart: delete what an earlier agent left unfinished, and return the rest, oldest first.
+    async def adopt(self, pod_uid: str | None = None) -> tuple[ContainerHandle, ...]:
+        """After a restart: delete what was left unfinished, and return the rest, oldest first.
 
         Unfinished is a bundle without a record, and a container whose process still waits to be started.
+
+        Args:
+            pod_uid: look at the containers of this pod only; nobody may be at work on them.
         """
         for path in tuple(self._containers.iterdir()):
             bundle = Bundle(path)
-            if bundle.failure.exists():
+            record = bundles.read_record(bundle)
+            if bundle.failure.exists() or (pod_uid is not None and (record is None or record.pod_uid != pod_uid)):
                 continue
             # The runtime removes this pipe when the process passes it.
             waits = (self._root / bundle.id / "exec.fifo").exists()
-            if bundles.read_record(bundle) is None or not bundle.started.exists() or waits:
+            if record is None or not bundle.started.exists() or waits:
                 logger.info("container %s was never started: removing it", bundle.id[:12])
                 await self.delete(bundle.id)
-        return self.list()
+        return tuple(handle for handle in self.list() if pod_uid in (None, handle.record.pod_uid))
 
     def termination_message(self, container_id: str) -> bytes:
         """What the container wrote to its terminationMessagePath, at most the last 4096 bytes."""
