@@ -1,9 +1,9 @@
-"""Who is asking: client certificates and static bearer tokens; nobody at all is ``system:anonymous``.
+"""Who is asking: client certificates and static bearer tokens; nobody at all is ``system:anonymous``, where that is allowed.
 
 A certificate has been verified by TLS against the client CA before it gets here; a wrong one never gets past the handshake.
-Further authenticators (service account tokens, bootstrap tokens) join the sequence given to :class:`Authenticators`.
+Further authenticators (``account_authn.py``, ``bootstrap_authn.py``) join the sequence given to :class:`Authenticators`.
 
-Source: k8s.io/apiserver pkg/authentication/request/{x509,bearertoken,union,anonymous}.
+Source: k8s.io/apiserver pkg/authentication/request/{x509,bearertoken,union,anonymous}; KEP-4633 for anonymous paths.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.attributes import User
 
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
+PUBLIC_PATHS = frozenset(
+    [
+        *("/healthz", "/livez", "/readyz", "/version", "/version/"),
+        "/api/v1/namespaces/kube-public/configmaps/cluster-info",  # what a node that joins reads first, if it is published
+    ]
+)
+"""Where requests without credentials are heard. What they may do there is up to the authorizers."""
 _AUTHENTICATED = "system:authenticated"
 
 
@@ -95,19 +102,32 @@ class TokenAuthenticator:
 
 
 class Authenticators:
-    """The first authenticator that knows the credentials decides."""
+    """The first authenticator that knows the credentials decides.
 
-    def __init__(self, authenticators: Sequence[Authenticator], *, allows_anonymous: bool = True) -> None:
+    Args:
+        anonymous_paths: where requests without credentials are those of ``system:anonymous``; None: everywhere.
+    """
+
+    def __init__(
+        self, authenticators: Sequence[Authenticator], *, anonymous_paths: frozenset[str] | None = PUBLIC_PATHS
+    ) -> None:
         self._authenticators = tuple(authenticators)
-        self._allows_anonymous = allows_anonymous
+        self._anonymous_paths = anonymous_paths
 
-    async def authenticate(self, credentials: Credentials) -> User:
-        """Raises: Unauthorized: a bearer token nobody knows, or no credentials where anonymous requests are off."""
+    async def authenticate(self, credentials: Credentials, path: str = "") -> User:
+        """Raises: Unauthorized: a bearer token nobody knows, or no credentials for a *path* that needs them."""
+        user = await self.identify(credentials)
+        if user is not None:
+            return user
+        if credentials.bearer_token is None and (self._anonymous_paths is None or path in self._anonymous_paths):
+            return ANONYMOUS
+        raise statuses.unauthorized()
+
+    async def identify(self, credentials: Credentials) -> User | None:
+        """The user with all groups, or None when nobody knows the credentials."""
         for authenticator in self._authenticators:
             user = await authenticator.authenticate(credentials)
             if user is not None:
                 groups = user.groups if _AUTHENTICATED in user.groups else (*user.groups, _AUTHENTICATED)
                 return User(user.name, groups, user.uid, user.extra)
-        if credentials.bearer_token is None and self._allows_anonymous:
-            return ANONYMOUS
-        raise statuses.unauthorized()
+        return None

@@ -1,9 +1,10 @@
 """May this user do this: a sequence of authorizers, of which the first that allows decides; nobody allowing means 403.
 
-Here are the two that every server has, and the words of a denial. The node authorizer is ``node_authorizer.py``; an RBAC
-authorizer joins the same sequence.
+Here are the two that decide without data, and the words of a denial. The others are ``node_authorizer.py`` and
+``rbac_authorizer.py``.
 
-Source: k8s.io/apiserver pkg/authorization, pkg/endpoints/handlers/responsewriters/errors.go (Forbidden, forbiddenMessage).
+Source: k8s.io/apiserver pkg/authorization/union, pkg/endpoints/handlers/responsewriters/errors.go (Forbidden,
+forbiddenMessage).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Verdict:
     """An authorizer's answer. Without permission it is "no opinion": the next one is asked."""
 
     is_allowed: bool
-    reason: str = ""  # why not, for the error's text
+    reason: str = ""  # why, for an access review; why not, for the error's text too
 
 
 ALLOW = Verdict(True)
@@ -40,28 +41,16 @@ class PrivilegedGroups:
         return ALLOW if "system:masters" in user.groups else NO_OPINION
 
 
-class PublicPaths:
-    """What RBAC's bootstrap roles open to all: health and version to anybody, discovery to whoever is authenticated.
+class HealthPaths:
+    """Whoever has come this far may ask whether the server lives: probes must not depend on roles.
 
-    And to service accounts, whose signature their tokens carry.
-
-    Source: plugin/pkg/auth/authorizer/rbac/bootstrappolicy, system:public-info-viewer, system:discovery and
-    system:service-account-issuer-discovery.
+    Source: kube-apiserver's ``--authorization-always-allow-paths`` and its default; pkg/authorization/path.
     """
 
-    _ANYBODY = ("/healthz", "/livez", "/readyz", "/version", "/version/")
-    _ACCOUNTS = ("/.well-known/openid-configuration", "/openid/v1/jwks")
-    _AUTHENTICATED = ("/api", "/apis", "/openapi", "/openapi/v2", "/openapi/v3")
+    _PATHS = ("/healthz", "/livez", "/readyz")
 
     async def authorize(self, user: User, request: RequestInfo) -> Verdict:
-        if request.is_resource or request.verb not in ("get", "head"):
-            return NO_OPINION
-        if request.path in self._ANYBODY:
-            return ALLOW
-        if request.path in self._ACCOUNTS and "system:serviceaccounts" in user.groups:
-            return ALLOW
-        is_discovery = request.path in self._AUTHENTICATED or request.path.startswith(("/api/", "/apis/", "/openapi/"))
-        return ALLOW if is_discovery and "system:authenticated" in user.groups else NO_OPINION
+        return ALLOW if not request.is_resource and request.path in self._PATHS else NO_OPINION
 
 
 class Authorizers:
@@ -79,7 +68,7 @@ class Authorizers:
                 return verdict
             if verdict.reason:
                 reasons.append(verdict.reason)
-        return Verdict(False, ", ".join(reasons))
+        return Verdict(False, "\n".join(reasons))
 
     async def check(self, user: User, request: RequestInfo) -> None:
         """Raises: Forbidden, with upstream's text."""

@@ -20,7 +20,8 @@ from kubelet_secrets.api import meta
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339_micro
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
-from kubelet_secrets.apiserver.resources import SERVED, ServedResource, served
+from kubelet_secrets.apiserver.resources import CLUSTER_ROLES, SERVED, ServedResource, served
+from kubelet_secrets.apiserver.role_controller import aggregate
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.subresources import bind_pod
 from kubelet_secrets.apiserver.watch import DELETED, Event, WatchOptions
@@ -47,6 +48,7 @@ _PODS = served(meta.PODS)
 _NODES = served(meta.NODES)
 _EVENTS = served(meta.EVENTS)
 _SERVICES = served(meta.SERVICES)
+_CLUSTER_ROLES = served(CLUSTER_ROLES)
 
 
 class Controllers:
@@ -75,6 +77,7 @@ class Controllers:
             nursery.start_soon(self._run_loop, _ACCOUNTS, self._restore_deleted)
             nursery.start_soon(self._run_loop, _CONFIG_MAPS, self._restore_deleted)
             nursery.start_soon(self._run_loop, _PODS, self._continue_namespace)
+            nursery.start_soon(self._run_loop, _CLUSTER_ROLES, self._aggregate_roles)
             nursery.start_soon(self._sweep, _NAMESPACE_SWEEP_S, self._sweep_namespaces)
             nursery.start_soon(self._sweep, _EVENT_SWEEP_S, self._sweep_events)
             if self._runs_scheduler:
@@ -186,6 +189,10 @@ class Controllers:
             metadata = item.object["metadata"]
             if "deletionTimestamp" in metadata:
                 await self._empty_namespace(metadata["name"])
+
+    async def _aggregate_roles(self, _kind: str, _role: Object) -> None:
+        """Any ClusterRole may be one that others gather."""
+        await aggregate(self._registry)
 
     # --- scheduling --------------------------------------------------------------------------------------------------
 

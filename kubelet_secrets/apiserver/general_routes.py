@@ -1,6 +1,6 @@
 """Paths that are no resource: health, version, discovery, OpenAPI, and who signs service account tokens.
 
-Who may read them has been decided before (``authz.PublicPaths``).
+Who may read them has been decided before (``default_roles.py``).
 """
 
 from __future__ import annotations

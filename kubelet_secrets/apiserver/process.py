@@ -28,10 +28,17 @@ import trio
 from kubelet_secrets.apiserver import pki
 from kubelet_secrets.apiserver.account_authn import ServiceAccountAuthenticator
 from kubelet_secrets.apiserver.admission import Chain, NamespaceLifecycle, ObjectRules, ServiceAccounts
-from kubelet_secrets.apiserver.authn import Authenticators, CertificateAuthenticator, StaticToken, TokenAuthenticator
-from kubelet_secrets.apiserver.authz import Authorizers, PrivilegedGroups, PublicPaths
+from kubelet_secrets.apiserver.authn import (
+    PUBLIC_PATHS,
+    Authenticators,
+    CertificateAuthenticator,
+    StaticToken,
+    TokenAuthenticator,
+)
+from kubelet_secrets.apiserver.authz import Authorizers, HealthPaths, PrivilegedGroups
 from kubelet_secrets.apiserver.controllers import Controllers
 from kubelet_secrets.apiserver.encryption import TransformerFor, plain
+from kubelet_secrets.apiserver.escalation import RbacEscalation
 from kubelet_secrets.apiserver.general_routes import general_routes
 from kubelet_secrets.apiserver.journal import open_journal
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
@@ -39,7 +46,9 @@ from kubelet_secrets.apiserver.node_graph import NodeGraph
 from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.rbac_authorizer import RbacAuthorizer
 from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.role_controller import ensure_default_roles
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
 from kubelet_secrets.apiserver.service_addresses import ServiceAddresses, kubernetes_service
@@ -62,6 +71,7 @@ class ServerOptions:
     port: int = 0  # 0: whatever is free
     names: tuple[str, ...] = ()  # more names and addresses for the serving certificate
     tokens: tuple[StaticToken, ...] = ()  # static bearer tokens, for tests
+    allows_anonymous: bool = False  # hear requests without credentials everywhere, not only on public paths
     transformer_for: TransformerFor = plain
     runs_scheduler: bool = True  # binds pods without a node to the one that is Ready
     data_dir: Path | None = None  # None: everything in memory, gone with the server
@@ -135,7 +145,16 @@ async def _serve(
     for record in storage.records(f"{ROOT}pods/"):
         graph.set_pod(record.key, (await storage.open(record)).value)
     storage.add_listener(graph.observe)
-    chain = Chain((ServiceAccounts(), ServiceAddresses(), NamespaceLifecycle(), NodeRestriction(), ObjectRules()))
+    rbac = RbacAuthorizer()
+    await rbac.load(storage)
+    storage.add_listener(rbac.observe)
+    authorizers = Authorizers((PrivilegedGroups(), NodeAuthorizer(graph), rbac, HealthPaths()))
+    chain = Chain(
+        (
+            *(ServiceAccounts(), ServiceAddresses(), NamespaceLifecycle(), NodeRestriction()),
+            *(RbacEscalation(rbac, authorizers), ObjectRules()),
+        )
+    )
     registry = Registry(storage, hub, chain)
     chain.bind(registry)
     shutdown = trio.Event()
@@ -148,8 +167,11 @@ async def _serve(
     application = ApiApplication(
         registry,
         Subresources(registry, issuer),
-        Authenticators((CertificateAuthenticator(), TokenAuthenticator(options.tokens), accounts)),
-        Authorizers((PrivilegedGroups(), NodeAuthorizer(graph), PublicPaths())),
+        Authenticators(
+            (CertificateAuthenticator(), TokenAuthenticator(options.tokens), accounts),
+            anonymous_paths=None if options.allows_anonymous else PUBLIC_PATHS,
+        ),
+        authorizers,
         general_routes(lambda: not shutdown.is_set(), issuer, url),
     )
     handle = ServerHandle(url, listener.port, authority, registry, shutdown)
@@ -157,6 +179,7 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             await nursery.start(storage.run)
             nursery.start_soon(compact_old_revisions, storage)
+            await ensure_default_roles(registry)
             nursery.start_soon(NodeMonitor(registry).run)
             own_service = kubernetes_service(listener.address, listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)

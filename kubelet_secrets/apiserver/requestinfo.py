@@ -67,10 +67,10 @@ def parse_request(method: str, path: str, query: Mapping[str, str]) -> RequestIn
         namespace = name
     verb = _VERBS.get(method, "")
     field_selector = query.get("fieldSelector", "")
-    if not name and verb in ("get", "delete"):
-        verb = {"get": "list", "delete": "deletecollection"}[verb]
-        if verb == "list" and is_true(query.get("watch", "")):
-            verb = "watch"
+    if not name and verb == "delete":
+        verb = "deletecollection"  # a selector does not name its object: it cannot be granted by name
+    elif not name and verb == "get":
+        verb = "watch" if is_true(query.get("watch", "")) else "list"
         try:
             name = exact_name(parse_field_selector(field_selector)) or ""
         except ValueError:

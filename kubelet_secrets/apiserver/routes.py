@@ -76,7 +76,7 @@ class ApiApplication:
     async def _respond(self, request: Request) -> ASGIApp:
         query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
         info = parse_request(request.method, request.scope["path"], query)
-        user = await self._authenticators.authenticate(_credentials(request))
+        user = await self._authenticators.authenticate(_credentials(request), info.path)
         await self._authorizers.check(user, info)
         if not info.is_resource:
             return self._others
