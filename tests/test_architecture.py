@@ -166,6 +166,8 @@ def test_values_are_unwrapped_in_few_places() -> None:
     assert found == {
         "api.decode",
         "apiserver.encryption_providers",
+        "apiserver.kms",
+        "apiserver.kms_messages",
         "apiserver.pki",
         "apiserver.token_request",
         "apiserver.tokens",
