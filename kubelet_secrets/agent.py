@@ -37,7 +37,7 @@ from kubelet_secrets.access.guard import ContainerGuard
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
-from kubelet_secrets.cache.manager import ObjectManager
+from kubelet_secrets.cache.manager import ObjectManager, Strategy
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.control.server import serve_control
@@ -51,11 +51,13 @@ from kubelet_secrets.inspection import Inspection
 from kubelet_secrets.node.facts import read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.registration import NodeReporter
+from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts, wall_clock
 from kubelet_secrets.pod.shutdown import stop_everything
 from kubelet_secrets.pod.source import PodSource, ServiceCache
+from kubelet_secrets.pod.syncing import SyncPolicy
 from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
@@ -82,6 +84,8 @@ class AgentOptions:
     image_dir: Path
     socket: Path
     runtime: str = "runc"
+    change_detection: Strategy = Strategy.WATCH
+    emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
 
 
@@ -122,8 +126,10 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             return reporter.node.metadata.uid if reporter.node is not None else ""
 
         lease = LeaseKeeper(client, options.node_name, clock=wall_clock, node_uid=node_uid)
-        secrets = ObjectManager(client, SECRET_KIND)
-        config_maps = ObjectManager(client, CONFIG_MAP_KIND)
+        ttl = NodeTtl(client, options.node_name)
+        strategy = options.change_detection
+        secrets = ObjectManager(client, SECRET_KIND, strategy=strategy, ttl_s=lambda: ttl.ttl_s)
+        config_maps = ObjectManager(client, CONFIG_MAP_KIND, strategy=strategy, ttl_s=lambda: ttl.ttl_s)
         events = EventRecorder(client, node_name=options.node_name, clock=wall_clock)
         runtime = OciRuntime(run_dir, tools=tools, host=probe_host(layout), cgroups=cgroups)
         parts = NodeParts(
@@ -151,6 +157,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             ),
             host_ips=facts.ips,
             memory_bytes=facts.memory_bytes,
+            sync_policy=SyncPolicy(emulates_delays=options.emulates_delays, polls=strategy is not Strategy.WATCH),
             logs_dir=run_dir / "logs",
         )
         pods = PodManager(parts)
@@ -175,6 +182,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     await base.start(serve_control, options.socket, inspection.handlers)
                     working.start_soon(partial(reporter.run, task_status=trio.TASK_STATUS_IGNORED))
                     working.start_soon(lease.run)
+                    if strategy is Strategy.CACHE:
+                        working.start_soon(ttl.run)
                     for service in (events, secrets, config_maps, pods):
                         await working.start(service.run)
                     working.start_soon(services.run)

@@ -45,7 +45,11 @@ class StackOptions:
     kubeconfig: Path | None = None  # where to write the admin's; None: on the stack's own tmpfs
     port: int = 6443  # 0: any free port
     data_dir: Path | None = None  # None: the API server keeps its objects in memory
+    encryption_config: Path | None = None  # an EncryptionConfiguration for the API server's store
+    encryption_reloads: bool = False  # follow changes of that file
     runtime: str = "runc"
+    change_detection: str = "Watch"  # or "Cache", "Get"
+    emulates_delays: bool = False  # see agent.AgentOptions
     store_size_bytes: int = 512 << 20
     scratch_size_bytes: int = 1 << 30
     stop_grace_s: float = 3.0
@@ -122,6 +126,10 @@ async def run_stack(
         node_kubeconfig = credentials / "node.kubeconfig"
 
         storage = ["--data-dir", str(options.data_dir)] if options.data_dir else ["--in-memory"]
+        if options.encryption_config is not None:
+            storage += ["--encryption-provider-config", str(options.encryption_config)]
+        if options.encryption_reloads:
+            storage.append("--encryption-provider-config-automatic-reload")
         flags = {
             "--port": str(options.port),
             "--kubeconfig": str(admin_kubeconfig),
@@ -145,8 +153,10 @@ async def run_stack(
             "--store-size": str(options.store_size_bytes),
             "--scratch-size": str(options.scratch_size_bytes),
             "--stop-grace": str(options.stop_grace_s),
+            "--config-map-and-secret-change-detection-strategy": options.change_detection,
         }
-        keeper = _spawn(["agent", *_flatten(flags)], notifications, options.verbose)
+        delays = ["--emulate-kubelet-delays"] if options.emulates_delays else []
+        keeper = _spawn(["agent", *_flatten(flags), *delays], notifications, options.verbose)
         undo.push_async_callback(_stop, keeper)
         await _wait_ready(keeper, notifications, "the node")
         client = await undo.enter_async_context(open_client(cluster))

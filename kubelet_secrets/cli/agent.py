@@ -80,6 +80,19 @@ _NODE_OPTIONS = (
         help="Memory that all containers together may write to their root filesystems.",
     ),
     click.option(
+        "--config-map-and-secret-change-detection-strategy",
+        "change_detection",
+        type=click.Choice(["Watch", "Cache", "Get"]),
+        default="Watch",
+        show_default=True,
+        help="How changes of Secrets and ConfigMaps are noticed: the kubelet's setting of that name.",
+    ),
+    click.option(
+        "--emulate-kubelet-delays",
+        is_flag=True,
+        help="Bring changes to volumes as late as the kubelet does: at a sync of the pod, every 60 to 90 s.",
+    ),
+    click.option(
         "--stop-grace",
         type=click.FloatRange(min=0),
         default=3.0,
@@ -127,6 +140,8 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "image_dir": os.path.abspath(node["image_dir"]),
                     "socket": os.path.abspath(node["socket"]),
                     "runtime": node["runtime"],
+                    "change_detection": node["change_detection"],
+                    "emulates_delays": node["emulate_kubelet_delays"],
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },

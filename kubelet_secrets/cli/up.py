@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from kubelet_secrets.cli.agent import default_node_name, node_options
+from kubelet_secrets.cli.apiserver import encryption_file, encryption_options
 
 
 @click.command()
@@ -38,6 +39,7 @@ from kubelet_secrets.cli.agent import default_node_name, node_options
     default=None,
     help="Keep the API server's objects in SQLite there.  [default: in memory]",
 )
+@encryption_options
 @node_options
 @click.pass_obj
 def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> None:
@@ -53,6 +55,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
 
     manifests = [manifest.obj for manifest in read_manifests(filenames)] if filenames else []
     kubeconfig, data_dir = options["kubeconfig"], options["data_dir"]
+    encryption_reloads = options["encryption_provider_config_automatic_reload"]
     stack_options = StackOptions(
         node_name=options["node_name"] or default_node_name(),
         root_dir=Path(os.path.abspath(options["root_dir"])),
@@ -61,7 +64,11 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         kubeconfig=Path(os.path.abspath(kubeconfig)) if kubeconfig else None,
         port=options["port"],
         data_dir=Path(os.path.abspath(data_dir)) if data_dir else None,
+        encryption_config=encryption_file(options["encryption_provider_config"], encryption_reloads),
+        encryption_reloads=encryption_reloads,
         runtime=options["runtime"],
+        change_detection=options["change_detection"],
+        emulates_delays=options["emulate_kubelet_delays"],
         store_size_bytes=options["store_size"],
         scratch_size_bytes=options["scratch_size"],
         stop_grace_s=options["stop_grace"],

@@ -14,6 +14,7 @@ from kubelet_secrets.cache.manager import ObjectManager
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.pod.backoff import CONTAINER_CAP_S, IMAGE_CAP_S, IMAGE_INITIAL_S, BackOff
 from kubelet_secrets.pod.events import EventRecorder
+from kubelet_secrets.pod.syncing import AT_ONCE, SyncPolicy
 from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.images import ImageStore
@@ -46,6 +47,7 @@ class NodeParts:
     host_ips: tuple[str, ...]  # the node's, primary first
     memory_bytes: int  # of the machine
     logs_dir: Path  # on the run tmpfs
+    sync_policy: SyncPolicy = AT_ONCE  # whether changes of objects act at once
     cluster_domain: str = "cluster.local"
     cluster_dns: tuple[str, ...] = ()
     resolv_conf: Path = Path("/etc/resolv.conf")

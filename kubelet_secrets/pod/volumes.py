@@ -12,7 +12,7 @@ Source: pkg/kubelet/volumemanager; pkg/volume/util/operationexecutor; semantics 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.errors import MissingObject, SetUpError
 from kubelet_secrets.pod.backoff import mount_delay_s
 from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
+from kubelet_secrets.pod.syncing import AT_ONCE, SyncPolicy, SyncTimer
 from kubelet_secrets.pod.tokens import TokenManager, token_projections
 from kubelet_secrets.pod.wake import Wake
 from kubelet_secrets.volume.emptydir import memory_size_bytes
@@ -88,6 +89,8 @@ class PodVolumes:
 
     Args:
         pod: as first seen; :meth:`update` replaces it.
+        policy: whether changes act at once.
+        on_sync: called at each periodic sync; must not wait.
         report: told each failure.
         changed: called after each change of :attr:`states`; must not wait.
     """
@@ -101,10 +104,16 @@ class PodVolumes:
         config_maps: ObjectGetter[ConfigMap],
         tokens: TokenManager | None,
         node: Callable[[], NodeInfo],
+        policy: SyncPolicy = AT_ONCE,
+        on_sync: Callable[[], None] = lambda: None,
         report: Report,
         changed: Callable[[], None],
     ) -> None:
         self._pod = pod
+        self._policy = policy
+        self._on_sync = on_sync
+        self._timer: SyncTimer | None = None  # while run() runs, with a periodic policy
+        self._hastened = Wake()
         self._backend = backend
         self._secrets = secrets
         self._config_maps = config_maps
@@ -139,7 +148,9 @@ class PodVolumes:
         return kept.volume if kept is not None else None
 
     def refresh(self, *, secret: str = "", config_map: str = "") -> None:
-        """An object changed: set up again, at once, the volumes that show it."""
+        """An object changed: set up again, at once, the volumes that show it. (With emulated delays: nothing.)"""
+        if not self._policy.is_immediate:
+            return
         for name, kept in self._kept.items():
             if secret and secret in volume_secret_names(self._pod, name):
                 kept.wake.ring()
@@ -148,13 +159,25 @@ class PodVolumes:
 
     def update(self, pod: Pod) -> None:
         """The pod changed in the API: labels and annotations may be shown by any volume."""
-        old, new = self._pod.metadata, pod.metadata
-        is_changed = (old.labels, old.annotations) != (new.labels, new.annotations)
+        old, new = self._pod, pod
+        is_changed = (old.metadata.labels, old.metadata.annotations) != (new.metadata.labels, new.metadata.annotations)
         self._pod = pod
-        if is_changed:
+        # A change of the status alone is no reason for a sync. Source: pkg/kubelet/config, podsDifferSemantically.
+        if self._timer is not None and (is_changed or old.spec != new.spec):
+            self._timer.hasten(trio.current_time())
+            self._hastened.ring()
+        if is_changed and self._policy.is_immediate:
             for kept in self._kept.values():
                 if kept.volume.downward_api is not None or kept.volume.projected is not None:
                     kept.wake.ring()
+
+    def note_containers(self, state: Hashable) -> None:
+        """The pod's containers are now like *state*: a reason for a sync, where there are syncs."""
+        if self._timer is not None:
+            due = self._timer.due
+            self._timer.note_containers(state, trio.current_time())
+            if self._timer.due != due:
+                self._hastened.ring()
 
     async def run(self) -> None:
         """Set the volumes up and keep them up to date until cancelled. They are not torn down at the end.
@@ -164,6 +187,23 @@ class PodVolumes:
         async with trio.open_nursery() as nursery:
             for kept in self._kept.values():
                 nursery.start_soon(self._keep, kept)
+            if self._policy.is_periodic:
+                await self._sync_periodically()
+
+    async def _sync_periodically(self) -> None:
+        """Make every volume of API objects anew at each sync of the pod."""
+        self._timer = timer = SyncTimer(trio.current_time())
+        while True:
+            self._hastened.clear()
+            await self._hastened.wait(timeout_s=timer.due - trio.current_time())
+            timer.synced(trio.current_time())
+            if self._policy.emulates_delays:
+                await trio.sleep(timer.loop_delay_s())
+            for kept in self._kept.values():
+                # One that has never been made, or has failed since, is left to its back-off.
+                if has_payload(kept.volume) and kept.state.is_ready and not kept.state.problem:
+                    kept.wake.ring()
+            self._on_sync()
 
     async def tear_down(self) -> None:
         """Take all volumes away. :meth:`run` must have ended, the containers be gone.
@@ -191,7 +231,7 @@ class PodVolumes:
                 await kept.wake.wait(timeout_s=mount_delay_s(failures))
                 continue
             self._publish(kept, state)
-            needs_resync = bool(token_projections(kept.volume))
+            needs_resync = bool(token_projections(kept.volume)) and not self._policy.is_periodic
             await kept.wake.wait(timeout_s=RESYNC_S * random.uniform(1.0, 1.5) if needs_resync else None)
 
     def _known(self, kept: _Kept) -> VolumeState:

@@ -83,6 +83,8 @@ class PodWorker:
             config_maps=parts.config_maps,
             tokens=parts.tokens,
             node=parts.node,
+            policy=parts.sync_policy,
+            on_sync=self._synced,
             report=lambda message: self._report(None, WARNING, "FailedMount", message),
             changed=self._look_again,
         )
@@ -144,12 +146,14 @@ class PodWorker:
         ]
         if concerned:
             self._envs.refresh()
-            self._retry_now(concerned)
+            if self._parts.sync_policy.is_immediate:
+                self._retry_now(concerned)
 
     def services_changed(self) -> None:
         """Services have been read, or changed."""
         self._envs.refresh()
-        self._retry_now([each.name for each in all_containers(self._pod)])
+        if self._parts.sync_policy.is_immediate:
+            self._retry_now([each.name for each in all_containers(self._pod)])
 
     def api_reached(self) -> None:
         """The API server answers again."""
@@ -231,9 +235,11 @@ class PodWorker:
             self._publish()
             return None
         while True:
+            observed = actuator.observe()
+            self._volumes.note_containers(frozenset((each.container_id, each.state) for each in observed.instances))
             actions = make_plan(
                 self._pod,
-                actuator.observe(),
+                observed,
                 back_off=self._parts.restart_back_off,
                 failures=actuator.failures,
                 now=self._parts.clock(),
@@ -304,6 +310,11 @@ class PodWorker:
     def _retry_now(self, names: Sequence[str]) -> None:
         if self._actuator is not None and self._actuator.retry_now(names):
             self._wake.ring()
+
+    def _synced(self) -> None:
+        """The volumes are being made anew by the clock: what polled objects have become shows in the variables too."""
+        if self._parts.sync_policy.polls:
+            self._envs.refresh()
 
     def _look_again(self) -> None:
         self._wake.ring()
