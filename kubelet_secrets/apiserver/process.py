@@ -51,7 +51,7 @@ from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.role_controller import ensure_default_roles
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
-from kubelet_secrets.apiserver.service_addresses import ServiceAddresses, kubernetes_service
+from kubelet_secrets.apiserver.service_addresses import OWN_ADDRESS, ServiceAddresses, kubernetes_service
 from kubelet_secrets.apiserver.storage import ROOT, Storage
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.tokens import TokenIssuer, load_issuer
@@ -158,7 +158,7 @@ async def _serve(
     registry = Registry(storage, hub, chain)
     chain.bind(registry)
     shutdown = trio.Event()
-    names = ("localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+    names = ("localhost", "127.0.0.1", "::1", OWN_ADDRESS, "kubernetes", "kubernetes.default", "kubernetes.default.svc")
     serving = authority.issue_server((*names, options.host, *options.names))
     listener = await listen(options.host, options.port, pki.server_context(serving, authority.certificate_pem))
     host = f"[{options.host}]" if ":" in options.host else options.host
@@ -181,7 +181,7 @@ async def _serve(
             nursery.start_soon(compact_old_revisions, storage)
             await ensure_default_roles(registry)
             nursery.start_soon(NodeMonitor(registry).run)
-            own_service = kubernetes_service(listener.address, listener.port)
+            own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)
             log.info("API server listening on %s", handle.url)

@@ -76,14 +76,12 @@ class Listener:
     """A bound socket and what serves it.
 
     Attributes:
-        address: numeric, as bound.
         port: the one chosen by the system when 0 was asked for.
     """
 
     def __init__(self, listener: anyio.abc.Listener[anyio.abc.SocketStream], context: ssl.SSLContext) -> None:
         self._listener = listener
         self._context = context
-        self.address: str = str(listener.extra(anyio.abc.SocketAttribute.local_address)[0])
         self.port: int = listener.extra(anyio.abc.SocketAttribute.local_port)
 
     async def serve(self, application: ASGIApp, shutdown: trio.Event, on_shutdown: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from kubelet_secrets.apiserver.selection import Selection
 
 _SERVICES = served(meta.SERVICES)
 NETWORK = ipaddress.ip_network("10.96.0.0/16")
+OWN_ADDRESS = str(NETWORK[1])  # of the API server itself
 HEADLESS = "None"
 _WITH_ADDRESS = ("ClusterIP", "NodePort", "LoadBalancer")
 
@@ -75,15 +76,14 @@ def _refuse(attributes: Attributes, address: str) -> None:
 _IN_USE = "failed to allocate IP {}: provided IP is already allocated"
 
 
-def kubernetes_service(host: str, port: int) -> Object:
-    """The Service ``default/kubernetes``, at the address where the server is really reached: nothing would translate another.
+def kubernetes_service(target_port: int) -> Object:
+    """The Service ``default/kubernetes``, with the address and port that it has in clusters made by kubeadm.
 
     Args:
-        host: a numeric address; the unspecified one counts as loopback.
+        target_port: where the server listens.
+
+    Source: pkg/controlplane/controller/kubernetesservice.
     """
-    address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     return {
         "metadata": {
             "name": "kubernetes",
@@ -91,8 +91,8 @@ def kubernetes_service(host: str, port: int) -> Object:
             "labels": {"component": "apiserver", "provider": "kubernetes"},
         },
         "spec": {
-            "clusterIP": str(address),
-            "ports": [{"name": "https", "port": port, "protocol": "TCP", "targetPort": port}],
+            "clusterIP": OWN_ADDRESS,
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": target_port}],
             "type": "ClusterIP",
         },
     }

@@ -102,14 +102,16 @@ def explain_variables(
 def known_services(services: Sequence[Service]) -> tuple[Service, ...]:
     """The given services as far as variables need them: addresses that a cluster has yet to assign are marked.
 
-    The service ``default/kubernetes``, which every cluster has, is added.
+    The service ``default/kubernetes``, which every cluster has, is added unless it is given.
     """
-    known = [
+    known = tuple(
         service
         if service.spec.cluster_ip
         else msgspec.structs.replace(service, spec=msgspec.structs.replace(service.spec, cluster_ip=_UNKNOWN_ADDRESS))
         for service in services
-    ]
+    )
+    if any((each.metadata.namespace, each.metadata.name) == ("default", "kubernetes") for each in known):
+        return known
     kubernetes = Service(
         metadata=ObjectMeta(name="kubernetes", namespace="default"),
         spec=ServiceSpec(cluster_ip=_UNKNOWN_ADDRESS, ports=(ServicePort(name="https", port=443),)),

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
-from kubelet_secrets.apiserver.service_addresses import NETWORK, kubernetes_service
+from kubelet_secrets.apiserver.service_addresses import NETWORK
 from tests.apiserver.harness import Http, http_client
 
 SERVICES = "/api/v1/namespaces/default/services"
@@ -20,16 +20,13 @@ def service(name: str, **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], **spec}}
 
 
-async def test_server_is_a_service(server: ServerHandle, admin: Http) -> None:
-    """Where it says to be, it is: containers of the host's network reach it by KUBERNETES_SERVICE_HOST and _PORT."""
+async def test_server_is_a_service_as_in_any_cluster(server: ServerHandle, admin: Http) -> None:
+    """Names and values of KUBERNETES_* are those that programs know."""
     found = (await admin.get(f"{SERVICES}/kubernetes")).json["spec"]
-    assert (found["clusterIP"], found["clusterIPs"]) == ("127.0.0.1", ["127.0.0.1"])
-    assert [(port["name"], port["port"]) for port in found["ports"]] == [("https", server.port)]
-
-
-@pytest.mark.parametrize(("host", "address"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.1.2.3", "10.1.2.3")])
-def test_unspecified_address_is_reached_by_loopback(host: str, address: str) -> None:
-    assert kubernetes_service(host, 6443)["spec"]["clusterIP"] == address
+    assert (found["clusterIP"], found["clusterIPs"]) == ("10.96.0.1", ["10.96.0.1"])
+    assert [(port["name"], port["port"], port["targetPort"]) for port in found["ports"]] == [
+        ("https", 443, server.port)
+    ]
 
 
 async def test_each_service_gets_an_address_of_its_own(admin: Http) -> None:
@@ -79,5 +76,5 @@ async def test_server_that_moved_has_its_service_move(tmp_path: Path) -> None:
                 server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(data_dir=tmp_path / "data"))
                 async with http_client(server, server.authority.issue_admin()) as admin:
                     found = (await admin.get(f"{SERVICES}/kubernetes")).json["spec"]
-                    assert found["ports"][0]["port"] == server.port
+                    assert found["ports"][0]["targetPort"] == server.port
                 server.shut_down()
