@@ -81,6 +81,7 @@ class VolumeState:
 class _Kept:
     volume: Volume
     state: VolumeState
+    shown: Payload | None = None  # what the last successful attempt wrote; shares its data with the caches
     wake: Wake = field(default_factory=Wake)
 
 
@@ -215,14 +216,14 @@ class PodVolumes:
         if self._tokens is not None:
             self._tokens.forget(PodUID(self._pod.metadata.uid))
         for kept in self._kept.values():
-            kept.state = VolumeState(name=kept.volume.name)
+            kept.state, kept.shown = VolumeState(name=kept.volume.name), None
         self._changed()
 
     async def _keep(self, kept: _Kept) -> None:
         while True:
             kept.wake.clear()  # before the sources are read: what changes from here on asks for another round
             try:
-                state = await self._set_up(kept.volume)
+                state = await self._set_up(kept)
             except (SetUpError, OSError) as caught:
                 error = caught if isinstance(caught, SetUpError) else SetUpError(caught.strerror or str(caught))
                 failures = kept.state.failures + 1
@@ -247,10 +248,15 @@ class PodVolumes:
             kept.state = state
             self._changed()
 
-    async def _set_up(self, volume: Volume) -> VolumeState:
+    async def _set_up(self, kept: _Kept) -> VolumeState:
+        volume = kept.volume
         if has_payload(volume):
             payload = await self._make_payload(volume)
+            if payload == kept.shown and not kept.state.problem:
+                return kept.state  # woken by the arrival of what this volume had been waiting for
+            kept.shown = None
             version = await self._backend.set_up(self._pod, volume, payload, fs_group=fs_group_of(self._pod))
+            kept.shown = payload
             return VolumeState(name=volume.name, is_ready=True, version=version, files=_describe(payload))
         if volume.empty_dir is None and volume.host_path is None:
             raise UnsupportedVolume(volume.name)

@@ -70,6 +70,6 @@ def make_directories(path: Path) -> None:
 
 
 def mark_ready(ready_dir: Path) -> None:
-    """Note on the host that a volume was set up completely. Source: pkg/volume/util, SetReady."""
+    """Note on the host that a volume was set up. Source: pkg/volume/util, SetReady."""
     make_directories(ready_dir)
     (ready_dir / "ready").touch(mode=0o644)

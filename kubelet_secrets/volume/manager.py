@@ -113,13 +113,14 @@ class VolumeManager:
         Cancellation: the volume shows what it showed or *payload*, whole. An order to the writer under way is carried out; the
         next call gives a new one without comparing first.
         """
-        ref = VolumeRef(pod.metadata.uid, volume.name)
+        ref, plugin = VolumeRef(pod.metadata.uid, volume.name), plugin_directory(volume)
         async with self._locks[ref]:
             nested = nested_mountpoints(pod, volume.name)
-            if self._store.current(*_key(ref)) is None:
+            is_new = self._store.current(*_key(ref)) is None
+            if is_new:
                 if self._store.has_volume(*_key(ref)):  # never finished, so never attached, so never seen
                     self._remover.remove_volume(*_key(ref))
-                await trio.to_thread.run_sync(self._write_first, ref, volume, payload, fs_group, nested)
+                await trio.to_thread.run_sync(self._begin, ref, volume, payload, fs_group, nested)
             else:
                 await self._write_next(ref, payload, fs_group)
                 for path in self._store.missing_directories(*_key(ref), nested):
@@ -128,7 +129,9 @@ class VolumeManager:
                     except OSError as error:
                         raise nested_mountpoint_error(path, error) from error
             if ref not in self._attached:
-                await self._attach(ref, plugin_directory(volume))
+                if not is_new:
+                    await trio.to_thread.run_sync(self._prepare_host, ref, plugin)
+                await self._attach(ref, plugin)
             version = self._store.current(*_key(ref))
             if version is None:
                 raise SetUpError("the volume was removed while it was being set up")
@@ -245,6 +248,13 @@ class VolumeManager:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _begin(
+        self, ref: VolumeRef, volume: Volume, payload: Mapping[str, FileLike], fs_group: int | None, nested: list[str]
+    ) -> None:
+        """In a worker thread: everything up to the order to attach."""
+        self._write_first(ref, volume, payload, fs_group, nested)
+        self._prepare_host(ref, plugin_directory(volume))
+
     def _write_first(
         self, ref: VolumeRef, volume: Volume, payload: Mapping[str, FileLike], fs_group: int | None, nested: list[str]
     ) -> None:
@@ -266,12 +276,14 @@ class VolumeManager:
             self._store.remove_volume(*_key(ref))
             raise
 
+    def _prepare_host(self, ref: VolumeRef, plugin: str) -> None:
+        """In a worker thread. The ready file comes before the mount, as upstream: its wrapped emptyDir writes it."""
+        _make_mountpoint(self._layout.volume_dir(ref.pod_uid, plugin, ref.volume))
+        mark_ready(self._layout.ready_dir(ref.pod_uid, plugin, ref.volume))
+
     async def _write_next(self, ref: VolumeRef, payload: Mapping[str, FileLike], fs_group: int | None) -> None:
-        if ref not in self._unsettled and not await trio.to_thread.run_sync(
-            self._store.needs_write, *_key(ref), payload
-        ):
+        if not await trio.to_thread.run_sync(self._must_write, ref, payload):
             return
-        await trio.to_thread.run_sync(self._store.check_room, *_key(ref), payload)
         self._unsettled.add(ref)
         with self._store.translate_errors(payload_usage(payload)):
             result = await self._writer.update(*_key(ref), payload, fs_group=fs_group)
@@ -279,15 +291,19 @@ class VolumeManager:
         if result.changed:
             logger.debug("volume %s of pod %s is now at %s", ref.volume, ref.pod_uid, result.version)
 
+    def _must_write(self, ref: VolumeRef, payload: Mapping[str, FileLike]) -> bool:
+        """In a worker thread: whether there is something to write, and room for it."""
+        if ref not in self._unsettled and not self._store.needs_write(*_key(ref), payload):
+            return False
+        self._store.check_room(*_key(ref), payload)
+        return True
+
     async def _attach(self, ref: VolumeRef, plugin: str) -> None:
-        target = self._layout.volume_dir(ref.pod_uid, plugin, ref.volume)
-        await trio.to_thread.run_sync(_make_mountpoint, target)
         try:
-            await self._writer.attach(*_key(ref), target)
+            await self._writer.attach(*_key(ref), self._layout.volume_dir(ref.pod_uid, plugin, ref.volume))
         except OSError as error:
             raise SetUpError(f"attach volume: {error.strerror}") from error
         self._attached.add(ref)
-        await trio.to_thread.run_sync(mark_ready, self._layout.ready_dir(ref.pod_uid, plugin, ref.volume))
 
     async def _make_missing(self, pod_uid: str, volume: Volume, sub_path: str) -> None:
         if not has_payload(volume):
