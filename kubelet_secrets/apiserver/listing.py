@@ -133,8 +133,8 @@ async def list_objects(
 
 
 def _records(storage: Storage, selection: Selection, at: int | None) -> list[Record]:
-    if at is None and selection.name and (selection.namespace or not selection.row.namespaced):
-        record = storage.get(object_key(selection.row, selection.namespace, selection.name))
+    if at is None and selection.key is not None:
+        record = storage.get(selection.key)
         return [record] if record is not None else []
     records = storage.records(selection.prefix, at)
     if selection.name:

@@ -41,6 +41,13 @@ class Selection:
         return f"{ROOT}{self.row.plural}/"
 
     @property
+    def key(self) -> str | None:
+        """The one storage key that can match; None when several can."""
+        if not self.name or (self.row.namespaced and not self.namespace):
+            return None
+        return self.prefix + self.name
+
+    @property
     def is_by_key_only(self) -> bool:
         """Whether namespace and name decide alone, so that no object has to be parsed."""
         return self.labels.is_empty and all(

@@ -193,7 +193,7 @@ class Watcher:
         if since is not None and not self._options.marks_initial_end:
             self._backlog = list(self._storage.history_since(since))
         elif self._options.sends_initial_events:
-            self._backlog = list(self._storage.records(self._selection.prefix))
+            self._backlog = list(self._present())
         self._begin_revision = self._storage.revision
         self._manager = self._hub.subscribe(self._selection)
         self._subscription = self._manager.__enter__()
@@ -203,6 +203,13 @@ class Watcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._manager.__exit__(kind, error, trace)
+
+    def _present(self) -> list[Record]:
+        key = self._selection.key
+        if key is None:
+            return self._storage.records(self._selection.prefix)
+        record = self._storage.get(key)
+        return [] if record is None else [record]
 
     async def wait_events(self) -> list[Event]:
         """The next events, at least one; none when the watch has ended.
