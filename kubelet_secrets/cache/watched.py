@@ -86,6 +86,7 @@ class WatchedObjects(Generic[NodeObject]):
         self._random = random
         self._entries: dict[ObjectRef, _Entry[NodeObject]] = {}
         self._answers = 0  # objects that became known, ever
+        self._failing: dict[ObjectRef, _Entry[NodeObject]] = {}
         self._unreachable: set[ObjectRef] = set()
         self._nudged_at = float("-inf")
         self._nursery: trio.Nursery | None = None
@@ -113,6 +114,7 @@ class WatchedObjects(Generic[NodeObject]):
         entry.users.discard(user)
         if not entry.users:
             del self._entries[ref]
+            self._failing.pop(ref, None)
             self._unreachable.discard(ref)
             self._changes.discard(ref)
             entry.scope.cancel()
@@ -156,8 +158,8 @@ class WatchedObjects(Generic[NodeObject]):
         return None if entry is None else entry.value
 
     def nudge(self) -> None:
-        """Let every reflector that pauses try again now."""
-        for entry in self._entries.values():
+        """Let every reflector that pauses after a failure try again now."""
+        for entry in self._failing.values():
             entry.reflector.nudge()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -200,6 +202,10 @@ class WatchedObjects(Generic[NodeObject]):
 
     def note_health(self, ref: ObjectRef, error: Exception | None) -> None:
         """One line per outage, not per object; and the first that gets through wakes those still pausing."""
+        if error is None:
+            self._failing.pop(ref, None)
+        elif ref in self._entries:
+            self._failing[ref] = self._entries[ref]
         if isinstance(error, ApiUnavailable):
             if not self._unreachable:
                 logger.warning("every %s keeps its last known state: %s", self._kind.word, error)
