@@ -20,10 +20,8 @@ Killed at any instant: the next agent finds volumes, sandboxes and containers as
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -59,7 +57,7 @@ from kubelet_secrets.pod.shutdown import stop_everything
 from kubelet_secrets.pod.source import PodSource, ServiceCache
 from kubelet_secrets.pod.syncing import SyncPolicy
 from kubelet_secrets.pod.tokens import TokenManager
-from kubelet_secrets.runtime.cgroups import CgroupTree
+from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
 from kubelet_secrets.runtime.images import ImageStore
 from kubelet_secrets.runtime.nodekeyring import read_node_keyring, search_paths
@@ -102,7 +100,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     run_dir = options.root_dir / "run"
     tools = find_tools(options.runtime)
     layout = probe_cgroups()
-    cgroups = CgroupTree(instance_name(options), layout)
+    cgroups = CgroupTree(instance_name(options.node_name, options.root_dir), layout)
     facts = read_facts(options.node_name, root_dir=options.root_dir, runtime_version=f"{options.runtime}://", ips=())
     store = Store(handover.store_fd)
     # Kept on the run tmpfs: whom an earlier agent let in must not be refused by the first answer of this one.
@@ -197,8 +195,3 @@ async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope
     async for _ in signals:
         scope.cancel()
         return
-
-
-def instance_name(options: AgentOptions) -> str:
-    """The node's name among the cgroups of this host: readable, and different for two nodes of one name."""
-    return f"{options.node_name}-{zlib.crc32(os.fsencode(options.root_dir)):08x}"

@@ -30,6 +30,7 @@ from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.fusefs.mounts import NoswapFallback
 from kubelet_secrets.fusefs.nodemounts import NodeMounts
 from kubelet_secrets.notify import notify
+from kubelet_secrets.runtime.cgroups import CgroupTree, parse_mountinfo
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class KeeperOptions:
     scratch_size_bytes: int = 1 << 30  # what all containers write to their root filesystems
     logs_size_bytes: int = 256 << 20
     noswap_fallback: NoswapFallback = NoswapFallback.RAMFS
+    cgroup_instance: str = ""  # where the containers' cgroups are, ``cgroups.instance_name``; empty: there are none
     has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 40 MB of memory
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
     healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; repeated earlier deaths back off
@@ -84,11 +86,13 @@ def run_keeper(options: KeeperOptions) -> int:
             fallback=options.noswap_fallback,
         ) as node,
     ):
+        _sweep_containers(options.cgroup_instance)
         keeper = Keeper(options, node)
         try:
             return keeper.run(signals)
         finally:
             keeper.kill_children()
+            _sweep_containers(options.cgroup_instance)
 
 
 def restart_delay_s(quick_deaths: int, *, came_up: bool) -> float:
@@ -100,6 +104,19 @@ def restart_delay_s(quick_deaths: int, *, came_up: bool) -> float:
     """
     repeated = quick_deaths - (_FREE_DEATHS if came_up else 1)
     return 0.0 if repeated <= 0 else min(0.1 * 2**repeated, _MAX_BACKOFF_S)
+
+
+def _sweep_containers(instance: str) -> None:
+    """Kill the containers that no agent will stop any more: those of a killed keeper, or of an agent that could not stop.
+
+    With their mounts gone they could not read their secrets again, and nobody would know of them.
+    """
+    if not instance:
+        return
+    layout = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+    killed = CgroupTree(instance, layout).sweep()
+    if killed:
+        logger.warning("killed %d processes of containers that no agent had stopped", killed)
 
 
 @contextlib.contextmanager

@@ -125,18 +125,21 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
     one) disturbs no container.
     """
     from kubelet_secrets.keeper import KeeperOptions, run_keeper
+    from kubelet_secrets.runtime.cgroups import instance_name
 
+    root_dir, name = Path(os.path.abspath(node["root_dir"])), node_name or default_node_name()
     raise SystemExit(
         run_keeper(
             KeeperOptions(
-                root_dir=Path(os.path.abspath(node["root_dir"])),
+                root_dir=root_dir,
                 image_dir=Path(os.path.abspath(node["image_dir"])),
                 store_size_bytes=node["store_size"],
                 scratch_size_bytes=node["scratch_size"],
+                cgroup_instance=instance_name(name, root_dir),
                 agent_options={
                     "kubeconfig": os.path.abspath(kubeconfig),
-                    "node_name": node_name or default_node_name(),
-                    "root_dir": os.path.abspath(node["root_dir"]),
+                    "node_name": name,
+                    "root_dir": str(root_dir),
                     "image_dir": os.path.abspath(node["image_dir"]),
                     "socket": os.path.abspath(node["socket"]),
                     "runtime": node["runtime"],

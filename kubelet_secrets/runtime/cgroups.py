@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 ROOT = "/kubelet-secrets"
 _RETRIES = 40
 _RETRY_S = 0.005
+_SWEEP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,11 @@ class CgroupLayout:
         if self.unified is not None:
             found[self.unified] = None
         return tuple(found)
+
+
+def instance_name(node_name: str, root_dir: Path) -> str:
+    """A node's name among the cgroups of this host: readable, and different for two nodes of one name."""
+    return f"{node_name}-{zlib.crc32(os.fsencode(root_dir)):08x}"
 
 
 def parse_mountinfo(text: str) -> CgroupLayout:
@@ -123,6 +130,29 @@ class CgroupTree:
                 pass
             finally:
                 os.close(fd)
+
+    def sweep(self) -> int:
+        """SIGKILL every process of this node's containers and of their monitors, and remove the cgroups.
+
+        The last resort, for a node without an agent that knows its containers: it was killed, or cannot stop them.
+
+        Returns:
+            How many processes there were.
+        """
+        top = self.instance_path
+        paths = {top}
+        for hierarchy in self.layout.hierarchies:
+            for directory, _, _ in os.walk(_below(hierarchy, top)):
+                paths.add(f"/{Path(directory).relative_to(hierarchy)}")
+        pids = {pid for path in paths for pid in self.processes(path)}
+        deadline_s = time.monotonic() + _SWEEP_S
+        while (busy := [path for path in paths if self.processes(path)]) and time.monotonic() < deadline_s:
+            for path in busy:
+                self.kill_all(path)
+            time.sleep(_RETRY_S)
+        self.remove(top)
+        self.remove_idle()
+        return len(pids)
 
     def oom_kills(self, path: str) -> int:
         """How many processes of *path* the kernel's OOM killer took; 0 when that cannot be told."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubelet_secrets.testing.images import build_busybox_image
-from tests.e2e.stacks import IMAGE, Cluster, Node, Pair, Stack, open_cluster, run_cli
+from tests.e2e.stacks import IMAGE, Cluster, Node, Pair, Stack, open_cluster, run_cli, scrub
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,7 @@ def make_stack(image_dir: Path) -> Iterator[Callable[..., Node]]:
             # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
             directory = stop.enter_context(tempfile.TemporaryDirectory(prefix="ks-e2e-"))
             stack = kind(Path(directory), image_dir, options)
+            stop.callback(scrub, stack.directory, stack.node_name)  # nothing to do, unless stopping fails
             stack.start()
             stop.callback(stack.stop)
             return stack

@@ -31,7 +31,10 @@ from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.control.client import ask
 from kubelet_secrets.control.protocol import NodeSummary
 from kubelet_secrets.errors import HostError, NotFound
+from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.notify import NotifySocket
+from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name
+from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from kubelet_secrets.runtime.logs import LogOptions, copy_log
 
 REPOSITORY = Path(__file__).parents[2]
@@ -227,6 +230,10 @@ class Pair(Node):
     def start(self) -> None:
         self.kubeconfig = self.directory / "admin.kubeconfig"
         self.start_server(port=0)
+        self.start_agent()
+
+    def start_agent(self) -> None:
+        """The process is the keeper; returns when its agent is at work."""
         notifications = NotifySocket()
         arguments = ["-vv", "agent", "--kubeconfig", str(self.directory / "node.kubeconfig"), *self.node_options]
         self.agent = Command(arguments, self.directory / "agent.log", env={"NOTIFY_SOCKET": notifications.address})
@@ -250,7 +257,18 @@ class Pair(Node):
                 command.process.send_signal(signal.SIGCONT)
             assert command.stop() == 0, command.stderr[-3000:]
         assert find_leftovers(self.directory, self.node_name) == []
-        assert not self.root_dir.exists()
+        # A keeper that was killed leaves its directory, and the next one leaves what it found: empty.
+        assert not self.root_dir.exists() or list(self.root_dir.iterdir()) == []
+
+
+def scrub(directory: Path, node_name: str) -> None:
+    """Take away by force what a node that failed to stop has left, for the tests after it."""
+    mounts.umount_all_below(Path("/run/kubelet-secrets") / node_name)
+    CgroupTree(instance_name(node_name, directory / "node"), probe_cgroups()).sweep()
+    for _ in range(8):  # mounts may be stacked
+        if not mounts.mounts_below(directory):
+            break
+        mounts.umount_all_below(directory)
 
 
 def find_leftovers(directory: Path, node_name: str) -> list[str]:
@@ -511,6 +529,15 @@ async def eventually(holds: Callable[[], object]) -> None:
 
 async def in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     return await trio.to_thread.run_sync(functools.partial(function, *arguments, **keywords))
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is more than a zombie that its parent, or a container's init, has not reaped yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
 
 
 def is_ready(pod: Pod) -> bool:

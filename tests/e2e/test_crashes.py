@@ -19,6 +19,7 @@ from tests.e2e.stacks import (
     container,
     container_id,
     eventually,
+    is_running,
     mount,
     receive,
     secret_env,
@@ -131,7 +132,7 @@ async def test_exit_while_the_agent_is_away_is_collected(cluster: Cluster) -> No
     command = await cluster.exec_command("ends", "touch /tmp/go")
     async with agent_away(cluster.stack):
         await trio.run_process(command)
-        await eventually(lambda: not Path(f"/proc/{pid}").exists())
+        await eventually(lambda: not is_running(pid))
     pod = await cluster.wait_phase("ends", "Failed")
     state = pod.status.container_statuses[0].state.terminated
     assert state is not None
@@ -158,7 +159,7 @@ async def test_restarts_and_environments_survive_the_agent(cluster: Cluster) -> 
     """The environment a container was started with is known to the next agent, and its back-off and restart count as well."""
     await cluster.put_secret("memory", {"key": "one"})
     await cluster.run_pod("memory", container(env=[secret_env("KEY", "memory", "key")]))
-    await cluster.exec("memory", "kill -TERM 1")
+    await cluster.exec_command("memory", "kill -TERM 1")  # it may die with its target
     await cluster.wait("memory", lambda pod: pod.status.container_statuses[0].restart_count == 1)
     await cluster.wait_ready("memory")
     async with agent_away(cluster.stack):

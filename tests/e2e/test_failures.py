@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from kubelet_secrets.api.core import Event, Pod
-from kubelet_secrets.api.meta import EVENTS, PODS
+from kubelet_secrets.api.core import Pod
 from kubelet_secrets.errors import ApiUnavailable, Invalid
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.e2e.stacks import (
     Cluster,
     Pair,
     container,
+    container_id,
     eventually,
     in_thread,
+    is_ready,
+    is_running,
     mount,
     run_cli,
     secret_env,
@@ -307,11 +309,48 @@ async def test_agent_started_while_the_api_server_is_away(cluster: Cluster, stac
     assert await cluster.pid("orphaned") == pid
 
 
-async def test_nothing_but_lines_was_logged(cluster: Cluster, stack: Pair) -> None:
+# --- the keeper -----------------------------------------------------------------------------------------------------
+
+
+async def test_keeper_that_was_killed_is_cleaned_up_after(cluster: Cluster, stack: Pair) -> None:
+    """The kernel ends its children; containers go on without anybody who knows them, until the next keeper starts."""
+    await cluster.put_secret("survivor", {"key": "k"})
+    await cluster.run_pod(
+        "survivor", container(volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "survivor")]
+    )
+    pid = await cluster.pid("survivor")
+    stack.agent.process.kill()
+    stack.agent.process.wait()
+    assert is_running(pid)
+    await in_thread(stack.start_agent)
+    assert not is_running(pid)
+    await cluster.wait("survivor", lambda pod: is_ready(pod) and container_id(pod) in current_ids(stack))
+    assert await cluster.exec("survivor", "cat /v/key") == "k"
+    assert await cluster.pid("survivor") != pid
+
+
+async def test_containers_of_an_agent_that_cannot_stop_them_are_killed(cluster: Cluster, stack: Pair) -> None:
+    await cluster.run_pod("stuck", container())
+    pid = await cluster.pid("stuck")
+    os.kill(stack.status().agent_pid, signal.SIGSTOP)
+    stack.agent.process.terminate()
+    with trio.fail_after(30):
+        await trio.sleep(0.5)  # two signals that are pending together are one
+        stack.agent.process.terminate()  # the second one says: at once
+        assert await in_thread(stack.agent.process.wait, 30) == 0
+    assert not is_running(pid)
+    assert list(stack.root_dir.iterdir()) == []
+    assert "of containers that no agent had stopped" in stack.agent.stderr
+    await in_thread(stack.start_agent)
+    await cluster.wait("stuck", lambda pod: is_ready(pod) and container_id(pod) in current_ids(stack))
+
+
+def current_ids(stack: Pair) -> set[str]:
+    return {each.container_id for pod in stack.status().pods for each in pod.containers}
+
+
+def test_nothing_but_lines_was_logged(stack: Pair) -> None:
     """After everything above: no traceback, and the failures of the API server told in single lines, not in floods."""
     log = stack.agent.stderr
     assert "Traceback" not in log, log[log.index("Traceback") - 2000 :][:6000]
     assert "Traceback" not in stack.server.stderr
-    names = {each.involved_object.name for each in await cluster.client.list(EVENTS, "default", Event)}
-    assert {"outage", "full-4"} <= names
-    assert await cluster.client.list(PODS, "default", dict)
