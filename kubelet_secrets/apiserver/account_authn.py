@@ -38,7 +38,7 @@ class ServiceAccountAuthenticator:
         if token is None or not self._issuer.is_own(token):
             return None
         try:
-            return await self._user_of(self._issuer.verify(token))
+            return await self._user_of(self._issuer.verify(token, credentials.audiences))
         except InvalidToken as reason:
             log.info("invalid service account token: %s", reason)
             return None

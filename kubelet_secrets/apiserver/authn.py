@@ -36,6 +36,7 @@ class Credentials:
 
     certificate_pem: str | None = None  # the client's own certificate, verified by TLS
     bearer_token: str | None = None
+    audiences: tuple[str, ...] = ()  # whom the token has to be for, one of them at least; none: the API server
 
     def __repr__(self) -> str:
         has_token = self.bearer_token is not None

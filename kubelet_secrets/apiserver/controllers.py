@@ -155,7 +155,7 @@ class Controllers:
         """Delete what is in a namespace, then let it go. Pods on a node hold it until the node has let them go."""
         remaining = 0
         for row in SERVED:
-            if not row.namespaced:
+            if not row.namespaced or row.is_review:
                 continue
             for item in (await self._registry.list_objects(Selection(row, name))).items:
                 metadata = item.object["metadata"]

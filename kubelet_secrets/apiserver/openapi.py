@@ -123,10 +123,9 @@ def _paths(row: ServedResource) -> Obj:
     collection = row.resource.path("{namespace}" if row.namespaced else "")
     one = f"{collection}/{{name}}"
     kind = (row.resource.api_version, row.kind)
-    paths = {
-        collection: _path_item(row, kind, row.verbs, _COLLECTION, collection),
-        one: _path_item(row, kind, tuple(verb for verb in row.verbs if verb != "create"), _OBJECT, one),
-    }
+    paths = {collection: _path_item(row, kind, row.verbs, _COLLECTION, collection)}
+    if not row.is_review:
+        paths[one] = _path_item(row, kind, tuple(verb for verb in row.verbs if verb != "create"), _OBJECT, one)
     for sub in row.subresources:
         path = f"{one}/{sub.name}"
         paths[path] = _path_item(row, (_api_version(row, sub), sub.kind), sub.verbs, _OBJECT, path)

@@ -36,6 +36,7 @@ from kubelet_secrets.apiserver.authn import (
     TokenAuthenticator,
 )
 from kubelet_secrets.apiserver.authz import Authorizers, HealthPaths, PrivilegedGroups
+from kubelet_secrets.apiserver.bootstrap_authn import BootstrapTokenAuthenticator
 from kubelet_secrets.apiserver.controllers import Controllers
 from kubelet_secrets.apiserver.encryption import TransformerFor, plain
 from kubelet_secrets.apiserver.escalation import RbacEscalation
@@ -48,6 +49,7 @@ from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.rbac_authorizer import RbacAuthorizer
 from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.role_controller import ensure_default_roles
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
@@ -164,13 +166,16 @@ async def _serve(
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"https://{host}:{listener.port}"
     accounts = ServiceAccountAuthenticator(issuer, registry)
+    bootstrap = BootstrapTokenAuthenticator(registry)
+    authenticators = Authenticators(
+        (CertificateAuthenticator(), TokenAuthenticator(options.tokens), accounts, bootstrap),
+        anonymous_paths=None if options.allows_anonymous else PUBLIC_PATHS,
+    )
     application = ApiApplication(
         registry,
         Subresources(registry, issuer),
-        Authenticators(
-            (CertificateAuthenticator(), TokenAuthenticator(options.tokens), accounts),
-            anonymous_paths=None if options.allows_anonymous else PUBLIC_PATHS,
-        ),
+        Reviews(authenticators, authorizers, rbac, issuer),
+        authenticators,
         authorizers,
         general_routes(lambda: not shutdown.is_set(), issuer, url),
     )

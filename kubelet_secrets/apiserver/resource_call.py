@@ -27,6 +27,7 @@ from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import RequestInfo, is_true
 from kubelet_secrets.apiserver.resources import ServedResource
+from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.selection import Selection, select
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.watch_route import WatchResponse
@@ -43,6 +44,7 @@ class ResourceCall:
         self,
         registry: Registry,
         subresources: Subresources,
+        reviews: Reviews,
         row: ServedResource,
         info: RequestInfo,
         query: Query,
@@ -51,6 +53,7 @@ class ResourceCall:
     ) -> None:
         self._registry = registry
         self._subresources = subresources
+        self._reviews = reviews
         self._row = row
         self._info = info
         self._query = query
@@ -158,6 +161,8 @@ class ResourceCall:
         self._check_kind(obj)
         _check_namespace(obj, info.namespace_of(row))
         self._check_fields(obj)
+        if row.is_review:
+            return self._respond(await self._reviews.answer(row, info.namespace, obj, self._write.user), 201)
         return self._respond_object(await self._registry.create(row, info.namespace_of(row), obj, self._write), 201)
 
     async def _update(self) -> Response:

@@ -40,6 +40,7 @@ class ServedResource:
         unconditional_update: a PUT without resourceVersion is accepted.
         create_on_update: a PUT of an absent object creates it.
         returns_deleted: DELETE answers with the object, not with a Status.
+        is_review: a question that ``reviews.py`` answers; nothing is stored.
     """
 
     resource: Resource
@@ -56,6 +57,7 @@ class ServedResource:
     unconditional_update: bool = True
     create_on_update: bool = False
     returns_deleted: bool = False
+    is_review: bool = False
 
     @property
     def plural(self) -> str:
@@ -102,6 +104,13 @@ CLUSTER_ROLE_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRol
 CERTIFICATE_SIGNING_REQUESTS = Resource(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", False
 )
+
+
+def _review(group: str, kind: str, *, namespaced: bool = False) -> ServedResource:
+    singular = kind.lower()
+    resource = Resource(f"{group}.k8s.io", "v1", f"{singular}s", kind, namespaced)
+    return ServedResource(resource=resource, singular=singular, verbs=("create",), is_review=True)
+
 
 SERVED: tuple[ServedResource, ...] = (
     ServedResource(
@@ -233,6 +242,12 @@ SERVED: tuple[ServedResource, ...] = (
         selectable=_same("spec.signerName"),
         has_status=True,
     ),
+    _review("authentication", "SelfSubjectReview"),
+    _review("authentication", "TokenReview"),
+    _review("authorization", "LocalSubjectAccessReview", namespaced=True),
+    _review("authorization", "SelfSubjectAccessReview"),
+    _review("authorization", "SelfSubjectRulesReview"),
+    _review("authorization", "SubjectAccessReview"),
 )
 
 BY_PATH: Mapping[tuple[str, str, str], ServedResource] = MappingProxyType(

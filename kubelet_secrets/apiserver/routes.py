@@ -24,6 +24,7 @@ from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import parse_request
 from kubelet_secrets.apiserver.resource_call import ResourceCall
+from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.errors import ApiError
 
@@ -41,12 +42,14 @@ class ApiApplication:
         self,
         registry: Registry,
         subresources: Subresources,
+        reviews: Reviews,
         authenticators: Authenticators,
         authorizers: Authorizers,
         others: ASGIApp,
     ) -> None:
         self._registry = registry
         self._subresources = subresources
+        self._reviews = reviews
         self._authenticators = authenticators
         self._authorizers = authorizers
         self._others = others
@@ -85,7 +88,7 @@ class ApiApplication:
             raise statuses.path_not_found()
         if info.subresource and all(info.subresource != known.name for known in row.subresources):
             raise statuses.path_not_found()
-        call = ResourceCall(self._registry, self._subresources, row, info, query, user, request)
+        call = ResourceCall(self._registry, self._subresources, self._reviews, row, info, query, user, request)
         return await call.respond()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -138,8 +138,11 @@ class TokenIssuer:
             return False
         return bool(claims.get("iss") == self.issuer)
 
-    def verify(self, token: str) -> Object:
-        """The claims of a token that this key has signed for one of :attr:`audiences`, and that has not expired.
+    def verify(self, token: str, audiences: Sequence[str] = ()) -> Object:
+        """The claims of a token that this key has signed for one of *audiences*, and that has not expired.
+
+        Args:
+            audiences: none: :attr:`audiences`.
 
         Raises:
             InvalidToken
@@ -149,7 +152,7 @@ class TokenIssuer:
                 token,
                 self._key.public_key(),
                 algorithms=[self._algorithm],
-                audience=list(self.audiences),
+                audience=list(audiences or self.audiences),
                 issuer=self.issuer,
                 options={"require": ["exp", "iss", "sub"]},
             )
