@@ -30,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from kubelet_secrets.errors import ImageError
+from kubelet_secrets.errors import HostError, ImageError
 from kubelet_secrets.runtime.keyring import RegistryCredentials
 from kubelet_secrets.runtime.pullrecords import PullRecord, with_pull
 from kubelet_secrets.runtime.reference import ImageReference
@@ -78,12 +78,19 @@ class Image:
 
 
 class ImageDirectory:
-    """The store's directory; made if missing."""
+    """The store's directory; made if missing.
+
+    Raises:
+        HostError: it cannot be made.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        for path in (directory, directory / "images", self.scratch):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for path in (directory, directory / "images", self.scratch):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"cannot use {directory} as the image store: {error.strerror}") from None
         for path in self.scratch.iterdir():
             if path.lstat().st_mtime < time.time() - _ABANDONED_S:
                 shutil.rmtree(path, ignore_errors=True)
@@ -266,12 +273,16 @@ def _blob(layout: Path, digest: str) -> Path:
 
 def _is_lower_directory(rootfs: Path) -> bool:
     """Whether any overlay of this mount namespace stands on *rootfs*; asks the kernel, so restarts change nothing."""
-    marker = f"/{rootfs.parent.name}/{rootfs.name}"
-    return any(
-        marker in line.rpartition(" - ")[2]
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
-        if " - overlay " in line
-    )
+    wanted, marker = os.path.realpath(rootfs), f"/{rootfs.parent.name}/{rootfs.name}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        _, is_overlay, options = line.partition(" - overlay ")
+        lower = options.partition("lowerdir=")[2].partition(",")[0]
+        if not is_overlay or marker not in lower:
+            continue
+        # Another store on this machine may hold the same image. A path with escapes is not worth reading: it counts.
+        if "\\" in lower or wanted in map(os.path.realpath, lower.split(":")):
+            return True
+    return False
 
 
 def _replace(path: Path, data: bytes) -> None:

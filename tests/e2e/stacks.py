@@ -13,7 +13,6 @@ import secrets
 import select
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,9 +35,8 @@ from kubelet_secrets.notify import NotifySocket
 from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name
 from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from kubelet_secrets.runtime.logs import LogOptions, copy_log
+from tests.cli.command import COMMAND, environment, run_cli
 
-REPOSITORY = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "kubelet_secrets.cli.main")
 IMAGE = "localhost/busybox:1"
 WAIT = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 """A script that does nothing until SIGTERM, and ends at once then. PID 1 ignores signals that it has no handler for."""
@@ -46,26 +44,6 @@ START_TIMEOUT_S = 90
 WAIT_TIMEOUT_S = 30
 
 T = TypeVar("T")
-
-
-def environment(**extra: str) -> dict[str, str]:
-    """What every command of these tests gets: the caller's environment and this checkout."""
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", **extra}
-
-
-def run_cli(
-    *arguments: str | Path, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run ``kubelet-secrets`` to its end."""
-    return subprocess.run(
-        [*prefix, *COMMAND, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment(**(env or {})),
-    )
 
 
 # --- the process ----------------------------------------------------------------------------------------------------
