@@ -32,7 +32,11 @@ READER_S = 3
 
 @click.command()
 @click.option(
-    "--image-dir", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_IMAGE_DIR, show_default=True
+    "--image-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_IMAGE_DIR,
+    show_default=True,
+    help="The image store that has localhost/busybox:1; scripts/setup puts it there.",
 )
 @click.pass_obj
 def demo(verbose: int | None, /, image_dir: Path) -> None:

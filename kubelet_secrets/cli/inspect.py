@@ -134,9 +134,10 @@ def audit(follow: bool, denied: bool, output: str, socket: str) -> None:
     The agent keeps the most recent verdicts in memory; repeats within a moment are folded into one line with a count.
     """
     layout = "{:<24}  {:<7}  {:<28}  {:<34}  {}"
+    records = ask(socket, "audit", AuditView, follow=follow, denied=denied)
     if output == "table":
         click.echo(layout.format("TIME", "VERDICT", "FILE", "WHO", "WHY"))
-    for record in ask(socket, "audit", AuditView, follow=follow, denied=denied):
+    for record in records:
         if output == "json":
             sys.stdout.buffer.write(_json_line(record))
         else:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("inspect:env", "Show a container's variables: as started, and as they would be now."),
     "tree": ("inspect:tree", "Show the secret files of a container as it sees them."),
     "why": ("why:why", "Say where a variable or a file comes from, or the exact rule that stops it."),
+    "who-can": ("who_can:who_can", "Say who gets at a Secret: by role, by creating pods, by exec, as a node."),
     "audit": ("inspect:audit", "Show who opened which secret file, and who was refused."),
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
     "logs": ("inspect:logs", "Print what a container wrote to its output."),
@@ -69,7 +70,7 @@ def cli(ctx: click.Context, verbose: int) -> None:
 def main() -> None:
     """Entry point of the console script: one line and an exit status for everything that is expected to go wrong."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="kubelet-secrets", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)

@@ -15,36 +15,56 @@ T = TypeVar("T")
 
 
 def ask(path: str, method: str, kind: type[T], **params: Any) -> Iterator[T]:
-    """Send one request and yield its answer items as *kind*, until the agent ends the answer.
+    """Send one request; its answer items come as *kind*, until the agent ends the answer.
 
     Args:
         path: the control socket, usually :data:`~kubelet_secrets.control.protocol.DEFAULT_SOCKET`.
 
     Raises:
         HostError: nobody listens there, or it may not be opened.
-        UsageError: the agent refused the request: an unknown pod, container or method.
+        UsageError: while iterating: the agent refused the request: an unknown pod, container or method.
+        HostError: while iterating: the agent ended before it had answered.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    with connection:
-        try:
-            connection.connect(path)
-        except FileNotFoundError:
-            raise HostError(
-                f"no agent at {path}: is `kubelet-secrets up` or `agent` running? (--socket names another)"
-            ) from None
-        except PermissionError:
-            raise HostError(f"{path} is for root only: try again with sudo") from None
-        except ConnectionRefusedError:
-            raise HostError(f"the agent that listened at {path} is gone") from None
-        connection.sendall(msgspec.json.encode(Request(method, params)) + b"\n")
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                answer = msgspec.json.decode(line, type=Answer)
-                if answer.error:
-                    raise UsageError(answer.error)
-                if answer.end:
-                    return
-                yield msgspec.convert(answer.item, kind)
+    try:
+        _send(connection, path, msgspec.json.encode(Request(method, params)) + b"\n")
+    except BaseException:
+        connection.close()
+        raise
+    return _answers(connection, path, kind)
+
+
+def _send(connection: socket.socket, path: str, request: bytes) -> None:
+    try:
+        connection.connect(path)
+    except FileNotFoundError:
+        raise HostError(
+            f"no agent at {path}: is `kubelet-secrets up` or `agent` running? (--socket names another)"
+        ) from None
+    except PermissionError:
+        raise HostError(f"{path} is for root only: try again with sudo") from None
+    except ConnectionRefusedError:
+        raise HostError(f"the agent that listened at {path} is gone") from None
+    except OSError as error:
+        raise HostError(f"cannot ask the agent at {path}: {error.strerror or error}") from None
+    connection.sendall(request)
+
+
+def _answers(connection: socket.socket, path: str, kind: type[T]) -> Iterator[T]:
+    with connection, connection.makefile("rb") as lines:
+        while True:
+            try:
+                line = lines.readline()
+            except ConnectionError:
+                line = b""
+            if not line.endswith(b"\n"):
+                raise HostError(f"the agent at {path} ended before it had answered: ask again in a moment")
+            answer = msgspec.json.decode(line, type=Answer)
+            if answer.error:
+                raise UsageError(answer.error)
+            if answer.end:
+                return
+            yield msgspec.convert(answer.item, kind)
 
 
 def ask_one(path: str, method: str, kind: type[T], **params: Any) -> T:

@@ -54,7 +54,7 @@ async def serve_control(
         listener.listen(16)
     except OSError as error:
         listener.close()
-        raise HostError(f"cannot listen on {path}: {error.strerror}") from error
+        raise HostError(f"cannot listen on {path}: {error.strerror or error}") from error
     try:
         task_status.started()
         async with trio.open_nursery() as nursery:
