@@ -19,6 +19,7 @@ import trio
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339_micro
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
 from kubelet_secrets.apiserver.resources import CLUSTER_ROLES, SERVED, ServedResource, served
 from kubelet_secrets.apiserver.role_controller import aggregate
@@ -40,6 +41,7 @@ EVENT_TTL_S = 3600.0
 _EVENT_SWEEP_S = 60.0
 _NAMESPACE_SWEEP_S = 2.0  # for what holds a namespace and is no pod: an object with a finalizer
 _REWATCH_DELAY_S = 0.1
+_UNREADABLE_DELAY_S = 10.0
 
 _NAMESPACES = served(meta.NAMESPACES)
 _ACCOUNTS = served(meta.SERVICE_ACCOUNTS)
@@ -89,9 +91,13 @@ class Controllers:
         """Give every object of *row*, now and as it changes, to *handle*."""
         while True:
             with self._registry.watch(Selection(row), WatchOptions()) as watcher:
-                while events := await watcher.wait_events():
-                    for event in events:
-                        await self._handle(row, handle, event)
+                try:
+                    while events := await watcher.wait_events():
+                        for event in events:
+                            await self._handle(row, handle, event)
+                except TransformError as error:
+                    log.warning("%s controller: %s", row.plural, error)
+                    await trio.sleep(_UNREADABLE_DELAY_S)  # until the key or its service is back
             await trio.sleep(_REWATCH_DELAY_S)  # ended by overflow or shutdown: begin again with the state
 
     async def _handle(

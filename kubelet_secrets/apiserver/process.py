@@ -8,6 +8,7 @@ tests.
     serve_apiserver
     ├── storage (the journal's writer, with a data directory)
     ├── compaction of old revisions
+    ├── encryption configuration and its plugins (when something is encrypted)
     ├── node monitor
     ├── controllers
     └── listener
@@ -38,7 +39,8 @@ from kubelet_secrets.apiserver.authn import (
 from kubelet_secrets.apiserver.authz import Authorizers, HealthPaths, PrivilegedGroups
 from kubelet_secrets.apiserver.bootstrap_authn import BootstrapTokenAuthenticator
 from kubelet_secrets.apiserver.controllers import Controllers
-from kubelet_secrets.apiserver.encryption import TransformerFor, plain
+from kubelet_secrets.apiserver.encryption import TransformerFor, TransformError, plain
+from kubelet_secrets.apiserver.encryption_source import EncryptionSource, default_file, open_source
 from kubelet_secrets.apiserver.escalation import RbacEscalation
 from kubelet_secrets.apiserver.general_routes import general_routes
 from kubelet_secrets.apiserver.journal import open_journal
@@ -58,6 +60,7 @@ from kubelet_secrets.apiserver.storage import ROOT, Storage
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.tokens import TokenIssuer, load_issuer
 from kubelet_secrets.apiserver.watch import WatchHub
+from kubelet_secrets.errors import HostError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 log = logging.getLogger(__name__)
@@ -74,7 +77,9 @@ class ServerOptions:
     names: tuple[str, ...] = ()  # more names and addresses for the serving certificate
     tokens: tuple[StaticToken, ...] = ()  # static bearer tokens, for tests
     allows_anonymous: bool = False  # hear requests without credentials everywhere, not only on public paths
-    transformer_for: TransformerFor = plain
+    encryption_config: Path | None = None  # None: with a data directory a generated key, in memory nothing
+    encryption_reloads: bool = False  # follow changes of that file
+    transformer_for: TransformerFor | None = None  # instead of all that, for tests
     runs_scheduler: bool = True  # binds pods without a node to the one that is Ready
     data_dir: Path | None = None  # None: everything in memory, gone with the server
 
@@ -119,25 +124,48 @@ async def serve_apiserver(
     ``task_status.started`` gets the :class:`ServerHandle` once the server is listening and its namespaces exist.
 
     Raises:
-        HostError: the port is in use, or the data directory cannot be used.
+        HostError: the port is in use, the data directory cannot be used, or its pods cannot be decrypted.
+        UsageError: the encryption configuration, naming the file.
 
     Cancellation: connections are dropped; what was acknowledged is in the store.
     """
     if options.data_dir is None:
+        encryption = await _open_encryption(options, options.encryption_config)
         # Revisions begin at the time of day: those of a former in-memory server are older, so its clients list again.
-        storage = Storage(transformer_for=options.transformer_for, first_revision=time.time_ns() // 1_000_000)
-        await _serve(options, storage, CertificateAuthority.create(), TokenIssuer.create(), task_status)
+        first_revision = time.time_ns() // 1_000_000
+        storage = Storage(transformer_for=_transformer_for(options, encryption), first_revision=first_revision)
+        await _serve(options, storage, encryption, CertificateAuthority.create(), TokenIssuer.create(), task_status)
         return
     with closing(open_journal(options.data_dir)) as journal:
-        storage = Storage(journal=journal, transformer_for=options.transformer_for)
+        encryption = await _open_encryption(options, _encryption_file(options, options.data_dir))
+        storage = Storage(journal=journal, transformer_for=_transformer_for(options, encryption))
         journal.load_into(storage)
         directory = options.data_dir / "pki"
-        await _serve(options, storage, pki.load_authority(directory), load_issuer(directory), task_status)
+        await _serve(options, storage, encryption, pki.load_authority(directory), load_issuer(directory), task_status)
+
+
+def _encryption_file(options: ServerOptions, directory: Path) -> Path | None:
+    if options.transformer_for is not None:
+        return None
+    return options.encryption_config or default_file(directory)
+
+
+async def _open_encryption(options: ServerOptions, path: Path | None) -> EncryptionSource | None:
+    if path is None or options.transformer_for is not None:
+        return None
+    return await open_source(path, reloads=options.encryption_reloads)
+
+
+def _transformer_for(options: ServerOptions, encryption: EncryptionSource | None) -> TransformerFor:
+    if encryption is not None:
+        return encryption.transformer_for
+    return options.transformer_for or plain
 
 
 async def _serve(
     options: ServerOptions,
     storage: Storage,
+    encryption: EncryptionSource | None,
     authority: CertificateAuthority,
     issuer: TokenIssuer,
     task_status: trio.TaskStatus[ServerHandle],
@@ -145,7 +173,11 @@ async def _serve(
     hub = WatchHub(storage)
     graph = NodeGraph()
     for record in storage.records(f"{ROOT}pods/"):
-        graph.set_pod(record.key, (await storage.open(record)).value)
+        try:
+            graph.set_pod(record.key, (await storage.open(record)).value)
+        except TransformError as error:
+            # What nodes may read follows from the pods: without them the server would refuse everything.
+            raise HostError(f'unable to transform key "{record.key}": {error}') from None
     storage.add_listener(graph.observe)
     rbac = RbacAuthorizer()
     await rbac.load(storage)
@@ -185,6 +217,8 @@ async def _serve(
             await nursery.start(storage.run)
             nursery.start_soon(compact_old_revisions, storage)
             await ensure_default_roles(registry)
+            if encryption is not None:
+                nursery.start_soon(encryption.run)
             nursery.start_soon(NodeMonitor(registry).run)
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)

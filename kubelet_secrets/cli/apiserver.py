@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,31 @@ import click
 
 if TYPE_CHECKING:
     from kubelet_secrets.apiserver.process import ServerOptions
+
+
+def encryption_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What ``apiserver`` and ``up`` share, by kube-apiserver's names."""
+    reload = click.option(
+        "--encryption-provider-config-automatic-reload",
+        is_flag=True,
+        help="Follow changes of that file; a broken one is logged and the last good one kept.",
+    )
+    file = click.option(
+        "--encryption-provider-config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        help="An EncryptionConfiguration: which resources are encrypted in the store, and how.",
+    )
+    return file(reload(command))
+
+
+def encryption_file(path: Path | None, reloads: bool) -> Path | None:
+    """The file, its path made absolute. Raises: UsageError: there is nothing to reload."""
+    if path is None and reloads:
+        raise click.UsageError(
+            "--encryption-provider-config-automatic-reload must be set with --encryption-provider-config"
+        )
+    return Path(os.path.abspath(path)) if path is not None else None
 
 
 @click.command()
@@ -21,8 +47,10 @@ if TYPE_CHECKING:
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Keep objects in SQLite there. Secrets are stored as they are: this directory is as secret as they.",
+    help="Keep objects in SQLite there. Secrets are encrypted; without --encryption-provider-config with a generated key that "
+    "lies there too.",
 )
+@encryption_options
 @click.option("--port", type=click.IntRange(0, 65535), default=6443, show_default=True, help="0 takes any free port.")
 @click.option("--bind-address", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
@@ -46,6 +74,8 @@ def apiserver(
     kubeconfig: Path,
     node_name: str | None,
     node_kubeconfig: Path | None,
+    encryption_provider_config: Path | None,
+    encryption_provider_config_automatic_reload: bool,
 ) -> None:
     """Run the embedded API server alone, over TLS with its own certificate authority, until SIGTERM or Ctrl-C.
 
@@ -66,7 +96,13 @@ def apiserver(
         raise click.UsageError("--node-name and --node-kubeconfig go together")
     if data_dir is not None:
         data_dir = Path(os.path.abspath(data_dir))
-    options = ServerOptions(host=bind_address, port=port, data_dir=data_dir)
+    options = ServerOptions(
+        host=bind_address,
+        port=port,
+        data_dir=data_dir,
+        encryption_config=encryption_file(encryption_provider_config, encryption_provider_config_automatic_reload),
+        encryption_reloads=encryption_provider_config_automatic_reload,
+    )
     trio.run(_serve, options, kubeconfig, node_name, node_kubeconfig)
 
 
