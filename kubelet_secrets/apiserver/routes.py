@@ -1,8 +1,8 @@
 """The ASGI application: from a request to the registry and back to bytes.
 
-One pass for every request: what is it about (``requestinfo``), who asks (``authn``), may they (``authz``), do it
-(``resource_call``, or starlette's router for what is no resource). No request body, no object and no token is ever logged; an
-unexpected exception is logged by type and place only, since its text may quote data.
+One pass for every request: what is it about (``requestinfo``), who asks (``authn``), as whom (``impersonation``), may they
+(``authz``), do it (``resource_call``, or starlette's router for what is no resource). No request body, no object and no token
+is ever logged; an unexpected exception is logged by type and place only, since its text may quote data.
 
 Source: k8s.io/apiserver pkg/server/config.go, DefaultBuildHandlerChain.
 """
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kubelet_secrets.apiserver import negotiation, statuses
 from kubelet_secrets.apiserver.authn import Authenticators, Credentials
 from kubelet_secrets.apiserver.authz import Authorizers
+from kubelet_secrets.apiserver.impersonation import impersonate
 from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import parse_request
@@ -80,6 +81,7 @@ class ApiApplication:
         query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
         info = parse_request(request.method, request.scope["path"], query)
         user = await self._authenticators.authenticate(_credentials(request), info.path)
+        user = await impersonate(user, request.headers.items(), self._authorizers)
         await self._authorizers.check(user, info)
         if not info.is_resource:
             return self._others
