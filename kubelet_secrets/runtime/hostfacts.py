@@ -25,6 +25,7 @@ def probe_host(layout: CgroupLayout) -> HostFacts:
         limits_swap=_limits_swap(layout),
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         devices=_devices(Path("/dev")),
+        oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
     )
 
 

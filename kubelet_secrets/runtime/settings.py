@@ -121,3 +121,4 @@ class HostFacts:
     limits_swap: bool  # memory+swap can be limited (v1 memsw, v2 memory.swap.max)
     seccomp: bool = True
     devices: tuple[DeviceNode, ...] = ()  # for privileged containers
+    oom_score_adj: int = 0  # this process's own; without CAP_SYS_RESOURCE nothing below it can be given

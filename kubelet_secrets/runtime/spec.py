@@ -58,7 +58,7 @@ def make_spec(settings: ContainerSettings, host: HostFacts, *, termination_log: 
         raise ContainerRunError(f"failed to generate container spec: {error}") from None
     return {
         "ociVersion": "1.0.2",
-        "process": _process(settings, capabilities),
+        "process": _process(settings, host, capabilities),
         "root": {"path": "rootfs", "readonly": settings.read_only_rootfs},
         "mounts": _mounts(settings, host, termination_log),
         "annotations": {
@@ -92,7 +92,7 @@ def environment_list(env: Mapping[str, str]) -> list[str]:
     return entries
 
 
-def _process(settings: ContainerSettings, capabilities: tuple[str, ...]) -> dict[str, Any]:
+def _process(settings: ContainerSettings, host: HostFacts, capabilities: tuple[str, ...]) -> dict[str, Any]:
     if not settings.args:
         raise ContainerRunError("failed to generate container spec: no command specified")
     for index, argument in enumerate(settings.args):
@@ -111,8 +111,16 @@ def _process(settings: ContainerSettings, capabilities: tuple[str, ...]) -> dict
         # Inheritable and ambient stay empty (CVE-2022-24769): a non-root process holds nothing.
         "capabilities": {"bounding": held, "effective": held, "permitted": held},
         "noNewPrivileges": not settings.allow_privilege_escalation,
-        "oomScoreAdj": settings.oom_score_adj,
+        "oomScoreAdj": _oom_score_adj(settings.oom_score_adj, host),
     }
+
+
+def _oom_score_adj(wanted: int, host: HostFacts) -> int:
+    """As low as is wanted, or as this machine allows: runc would fail on a lower one, and with it every Guaranteed pod.
+
+    Source: containerd's restrict_oom_score_adj.
+    """
+    return wanted if "CAP_SYS_RESOURCE" in host.capabilities else max(wanted, host.oom_score_adj)
 
 
 def _mounts(settings: ContainerSettings, host: HostFacts, termination_log: Path | None) -> list[dict[str, Any]]:

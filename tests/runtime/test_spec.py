@@ -270,3 +270,17 @@ def test_seccomp_profile_opens_with_capabilities() -> None:
     assert {"mount", "unshare", "clone", "clone3", "bpf"} & denied(("CAP_SYS_ADMIN",)) == set()
     assert "keyctl" in denied(NAMES)
     assert "bpf" not in denied(("CAP_BPF",))
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted", "expected"),
+    [
+        pytest.param(HYBRID, -997, -997, id="privileged-enough"),
+        pytest.param(replace(HYBRID, capabilities=("CAP_SYS_ADMIN",)), -997, 0, id="not-below-our-own"),
+        pytest.param(replace(HYBRID, capabilities=(), oom_score_adj=-500), -997, -500, id="down-to-our-own"),
+        pytest.param(replace(HYBRID, capabilities=()), 1000, 1000, id="raising-is-free"),
+    ],
+)
+def test_oom_score_is_what_this_machine_allows(host: HostFacts, wanted: int, expected: int) -> None:
+    """A hardened unit or an outer container may lack CAP_SYS_RESOURCE; Guaranteed pods have to run there as well."""
+    assert make(host, oom_score_adj=wanted)["process"]["oomScoreAdj"] == expected
