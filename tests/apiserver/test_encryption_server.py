@@ -16,6 +16,7 @@ import trio.testing
 from click.testing import CliRunner
 
 from kubelet_secrets.apiserver import encryption_source
+from kubelet_secrets.apiserver.encryption import Identity
 from kubelet_secrets.apiserver.encryption_source import EncryptionSource, open_source
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.cli.apiserver import apiserver as apiserver_command
@@ -131,7 +132,7 @@ async def test_directory_without_a_configuration_gets_a_key_of_its_own(
     async with running(tmp_path) as (server, admin):
         assert (await admin.get(f"{SECRETS}/db")).status == 200
     assert file.read_bytes() == content
-    assert (await open_source(file)).transformer_for("configmaps") is not None
+    assert isinstance((await open_source(file)).transformer_for("configmaps"), Identity)
 
 
 async def test_plain_values_of_before_are_read_and_encrypted_by_the_next_write(tmp_path: Path) -> None:
