@@ -21,7 +21,6 @@ from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.logs import configure_logging
 
-
 # Objects allocated between two looks for cyclic garbage; Python's own 700 mean hundreds of looks when a hundred pods arrive.
 _COLLECT_AFTER = 20_000
 
