@@ -177,7 +177,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 async with trio.open_nursery() as working:
                     working.start_soon(_cancel_on_signal, signals, working.cancel_scope)
-                    await base.start(serve_control, options.socket, inspection.handlers)
+                    listen = partial(serve_control, options.socket, inspection.handlers, takes_over=handover.resume)
+                    await base.start(listen)
                     working.start_soon(partial(reporter.run, task_status=trio.TASK_STATUS_IGNORED))
                     working.start_soon(lease.run)
                     if strategy is Strategy.CACHE:

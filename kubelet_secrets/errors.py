@@ -5,6 +5,7 @@
     KubeletSecretsError
     ├── UsageError                 tell the user one line, exit 2: a wrong flag, an unreadable file
     ├── HostError                  tell the user one line, exit 1: no root, no /dev/fuse, no runc, port in use
+    │   └── AlreadyTold            exit 1 without a word: a child process has printed the line
     ├── ApiError                   the API server answered with a Status; decide by class
     │   ├── NotFound               404: absent is an answer, not a failure
     │   ├── AlreadyExists          409 reason AlreadyExists
@@ -45,6 +46,10 @@ class UsageError(KubeletSecretsError):
 
 class HostError(KubeletSecretsError):
     """This machine lacks something the program needs; exit status 1. The message says what to do."""
+
+
+class AlreadyTold(HostError):
+    """A child process could not start, and has printed why to the standard error that it shares with us."""
 
 
 class ApiError(KubeletSecretsError):

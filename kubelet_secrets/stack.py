@@ -8,6 +8,7 @@ mounts, then the server, then the credentials' tmpfs. It holds admin credentials
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -23,14 +24,17 @@ from kubelet_secrets.api.core import Node
 from kubelet_secrets.api.meta import NODES
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
-from kubelet_secrets.errors import ApiUnavailable, HostError, NotFound
+from kubelet_secrets.errors import AlreadyTold, ApiUnavailable, HostError, NotFound
 from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.fusefs.nodemounts import NodeMounts
 from kubelet_secrets.notify import NotifySocket, parse_notification
+from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name, parse_mountinfo
 from kubelet_secrets.runtime.tools import find_tools
 
 RUN_DIR = Path("/run/kubelet-secrets")
 CREDENTIALS_SIZE_BYTES = 4 * 1024 * 1024
 START_TIMEOUT_S = 60
+_CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError: the child has printed its one line
 STOP_TIMEOUT_S = 60  # the keeper bounds the agent's own clean-up; this is the last resort behind it
 
 
@@ -111,8 +115,8 @@ async def run_stack(
         progress: called with one line for each step that is done.
 
     Raises:
-        HostError: something is missing, a port or directory is in use, or a child ended before it was ready. The child's
-            own message has then been printed to standard error.
+        HostError: something is missing, a port, directory or node name is in use, or a child ended before it was ready; as
+            AlreadyTold, when the child's own message has been printed to standard error.
 
     Cancellation: at any point everything is stopped and unmounted, within ``STOP_TIMEOUT_S``.
     """
@@ -157,6 +161,7 @@ async def run_stack(
         }
         delays = ["--emulate-kubelet-delays"] if options.emulates_delays else []
         keeper = _spawn(["agent", *_flatten(flags), *delays], notifications, options.verbose)
+        undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)
         await _wait_ready(keeper, notifications, "the node")
         client = await undo.enter_async_context(open_client(cluster))
@@ -188,7 +193,8 @@ async def wait_node_ready(client: ApiClient, name: str) -> None:
 def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:
     """A small tmpfs for kubeconfigs: client keys stay off the disk, and one umount removes them all."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.path.ismount(path):  # left by a run that was killed
+    if os.path.ismount(path):  # left by a run that was killed, or in use
+        os.close(_lock_directory(path))
         mounts.umount_lazy(path)
     mounts.attach_tmpfs(path, size_bytes=CREDENTIALS_SIZE_BYTES)
 
@@ -201,6 +207,27 @@ def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:
             pass  # another node's credentials or socket are there
 
     undo.callback(detach)
+    undo.callback(os.close, _lock_directory(path))
+
+
+def _lock_directory(path: Path) -> int:
+    """Lock the credentials of a node for as long as the descriptor is open: a run that was killed holds no lock."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise HostError(f"a node named {path.name} runs on this machine: give this one another --node-name") from None
+    return descriptor
+
+
+def _clean_up_after(keeper: subprocess.Popen[bytes], options: StackOptions) -> None:
+    """Do what a keeper that was killed could not."""
+    if keeper.returncode is None or keeper.returncode >= 0:
+        return
+    layout = parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+    CgroupTree(instance_name(options.node_name, options.root_dir), layout).sweep()
+    NodeMounts.clean_up(options.root_dir, keep=options.image_dir)
 
 
 def _flatten(flags: dict[str, str]) -> list[str]:
@@ -224,7 +251,8 @@ async def _wait_ready(process: subprocess.Popen[bytes], notifications: NotifySoc
     """Wait for READY=1 from the one child that has not said it yet.
 
     Raises:
-        HostError: it ended instead, or took longer than ``START_TIMEOUT_S``.
+        AlreadyTold: it ended instead, and has said why.
+        HostError: it crashed, or took longer than ``START_TIMEOUT_S``.
     """
     ready = False
 
@@ -242,7 +270,8 @@ async def _wait_ready(process: subprocess.Popen[bytes], notifications: NotifySoc
     if patience.cancelled_caught:
         raise HostError(f"{name} was not ready within {START_TIMEOUT_S} s; run it alone with -v to see why")
     if not ready:
-        raise HostError(f"{name} did not start (exit status {process.returncode}); its message is above")
+        message = f"{name} did not start (exit status {process.returncode})"
+        raise (AlreadyTold if process.returncode in _CONFIGURATION_ERRORS else HostError)(message)
 
 
 async def _wait_exit(process: subprocess.Popen[bytes]) -> int:

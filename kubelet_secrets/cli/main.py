@@ -13,7 +13,7 @@ import sys
 import click
 
 from kubelet_secrets import __version__
-from kubelet_secrets.errors import KubeletSecretsError, UsageError
+from kubelet_secrets.errors import AlreadyTold, KubeletSecretsError, UsageError
 from kubelet_secrets.logs import configure_logging
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -101,7 +101,8 @@ def main() -> None:
 def _report(error: BaseException) -> int:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    click.echo(f"kubelet-secrets: {error}", err=True)
+    if not isinstance(error, AlreadyTold):
+        click.echo(f"kubelet-secrets: {error}", err=True)
     return 2 if isinstance(error, UsageError) else 1
 
 

@@ -33,15 +33,21 @@ async def serve_control(
     path: Path,
     handlers: Mapping[str, Handler],
     *,
+    takes_over: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Listen on *path* (0600, root only) until cancelled; the socket file is removed at the end.
 
-    A socket left by an agent that was killed is replaced: the keeper makes sure that no second agent runs.
+    A socket left by an agent that was killed is replaced.
+
+    Args:
+        takes_over: whoever listens there is an agent of this very node that is about to be gone.
 
     Raises:
-        HostError: the path cannot be bound.
+        HostError: the path cannot be bound, or another agent listens there.
     """
+    if not takes_over and _is_listening(path):
+        raise HostError(f"another agent listens on {path}: give this one another --socket")
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -64,6 +70,17 @@ async def serve_control(
     finally:
         listener.close()
         path.unlink(missing_ok=True)
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False  # nobody is there; what else is wrong with the path, binding it will tell
+    return True
 
 
 async def _serve_connection(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:

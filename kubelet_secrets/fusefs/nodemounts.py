@@ -119,8 +119,11 @@ class NodeMounts:
         # (1) Nothing secret lies in the directory itself, but names of pods do.
         if not self.root_dir.exists():
             undo.callback(self._remove_root)
-        self.root_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root_dir.chmod(0o700)
+        try:
+            self.root_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root_dir.chmod(0o700)
+        except OSError as error:
+            raise HostError(f"cannot use {self.root_dir} as the node's directory: {error.strerror}") from None
         self._lock(undo)
         # (2)
         self._remove_stale_mounts()
@@ -145,6 +148,20 @@ class NodeMounts:
         self._mount_fuse()
         undo.callback(self._end_fuse)
 
+    @classmethod
+    def clean_up(cls, root_dir: Path, *, keep: Path) -> None:
+        """Take away what a keeper has left that was killed. Does nothing while another one uses the directory."""
+        if not root_dir.is_dir():
+            return
+        node = cls(root_dir, keep=keep, store_size_bytes=0, run_size_bytes=0, scratch_size_bytes=0, logs_size_bytes=0)
+        with contextlib.ExitStack() as undo:
+            try:
+                node._lock(undo)
+            except HostError:
+                return
+            node._remove_stale_mounts()
+            node._remove_files()
+
     def renew_fuse(self) -> None:
         """End the FUSE connection and mount a new one over the same store.
 
@@ -165,11 +182,16 @@ class NodeMounts:
     def _mount_fuse(self) -> None:
         fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         try:
-            mounts.mount_fuse(fuse_fd, self.fuse_dir)
             try:
+                mounts.mount_fuse(fuse_fd, self.fuse_dir)
                 init = parse_init(os.read(fuse_fd, READ_BUFFER_BYTES))
             except ValueError as exc:
                 raise HostError(f"this kernel's FUSE cannot be used: {exc}") from None
+            except OSError as exc:
+                raise HostError(
+                    f"cannot mount a FUSE filesystem with /dev/fuse: {exc.strerror}: is it the real device, and may this "
+                    "machine or container mount?"
+                ) from None
             os.write(fuse_fd, make_init_answer(init))
         except BaseException:
             os.close(fuse_fd)
