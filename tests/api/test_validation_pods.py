@@ -304,6 +304,23 @@ def test_env(variable: Obj, errors: list[str]) -> None:
     assert _texts(_pod(env=[variable])) == errors
 
 
+@pytest.mark.parametrize(
+    ("volume", "errors"),
+    [
+        ({"name": "e", "emptyDir": {}}, []),
+        ({"name": "x", "emptyDir": {}}, [f'{ENV}.valueFrom.fileKeyRef.volumeName: Not found: "e"']),
+        (
+            {"name": "e", "configMap": {"name": "c"}},
+            [f'{ENV}.valueFrom.fileKeyRef.volumeName: Invalid value: "e": referenced volume must be of type emptyDir'],
+        ),
+    ],
+)
+def test_env_files_are_in_empty_dirs(volume: Obj, errors: list[str]) -> None:
+    """§6.2"""
+    variable = {"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "e", "path": "x", "key": "K"}}}
+    assert _texts(_pod({"volumes": [volume]}, env=[variable])) == errors
+
+
 def test_duplicate_variables_are_allowed() -> None:
     assert _texts(_pod(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}])) == []
 

@@ -7,12 +7,14 @@ Source: pkg/apis/core/validation, ValidateEnv, validateEnvVarValueFrom, Validate
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kubelet_secrets.api.validation import fields
 from kubelet_secrets.api.validation.fields import FieldError, Path
 from kubelet_secrets.api.validation.names import (
     config_key_errors,
+    dns1123_label_errors,
     dns1123_subdomain_errors,
     env_name_errors,
     mask_trailing_dash,
@@ -109,8 +111,33 @@ def _key_errors(reference: Obj, path: Path) -> list[FieldError]:
 def _file_key_errors(reference: Obj, path: Path) -> list[FieldError]:
     """Source: KEP-3721, validateFileKeySelector."""
     errors = [fields.required(path.child(field)) for field in ("volumeName", "path", "key") if not reference.get(field)]
+    if name := reference.get("volumeName"):
+        errors += fields.each_invalid(path.child("volumeName"), name, dns1123_label_errors(name))
     if text := reference.get("path"):
         errors += local_path_errors(text, path.child("path"))
     if key := reference.get("key"):
         errors += fields.each_invalid(path.child("key"), key, env_name_errors(key))
+    return errors
+
+
+def validate_file_key_volumes(containers: list[Obj], volumes: Mapping[str, Obj], path: Path) -> list[FieldError]:
+    """Env files are read from emptyDir volumes of the pod only.
+
+    Args:
+        volumes: name → volume, of those without an error of their own.
+        path: of the list of containers.
+
+    Source: KEP-3721, validateFileKeyRefVolumes.
+    """
+    errors = []
+    for index, container in enumerate(containers):
+        for position, variable in enumerate(container.get("env") or ()):
+            name = ((variable.get("valueFrom") or {}).get("fileKeyRef") or {}).get("volumeName")
+            if not name:
+                continue
+            here = path.index(index).child("env").index(position).child("valueFrom", "fileKeyRef", "volumeName")
+            if name not in volumes:
+                errors.append(fields.not_found(here, name))
+            elif volumes[name].get("emptyDir") is None:
+                errors.append(fields.invalid(here, name, "referenced volume must be of type emptyDir"))
     return errors

@@ -23,6 +23,7 @@ from kubelet_secrets.api.validation.containers import (
     validate_resources,
     whitespace_errors,
 )
+from kubelet_secrets.api.validation.environment import validate_file_key_volumes
 from kubelet_secrets.api.validation.fields import METADATA, SPEC, STATUS, FieldError, Path
 from kubelet_secrets.api.validation.metadata import validate_labels, validate_metadata, validate_metadata_update
 from kubelet_secrets.api.validation.names import (
@@ -113,6 +114,8 @@ def _validate_spec(spec: Obj) -> list[FieldError]:
     errors += validate_containers(regular, volumes, grace_s, SPEC.child("containers"))
     errors += validate_init_containers(init, regular, volumes, grace_s, SPEC.child("initContainers"))
     errors += validate_ephemeral_containers(ephemeral, [*regular, *init], volumes, SPEC.child("ephemeralContainers"))
+    for field, members in (("containers", regular), ("initContainers", init), ("ephemeralContainers", ephemeral)):
+        errors += validate_file_key_volumes(members, volumes, SPEC.child(field))
     if spec.get("resources"):
         errors += validate_resources(spec["resources"], SPEC.child("resources"))
     errors += _host_network_errors(spec)
