@@ -18,6 +18,7 @@ from kubelet_secrets.api.origin import Origin, OriginKind
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.envvars.environment import EnvEntry, Environment, make_environment
 from kubelet_secrets.envvars.filekeys import EnvFile, wanted_env_files
+from kubelet_secrets.envvars.passing import refusal
 from kubelet_secrets.errors import ContainerConfigError, MissingObject, SetUpError
 from kubelet_secrets.explain.lookup import ManifestSource, is_run_time
 from kubelet_secrets.explain.model import Problem, Severity, VariableView
@@ -91,6 +92,7 @@ def explain_variables(
     unmade = {variable.name for variable in container.env}
     is_complete = len(kept_from) == len(container.env_from)
     problems += _expansion_problems(container, environment, where, unmade if is_complete else None)
+    problems += _refused_problems(container, environment, where)
     problems += _rotation_problems(environment, where, source)
     return Variables(
         views=tuple(_view(name, entry, origins) for name, entry in environment.items()),
@@ -281,6 +283,14 @@ def _expansion_problems(
                 message=f"{name} is set more than once: {entry.origin} wins over {losers}",
                 where=spot,
             )
+
+
+def _refused_problems(container: Container, environment: Environment, where: str) -> Iterator[Problem]:
+    last = {variable.name: index for index, variable in enumerate(container.env)}
+    for name, entry in environment.items():
+        if message := refusal(name, entry.value):
+            spot = f"{where}.env[{last[name]}]" if name in last else f"{where}.envFrom"
+            yield Problem(severity=Severity.BLOCKS, code="env-refused", message=message, where=spot)
 
 
 def _rotation_problems(environment: Environment, where: str, source: ManifestSource) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kubelet_secrets.envvars.passing import refusal
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.runtime.capabilities import container_capabilities
 from kubelet_secrets.runtime.seccomp import runtime_default
@@ -81,14 +82,9 @@ def environment_list(env: Mapping[str, str]) -> list[str]:
     """
     entries = []
     for name, value in env.items():
-        if "\0" in name or "\0" in value:
-            raise ContainerRunError(f'environment variable "{_printable(name)}" contains a NUL byte')
-        entry = f"{name}={value}"
-        if not _is_utf8(entry):
-            raise ContainerRunError(
-                f'environment variable "{_printable(name)}" is not valid UTF-8: mount the key as a file instead'
-            )
-        entries.append(entry)
+        if why := refusal(name, value):
+            raise ContainerRunError(why)
+        entries.append(f"{name}={value}")
     return entries
 
 
@@ -273,7 +269,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()

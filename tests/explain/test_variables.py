@@ -63,13 +63,6 @@ def test_variables_have_value_and_origin() -> None:
             "it is not among the given manifests",
             id="configmap",
         ),
-        pytest.param(
-            "valueFrom: {fileKeyRef: {volumeName: v, path: p, key: K}}",
-            "env[0].valueFrom.fileKeyRef",
-            'cannot find the volume "v" referenced by FileKeyRef',
-            "",
-            id="file",
-        ),
     ],
 )
 def test_what_stops_a_container_is_told_where_it_stands(entry: str, where: str, message: str, hint: str) -> None:
@@ -80,6 +73,30 @@ def test_what_stops_a_container_is_told_where_it_stands(entry: str, where: str, 
     ], "and what refers to it is no second problem"
     assert container.is_blocked
     assert own_variables(explanation) == {"Y": ("y-$(X)", "literal")}
+
+
+def test_env_file_of_an_unknown_volume_is_told_once() -> None:
+    """The API refuses it; the node's own words would say it again."""
+    explanation = explain_env("[{name: X, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: K}}}]")
+    assert [(problem.where, problem.message) for problem in explanation.all_problems()] == [
+        ("Pod default/web: spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName", 'Not found: "v"')
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("data: {k: /w==}", 'environment variable "X" is not valid UTF-8: mount the key as a file instead'),
+        ('stringData: {k: "a\\0b"}', 'environment variable "X" contains a NUL byte'),
+    ],
+)
+def test_value_that_no_process_can_have_stops_the_container(data: str, message: str) -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\n" + data + "\n"
+    text += pod("env: [{name: X, valueFrom: {secretKeyRef: {name: db, key: k}}}]")
+    blocking = [each for each in explain_yaml(text).all_problems() if each.severity is Severity.BLOCKS]
+    assert [(each.where, each.message) for each in blocking] == [
+        ("Pod default/web: spec.containers[0].env[0]", message)
+    ]
 
 
 def test_missing_env_from_object() -> None:
