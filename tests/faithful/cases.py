@@ -1,0 +1,388 @@
+"""Manifests of which container and ``explain`` must tell the same: every volume type, every kind of variable.
+
+In each the pod is called ``web``. Sections are those of the semantics reference that the case is about.
+"""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+
+WAIT = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
+
+BINARY = base64.b64encode(bytes(range(256))).decode()
+
+OBJECTS = f"""
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: db}}
+data: {{bin: {BINARY}}}
+stringData: {{user: jane, password: hunter2, .dot: hidden, a.b-c_D: odd, empty: ""}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: other}}
+stringData: {{user: john, extra: more}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: settings}}
+data: {{user: config-user, level: debug, multi: "one\\ntwo\\n"}}
+binaryData: {{blob: {BINARY}}}
+"""
+
+
+def pod(container: str = "{}", *, volumes: str = "[]", metadata: str = "{}", rest: str = "") -> str:
+    """The objects and a pod ``web``. *container* is merged into the container's defaults; all are YAML in flow style."""
+    return f"""{OBJECTS}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{<<: {metadata}, name: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - <<: {container}
+    name: app
+    image: localhost/busybox:1
+    command: [sh, -c, {WAIT!r}]
+  volumes: {volumes}
+{textwrap.indent(textwrap.dedent(rest), "  ")}
+"""
+
+
+MOUNT = "{volumeMounts: [{name: v, mountPath: /v}]}"
+
+
+def volume(source: str, *, rest: str = "") -> str:
+    return pod(MOUNT, volumes=f"[{{name: v, {source}}}]", rest=rest)
+
+
+def env(*entries: str, more: str = "", rest: str = "", metadata: str = "{}") -> str:
+    return pod(f"{{env: [{', '.join(entries)}]{more}}}", rest=rest, metadata=metadata)
+
+
+def value_from(name: str, source: str) -> str:
+    return f"{{name: {name}, valueFrom: {{{source}}}}}"
+
+
+PROJECTED = """projected: {sources: [
+    {secret: {name: db, items: [{key: user, path: who}, {key: password, path: deep/er/pw, mode: 0400}]}},
+    {configMap: {name: settings, items: [{key: user, path: deep/who}, {key: blob, path: blob}]}},
+    {downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}},
+    {serviceAccountToken: {path: tok/en, audience: vault, expirationSeconds: 600}}]}"""
+
+VOLUMES = {
+    # §2
+    "secret": volume("secret: {secretName: db}"),
+    "secret-default-mode": volume("secret: {secretName: db, defaultMode: 0400}"),
+    "secret-items": volume(
+        "secret: {secretName: db, items: [{key: user, path: a/b/c}, {key: password, path: pw, mode: 0777}]}"
+    ),
+    "secret-same-path-twice": volume(
+        "secret: {secretName: db, items: [{key: user, path: x}, {key: password, path: x}]}"
+    ),
+    "secret-unclean-path": volume("secret: {secretName: db, items: [{key: user, path: a//b/./c}]}"),
+    "secret-optional-key": volume(
+        "secret: {secretName: db, optional: true, items: [{key: nope, path: x}, {key: user, path: y}]}"
+    ),
+    "secret-optional-missing": volume("secret: {secretName: nope, optional: true}"),
+    "secret-fs-group": volume("secret: {secretName: db, defaultMode: 0400}", rest="securityContext: {fsGroup: 1234}"),
+    "secret-fs-group-no-bits": volume("secret: {secretName: db, defaultMode: 0}", rest="securityContext: {fsGroup: 7}"),
+    "secret-as-user": volume("secret: {secretName: db, defaultMode: 0440}", rest="securityContext: {runAsUser: 1000}"),
+    "secret-immutable": volume("secret: {secretName: db}").replace(
+        "name: db}\ndata", "name: db}\nimmutable: true\ndata"
+    ),
+    # §2.3, §4.5
+    "config-map": volume("configMap: {name: settings}"),
+    "config-map-binary-item": volume("configMap: {name: settings, items: [{key: blob, path: b, mode: 0400}]}"),
+    "config-map-fs-group": volume(
+        "configMap: {name: settings, defaultMode: 0600}", rest="securityContext: {fsGroup: 5}"
+    ),
+    "config-map-optional-missing": volume("configMap: {name: nope, optional: true}"),
+    # §4.1, §4.2
+    "projected": volume(PROJECTED),
+    "projected-default-mode": volume("projected: {defaultMode: 0440, sources: [{secret: {name: db}}]}"),
+    "projected-collision": volume("projected: {sources: [{secret: {name: db}}, {secret: {name: other}}]}"),
+    "projected-optional": volume(
+        "projected: {sources: [{secret: {name: nope, optional: true}}, {configMap: {name: settings}}]}"
+    ),
+    "token-fs-user": volume(PROJECTED, rest="securityContext: {runAsUser: 1000}"),
+    "token-fs-group": volume(PROJECTED, rest="securityContext: {fsGroup: 10000}"),
+    "token-fs-user-and-group": volume(PROJECTED, rest="securityContext: {runAsUser: 1000, fsGroup: 10000}"),
+    "token-two-users": volume(
+        PROJECTED,
+        rest="""
+        securityContext: {runAsUser: 1000}
+        initContainers:
+        - {name: first, image: localhost/busybox:1, command: ["true"], securityContext: {runAsUser: 999}}
+        """,
+    ),
+    # §4.4
+    "downward": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {cpu: 1250m, memory: 64Mi}}}",
+        metadata='{labels: {b: two, a: one}, annotations: {x: "quo\\"te\\nline\\ttab \\u00e9", y: plain}}',
+        volumes="""[{name: v, downwardAPI: {defaultMode: 0444, items: [
+            {path: name, fieldRef: {fieldPath: metadata.name}},
+            {path: namespace, fieldRef: {fieldPath: metadata.namespace}},
+            {path: uid, fieldRef: {fieldPath: metadata.uid}},
+            {path: labels, fieldRef: {fieldPath: metadata.labels}},
+            {path: annotations, fieldRef: {fieldPath: metadata.annotations}},
+            {path: one, mode: 0400, fieldRef: {fieldPath: "metadata.labels['a']"}},
+            {path: none, fieldRef: {fieldPath: "metadata.annotations['nope']"}},
+            {path: cpu, resourceFieldRef: {containerName: app, resource: limits.cpu}},
+            {path: milli, resourceFieldRef: {containerName: app, resource: limits.cpu, divisor: 1m}},
+            {path: mem, resourceFieldRef: {containerName: app, resource: limits.memory, divisor: 1Mi}},
+            {path: request, resourceFieldRef: {containerName: app, resource: requests.memory}},
+            {path: disk, resourceFieldRef: {containerName: app, resource: requests.ephemeral-storage}}]}}]""",
+    ),
+    "downward-allocatable": volume(
+        "downwardAPI: {items: [{path: cpu, resourceFieldRef: {containerName: app, resource: limits.cpu}}]}"
+    ),
+    # §5
+    "sub-path-file": pod(
+        "{volumeMounts: [{name: v, mountPath: /one, subPath: user}, {name: v, mountPath: /v}]}",
+        volumes="[{name: v, secret: {secretName: db, defaultMode: 0400}}]",
+    ),
+    "sub-path-directory": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPath: a/b}]}",
+        volumes="[{name: v, secret: {secretName: db, items: [{key: user, path: a/b/c}, {key: bin, path: a/b/d}]}}]",
+    ),
+    "sub-path-missing": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPath: nope}]}", volumes="[{name: v, secret: {secretName: db}}]"
+    ),
+    "sub-path-expr": pod(
+        "{env: [{name: KEY, value: user}], volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(KEY)}]}",
+        volumes="[{name: v, configMap: {name: settings}}]",
+    ),
+    "sub-path-over-image": pod(
+        "{volumeMounts: [{name: v, mountPath: /etc/resolv.conf, subPath: user}]}",
+        volumes="[{name: v, configMap: {name: settings}}]",
+    ),
+    "nested-mounts": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /v/sub}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
+    ),
+    "nested-hides-a-directory": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /v/a}]}",
+        volumes="""[{name: v, secret: {secretName: db, items: [{key: user, path: a/hidden}, {key: user, path: b}]}},
+            {name: w, configMap: {name: settings}}]""",
+    ),
+    "one-volume-twice": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w/}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "two-volumes-of-one-secret": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /w}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, secret: {secretName: db, defaultMode: 0400}}]",
+    ),
+    "read-only-recursively": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "empty-dirs-beside": pod(
+        "{volumeMounts: [{name: e, mountPath: /e}, {name: m, mountPath: /m}, {name: v, mountPath: /m/v}]}",
+        volumes="[{name: e, emptyDir: {}}, {name: m, emptyDir: {medium: Memory}}, {name: v, secret: {secretName: db}}]",
+    ),
+    "no-token": pod(MOUNT, volumes="[{name: v, secret: {secretName: db}}]", rest="automountServiceAccountToken: false"),
+    "two-containers": pod(
+        MOUNT,
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
+        rest="",
+    ).replace(
+        "  volumes:",
+        f"  - name: side\n    image: localhost/busybox:1\n    command: [sh, -c, {WAIT!r}]\n"
+        "    volumeMounts: [{name: w, mountPath: /w}]\n    envFrom: [{secretRef: {name: other}}]\n  volumes:",
+    ),
+}
+
+
+def services(address: str) -> str:
+    """Addresses are given once in a cluster, so each case has its own."""
+    return f"""
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: my-db}}
+spec: {{clusterIP: {address}, ports: [{{name: sql, port: 5432}}, {{name: mon-itor, port: 9090, protocol: UDP}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: headless}}
+spec: {{clusterIP: None, ports: [{{port: 80}}]}}
+"""
+
+
+ENVIRONMENTS = {
+    # §6.1
+    "literals": env("{name: A, value: x}", "{name: B}", '{name: C, value: ""}', "{name: A, value: y}"),
+    "secret-key": env(value_from("A", "secretKeyRef: {name: db, key: password}")),
+    "secret-key-empty": env(value_from("A", "secretKeyRef: {name: db, key: empty}")),
+    "config-map-key": env(value_from("A", "configMapKeyRef: {name: settings, key: multi}")),
+    "optional-everything": env(
+        value_from("A", "secretKeyRef: {name: nope, key: k, optional: true}"),
+        value_from("B", "secretKeyRef: {name: db, key: nope, optional: true}"),
+        value_from("C", "configMapKeyRef: {name: nope, key: k, optional: true}"),
+        more=", envFrom: [{secretRef: {name: nope, optional: true}}, {configMapRef: {name: nope, optional: true}}]",
+    ),
+    "env-from": env(
+        "{name: level, value: mine}",
+        value_from("user", "secretKeyRef: {name: nope, key: k, optional: true}"),
+        more=", envFrom: [{secretRef: {name: other}}, {configMapRef: {name: settings}},"
+        " {prefix: P_, secretRef: {name: other}}]",
+    ),
+    "env-from-odd-prefixes": env(
+        more=', envFrom: [{prefix: 1-, secretRef: {name: other}}, {prefix: "$_-", secretRef: {name: other}},'
+        ' {prefix: "#@!", configMapRef: {name: settings}}]',
+    ),
+    "odd-names": env(
+        *(f"{{name: '{name}', value: x}}" for name in ('!"#$%&()', "* +,-./0123456789", ":;<>?@", "[\\]^_`{}|~"))
+    ),
+    # §4.4
+    "fields": env(
+        *(
+            value_from(f"F{index}", f'fieldRef: {{fieldPath: "{path}"}}')
+            for index, path in enumerate(
+                (
+                    "metadata.name",
+                    "metadata.namespace",
+                    "metadata.uid",
+                    "metadata.labels['a']",
+                    "metadata.annotations['none']",
+                    "spec.nodeName",
+                    "spec.serviceAccountName",
+                    "status.hostIP",
+                    "status.hostIPs",
+                    "status.podIP",
+                    "status.podIPs",
+                )
+            )
+        ),
+        metadata="{labels: {a: one}}",
+    ),
+    "resources": env(
+        value_from("CPU", "resourceFieldRef: {resource: limits.cpu}"),
+        value_from("MILLI", "resourceFieldRef: {resource: requests.cpu, divisor: 1m}"),
+        value_from("MEM", "resourceFieldRef: {resource: limits.memory, divisor: 1k}"),
+        value_from("NONE", "resourceFieldRef: {resource: requests.memory}"),
+        value_from("NODE", "resourceFieldRef: {resource: limits.ephemeral-storage}"),
+        more=", resources: {limits: {cpu: 250m, memory: 150000k}, requests: {cpu: 100m, memory: 0}}",
+    ),
+    # §6.3
+    "service-links": env("{name: U, value: $(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT_SQL)}") + services("10.96.77.1"),
+    "no-service-links": env("{name: U, value: $(MY_DB_SERVICE_HOST)}", rest="enableServiceLinks: false")
+    + services("10.96.77.2"),
+    "variable-over-service": env("{name: MY_DB_PORT, value: mine}") + services("10.96.77.3"),
+    # §6.4
+    "expansion": env(
+        "{name: FWD, value: $(LATER)}",
+        "{name: LATER, value: v}",
+        value_from("PW", "secretKeyRef: {name: db, key: password}"),
+        "{name: URL, value: $(FROM_user):$(PW)@$(LATER)/$(NOPE)}",
+        "{name: ESC, value: $$(PW) $$$(PW) $$$$(PW)}",
+        "{name: ODD, value: '$(PW $($(PW) $() $PW ${PW} $'}",
+        "{name: TWICE, value: $(URL)}",
+        "{name: PW, value: $(PW)+}",
+        more=", envFrom: [{prefix: FROM_, secretRef: {name: other}}]",
+    ),
+}
+
+FILE_KEYS = pod(
+    """{env: [
+        {name: A, valueFrom: {fileKeyRef: {volumeName: e, path: x.env, key: A}}},
+        {name: C, valueFrom: {fileKeyRef: {volumeName: e, path: x.env, key: C, optional: true}}},
+        {name: D, value: <$(A)>}]}""",
+    volumes="[{name: e, emptyDir: {}}]",
+    rest="""
+    initContainers:
+    - name: first
+      image: localhost/busybox:1
+      command: [sh, -c, "printf \\"# made\\\\nB='b'\\\\nA='a # b'\\\\nC='c'\\\\n\\" > /e/x.env"]
+      volumeMounts: [{name: e, mountPath: /e}]
+    """,
+)
+ENVIRONMENTS["file-keys"] = FILE_KEYS  # §6.5
+
+REFUSED_BY_THE_NODE = {
+    # §2.3, §4.1, §8.1
+    "secret-missing": volume("secret: {secretName: nope}"),
+    "secret-key-missing": volume("secret: {secretName: db, items: [{key: nope, path: x}]}"),
+    "config-map-missing": volume("configMap: {name: nope}"),
+    "config-map-key-missing": volume("configMap: {name: settings, items: [{key: nope, path: x}]}"),
+    "projected-missing": volume("projected: {sources: [{secret: {name: nope}}]}"),
+    "projected-two-missing": volume("projected: {sources: [{secret: {name: nope}}, {configMap: {name: gone}}]}"),
+    # §6.1, §6.6
+    "env-secret-missing": env(value_from("A", "secretKeyRef: {name: nope, key: k}")),
+    "env-secret-key-missing": env(value_from("A", "secretKeyRef: {name: db, key: nope}")),
+    "env-config-map-missing": env(value_from("A", "configMapKeyRef: {name: nope, key: k}")),
+    "env-config-map-key-missing": env(value_from("A", "configMapKeyRef: {name: settings, key: nope}")),
+    "env-config-map-binary-key": env(value_from("A", "configMapKeyRef: {name: settings, key: blob}")),
+    "env-from-missing": env(more=", envFrom: [{secretRef: {name: nope}}]"),
+    "env-not-utf8": env(
+        value_from("A", "secretKeyRef: {name: latin, key: k}"),
+        rest="",
+    )
+    + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: latin}\ndata: {k: 4+n/gA==}\n",
+    "env-nul-byte": env(value_from("A", "secretKeyRef: {name: db, key: bin}")),
+    # §5.1
+    "sub-path-expr-missing": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(NOPE)/$(ALSO)}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "sub-path-expr-absolute": pod(
+        "{env: [{name: A, value: /tmp}], volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(A)}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "sub-path-expr-backsteps": pod(
+        "{env: [{name: A, value: ..}], volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(A)}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+}
+
+REFUSED_BY_THE_API = {
+    # §1.2, §1.3, §1.4
+    "key-with-a-space": OBJECTS + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData: {a b: c}\n",
+    "secret-too-large": OBJECTS
+    + f"\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: x}}\nstringData: {{a: {'x' * (1 << 20)}y}}\n",
+    "tls-without-key": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/tls\ndata: {tls.crt: eA==}\n",
+    "docker-config-not-json": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n"
+    "type: kubernetes.io/dockerconfigjson\nstringData: {.dockerconfigjson: '['}\n",
+    "config-map-key-twice": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\nbinaryData: {a: eA==}\n",
+    # §2.1, §4.1, §4.4
+    "mode-too-high": volume("secret: {secretName: db, defaultMode: 01000}"),
+    "item-backsteps": volume("secret: {secretName: db, items: [{key: user, path: a/../b}]}"),
+    "item-absolute": volume("secret: {secretName: db, items: [{key: user, path: /a}]}"),
+    "item-reserved": volume("secret: {secretName: db, items: [{key: user, path: ..a}]}"),
+    "projected-paths-twice": volume(
+        "projected: {sources: [{secret: {name: db, items: [{key: user, path: a}]}},"
+        " {configMap: {name: settings, items: [{key: user, path: a}]}}]}"
+    ),
+    "token-too-short": volume("projected: {sources: [{serviceAccountToken: {path: t, expirationSeconds: 599}}]}"),
+    "downward-status-field": volume("downwardAPI: {items: [{path: a, fieldRef: {fieldPath: status.podIP}}]}"),
+    # §5.3
+    "mount-without-volume": pod("{volumeMounts: [{name: nope, mountPath: /v}]}"),
+    "mount-path-twice": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "sub-path-absolute": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, subPath: /a}]}", volumes="[{name: v, secret: {secretName: db}}]"
+    ),
+    "sub-path-backsteps": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, subPath: a/../b}]}", volumes="[{name: v, secret: {secretName: db}}]"
+    ),
+    "recursive-without-read-only": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    # §6.2
+    "env-name-with-equals": env("{name: A=B, value: x}"),
+    "env-value-and-source": env("{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}"),
+    "env-no-source": env("{name: A, valueFrom: {}}"),
+    "env-whole-labels": env(value_from("A", "fieldRef: {fieldPath: metadata.labels}")),
+    "file-key-not-empty-dir": pod(
+        "{env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: x, key: K}}}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+}

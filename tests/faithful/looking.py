@@ -1,0 +1,176 @@
+"""What a container really has, and what ``explain`` says that it will have, in the same words.
+
+The first is read inside the container by its own processes, the second is computed from the manifests alone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from kubelet_secrets.api.core import Event, Pod
+from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS
+from kubelet_secrets.client.answers import EventType
+from kubelet_secrets.explain import ContainerView, Explanation, explain
+from kubelet_secrets.manifests import ManifestObject, parse_manifest
+from tests.e2e.stacks import Cluster, container_id, is_ready
+
+FROM_ELSEWHERE = frozenset({"PATH", "HOSTNAME", "HOME", "TERM"})  # of the image and the runtime
+
+_LOOK = r"""
+walk() {
+    for f in "$1"/* "$1"/.[!.]*; do
+        if [ -d "$f" ]; then walk "$f"; elif [ -f "$f" ]; then show "$f"; fi
+    done
+}
+show() {
+    stat -L -c '%a %u %g %s %n' "$1"
+    hexdump -ve '1/1 "%02x"' "$1"
+    echo
+}
+for place; do
+    if [ -d "$place" ]; then walk "$place"; elif [ -f "$place" ]; then show "$place"; fi
+done
+"""
+"""Prints two lines per file: mode, owner, size and path; content. ``..data`` and its like are no user's files."""
+
+
+@dataclass(frozen=True)
+class SeenFile:
+    """``size`` and ``content`` are None where only a running node knows them."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int | None
+    content: bytes | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one container sees: files by path, variables by name."""
+
+    files: dict[str, SeenFile]
+    variables: dict[str, str | None]
+
+    def without_run_time(self, unknown: Seen) -> Seen:
+        """The same, with everything left open that *unknown* leaves open: contents and values, never names, modes, owners."""
+        files = {}
+        for path, file in self.files.items():
+            other = unknown.files.get(path)
+            is_open = other is not None and other.content is None
+            files[path] = SeenFile(file.mode, file.uid, file.gid, None, None) if is_open else file
+        variables = {
+            name: None if name in unknown.variables and unknown.variables[name] is None else value
+            for name, value in self.variables.items()
+        }
+        return Seen(files, variables)
+
+
+# --- what is foretold ------------------------------------------------------------------------------------------------
+
+
+def foretell(text: str, namespace: str) -> Explanation:
+    manifests = parse_manifest(text.encode(), source="case.yaml")
+    return explain(manifests, now=datetime.now(UTC), namespace=namespace)
+
+
+def foretold(container: ContainerView) -> Seen:
+    files = {
+        file.path: SeenFile(
+            mode=file.ownership.mode,
+            uid=file.ownership.uid,
+            gid=file.ownership.gid,
+            size=file.size_bytes,
+            content=file.data.reveal() if file.data is not None else None,
+        )
+        for file in container.files
+    }
+    return Seen(files, {variable.name: variable.value for variable in container.variables})
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+async def look(cluster: Cluster, pod: Pod, container: str) -> Seen:
+    """Look around in a running container, as root, so that every file can be read whatever its mode."""
+    spec = next(each for each in pod.spec.containers if each.name == container)
+    names = {volume.name for volume in pod.spec.volumes if volume.empty_dir is not None or volume.host_path is not None}
+    places = [mount.mount_path.rstrip("/") for mount in spec.volume_mounts if mount.name not in names]
+    runtime = ["runc", "--root", str(cluster.stack.root_dir / "run" / "runc")]
+    command = [*runtime, "exec", "--user", "0:0", container_id(pod, container), "sh", "-c", _LOOK, "look", *places]
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pid = await _pid(runtime, container_id(pod, container))
+    return Seen(_parse_files(done.stdout.decode().splitlines()), _variables(pid))
+
+
+def _parse_files(lines: Sequence[str]) -> dict[str, SeenFile]:
+    found = {}
+    for line, content in zip(lines[::2], lines[1::2], strict=True):
+        mode, uid, gid, size, path = line.split(" ", 4)
+        found[path] = SeenFile(int(mode, 8), int(uid), int(gid), int(size), bytes.fromhex(content))
+    return found
+
+
+async def _pid(runtime: list[str], identifier: str) -> int:
+    import json
+
+    done = await trio.run_process([*runtime, "state", identifier], capture_stdout=True, stderr=subprocess.DEVNULL)
+    return int(json.loads(done.stdout)["pid"])
+
+
+def _variables(pid: int) -> dict[str, str | None]:
+    """The environment of the container's first process, as it was started with."""
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "surrogateescape").split("\0")
+    variables: dict[str, str | None] = dict(pair.split("=", 1) for pair in pairs if pair)
+    return {name: value for name, value in variables.items() if name not in FROM_ELSEWHERE}
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------
+
+
+async def make_namespace(cluster: Cluster, name: str) -> None:
+    await cluster.client.create(NAMESPACES, "", {"metadata": {"name": name}})
+
+
+async def apply(cluster: Cluster, text: str, namespace: str) -> None:
+    """Apply the manifests as they stand, with the namespace that ``kubectl -n`` would give them. Raises: ApiError."""
+    manifests: list[ManifestObject] = parse_manifest(text.encode(), source="case.yaml")
+    for manifest in manifests:
+        manifest.obj["metadata"].setdefault("namespace", namespace)
+        await cluster.client.apply(manifest.obj)
+
+
+async def wait_pod(cluster: Cluster, namespace: str, name: str) -> Pod:
+    """Wait until a pod's containers are ready."""
+    last: Any = None
+    with trio.move_on_after(30):
+        selector = f"metadata.name={name}"
+        async with cluster.client.watch(
+            PODS, namespace, Pod, field_selector=selector, send_initial_events=True
+        ) as events:
+            async for event in events:
+                if event.object is not None and event.type in (EventType.ADDED, EventType.MODIFIED):
+                    last = event.object.status
+                    if is_ready(event.object):
+                        return event.object
+    seen = [(each.reason, each.message) for each in await cluster.client.list(EVENTS, namespace, Event)]
+    raise AssertionError(f"pod {namespace}/{name} is not ready: {last}; events: {seen}")
+
+
+async def wait_refusal(cluster: Cluster, namespace: str, pod: str) -> str:
+    """Wait until a pod's event says why it does not start, and return what it says."""
+    with trio.fail_after(30):
+        async with cluster.client.watch(EVENTS, namespace, Event, send_initial_events=True) as events:
+            async for event in events:
+                seen = event.object
+                if seen is not None and seen.type == "Warning" and seen.involved_object.name == pod:
+                    return seen.message
+    raise AssertionError("the watch has ended")

@@ -1,0 +1,78 @@
+"""The same manifests, told by ``explain`` and run by runc: the same answer, field by field."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubelet_secrets.api.meta import SERVICES
+from kubelet_secrets.errors import Invalid
+from kubelet_secrets.explain import Severity
+from tests.e2e.stacks import Cluster
+from tests.faithful import cases
+from tests.faithful.looking import apply, foretell, foretold, look, make_namespace, wait_pod, wait_refusal
+
+
+async def test_the_case_objects_are_good(cluster: Cluster) -> None:
+    """The tables below would prove little if explain saw nothing in them."""
+    (pod,) = foretell(cases.VOLUMES["secret"], "x").pods
+    assert {file.path for file in pod.containers[0].files if file.volume == "v"} == {
+        *("/v/user", "/v/password", "/v/bin", "/v/.dot", "/v/a.b-c_D", "/v/empty")
+    }
+
+
+@pytest.mark.parametrize("case", [*cases.VOLUMES, *cases.ENVIRONMENTS])
+async def test_container_sees_what_was_foretold(cluster: Cluster, case: str) -> None:
+    text = {**cases.VOLUMES, **cases.ENVIRONMENTS}[case]
+    namespace = f"ok-{case}"
+    explanation = foretell(text + await _own_service(cluster), namespace)
+    assert not explanation.is_blocked, [problem.message for problem in explanation.all_problems()]
+    await make_namespace(cluster, namespace)
+    await apply(cluster, text, namespace)
+    pod = await wait_pod(cluster, namespace, "web")
+    (told,) = explanation.pods
+    for container in told.containers:
+        if container.kind == "container":
+            expected = foretold(container)
+            seen = (await look(cluster, pod, container.name)).without_run_time(expected)
+            assert seen.files == expected.files
+            assert seen.variables == expected.variables
+
+
+@pytest.mark.parametrize("case", cases.REFUSED_BY_THE_NODE)
+async def test_node_refuses_in_the_words_that_were_foretold(cluster: Cluster, case: str) -> None:
+    text, namespace = cases.REFUSED_BY_THE_NODE[case], f"no-{case}"
+    explanation = foretell(text, namespace)
+    told = [problem.message for problem in explanation.all_problems() if problem.severity is Severity.BLOCKS]
+    await make_namespace(cluster, namespace)
+    await apply(cluster, text, namespace)
+    said = (await wait_refusal(cluster, namespace, "web")).removeprefix("Error: ")
+    if len(told) == 1:
+        assert told == [said]
+    else:  # explain names every source by itself; the kubelet puts them in one list
+        assert said.endswith(f"[{', '.join(message.rpartition(' : ')[2] for message in told)}]")
+
+
+@pytest.mark.parametrize("case", cases.REFUSED_BY_THE_API)
+async def test_api_refuses_in_the_words_that_were_foretold(cluster: Cluster, case: str) -> None:
+    text, namespace = cases.REFUSED_BY_THE_API[case], f"bad-{case}"
+    explanation = foretell(text, namespace)
+    told = [
+        f"{problem.where.rpartition(': ')[2]}: {problem.message}".removeprefix(": ")
+        for problem in explanation.all_problems()
+        if problem.code == "invalid"
+    ]
+    assert told
+    await make_namespace(cluster, namespace)
+    with pytest.raises(Invalid) as caught:
+        await apply(cluster, text, namespace)
+    said = str(caught.value).partition(" is invalid: ")[2]
+    assert said == (told[0] if len(told) == 1 else f"[{', '.join(told)}]")
+
+
+async def _own_service(cluster: Cluster) -> str:
+    """The Service ``default/kubernetes``, which every cluster has and no manifest names."""
+    import json
+
+    found = await cluster.client.get(SERVICES, "default", "kubernetes", dict)
+    kept = {"metadata": {"name": "kubernetes", "namespace": "default"}, "spec": found["spec"]}
+    return "\n---\n" + json.dumps({"apiVersion": "v1", "kind": "Service", **kept}) + "\n"
