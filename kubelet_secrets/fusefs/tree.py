@@ -40,6 +40,7 @@ class Tree:
         self._store = store_fd
         self.root = Node(ROOT_NUMBER, None, b".")
         self._nodes: dict[int, Node] = {ROOT_NUMBER: self.root}
+        self._identities: dict[int, Identity] = {}  # as asked for since something last moved
         self._grave = self._meet(self.root, GRAVE, graveyard.make_graveyard(store_fd))
         self._indexer: Iterator[None] | None = None
         if resumed:
@@ -145,14 +146,10 @@ class Tree:
 
     def identity(self, node: Node) -> Identity:
         """Whose file this is, for the guard. A buried node whose old path is lost has the path ``.grave``."""
-        parts = self.path(node).split(b"/")
-        if parts == [b"."]:
-            return Identity("", "", "")
-        if parts[0] == GRAVE:
-            recorded = graveyard.recorded_path(self._store, b"/".join(parts[:4])) if len(parts) > 3 else GRAVE
-            parts = [*parts[1:3], *recorded.split(b"/"), *parts[4:]]
-        pod_uid, volume, path = (*parts, b"", b"")[0], (*parts, b"", b"")[1], b"/".join(parts[2:])
-        return Identity(os.fsdecode(pod_uid), os.fsdecode(volume), os.fsdecode(path))
+        identity = self._identities.get(node.number)
+        if identity is None:
+            identity = self._identities[node.number] = self._find_identity(node)
+        return identity
 
     def statvfs(self) -> os.statvfs_result:
         """Size and use of the store."""
@@ -282,7 +279,7 @@ class Tree:
         os.rename(  # (2)
             self.path(node), self._join(new_parent, new_name), src_dir_fd=self._store, dst_dir_fd=self._store
         )
-        node.parent, node.name = new_parent, new_name  # (3)
+        self._move(node, new_parent, new_name)  # (3)
         if replaced is not None:
             self._settle(replaced, grave)
 
@@ -312,6 +309,21 @@ class Tree:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _find_identity(self, node: Node) -> Identity:
+        parts = self.path(node).split(b"/")
+        if parts == [b"."]:
+            return Identity("", "", "")
+        if parts[0] == GRAVE:
+            recorded = graveyard.recorded_path(self._store, b"/".join(parts[:4])) if len(parts) > 3 else GRAVE
+            parts = [*parts[1:3], *recorded.split(b"/"), *parts[4:]]
+        pod_uid, volume, path = (*parts, b"", b"")[0], (*parts, b"", b"")[1], b"/".join(parts[2:])
+        return Identity(os.fsdecode(pod_uid), os.fsdecode(volume), os.fsdecode(path))
+
+    def _move(self, node: Node, parent: Node, name: bytes) -> None:
+        """The node lies elsewhere now, and so does what is below it."""
+        node.parent, node.name = parent, name
+        self._identities.clear()
+
     def _is_grave(self, node: Node) -> bool:
         """Buried itself: neither a directory of the graveyard nor something below a buried directory."""
         pod = node.parent.parent if node.parent is not None else None
@@ -335,7 +347,7 @@ class Tree:
         if node is None:
             node = self._nodes[number] = Node(number, parent, name)
         elif node.parent is not parent or node.name != name:
-            node.parent, node.name = parent, name  # moved in the store directly
+            self._move(node, parent, name)  # moved in the store directly
         return node
 
     def _meet_graves(self) -> None:
@@ -363,7 +375,7 @@ class Tree:
                             continue
                         elif self.is_buried(node):
                             # Linked into the graveyard by a rename that was cut off before its second step: still alive.
-                            node.parent, node.name = directory, os.fsencode(entry.name)
+                            self._move(node, directory, os.fsencode(entry.name))
                         if entry.is_dir(follow_symlinks=False):
                             queue.append(node)
             except FileNotFoundError:
@@ -404,7 +416,7 @@ class Tree:
         if grave is None:
             self._nodes.pop(node.number, None)
         else:
-            node.parent, node.name = grave, b"%d" % node.number
+            self._move(node, grave, b"%d" % node.number)
 
     def _remove_buried(self, node: Node) -> None:
         if not graveyard.remove(self._store, self.path(node)):
@@ -427,5 +439,6 @@ class Tree:
             self._drop(directory)
 
     def _drop(self, directory: Directory) -> None:
+        self._identities.clear()
         for inode in (directory.inode, *(inode for _, inode in directory.files)):
             self._nodes.pop(inode + NUMBER_BASE, None)

@@ -149,6 +149,20 @@ def test_restarted_tree_finds_any_number_and_tells_unknown_ones(tree: Tree, stor
     assert later.index_step() is False
 
 
+def test_identity_follows_moves_above_and_in_the_store_itself(tree: Tree, store: int) -> None:
+    version, key = find(tree, f"{UID}/token/{TS}"), find(tree, f"{UID}/token/{TS}/sub/key")
+    assert tree.identity(key) == Identity(UID, "token", f"{TS}/sub/key")
+    volume = find(tree, f"{UID}/token")
+    tree.rename(volume, TS.encode(), volume, b"..other")
+    assert tree.identity(key) == Identity(UID, "token", "..other/sub/key")
+    os.rename(f"{UID}/token/..other", f"{UID}/token/{TS}", dst_dir_fd=store, src_dir_fd=store)
+    assert tree.lookup(volume, TS.encode())[0] is version
+    assert tree.identity(key) == Identity(UID, "token", f"{TS}/sub/key")
+    tree.unlink(find(tree, f"{UID}/token/{TS}/sub"), b"key")
+    assert tree.is_buried(key)
+    assert tree.identity(key) == Identity(UID, "token", f"{TS}/sub/key")
+
+
 def test_volume_root_removed_while_held_keeps_its_identity(tree: Tree, store: int) -> None:
     write_directly(store, f"{UID}/empty/x")
     os.unlink(f"{UID}/empty/x", dir_fd=store)
