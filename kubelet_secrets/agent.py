@@ -40,6 +40,7 @@ from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.control.server import serve_control
 from kubelet_secrets.fusefs import session
+from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import Hardening
 from kubelet_secrets.fusefs.operations import Operations
@@ -109,7 +110,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     guard = ContainerGuard(registry, audit)
     writer = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
     tree = Tree(handover.store_fd, resumed=handover.resume)
-    operations = Operations(tree, guard, writer.is_writer, resumed=handover.resume)
+    front_desk = FrontDesk(tree, guard, writer.is_writer)
+    operations = Operations(tree, writer.is_writer, resumed=handover.resume)
     (options.root_dir / "pods").mkdir(mode=0o750, exist_ok=True)
     pods_layout = PodsLayout(options.root_dir / "pods")
 
@@ -171,8 +173,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
 
         async with trio.open_nursery() as base:
             base.start_soon(audit.run, wall_clock)
-            serve = partial(session.serve, handover.fuse_fd, handover.init_request, operations, resume=handover.resume)
-            await base.start(serve)
+            device = (handover.fuse_fd, handover.init_request)
+            await base.start(partial(session.serve, *device, front_desk, operations, resume=handover.resume))
             await base.start(writer.run)
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 async with trio.open_nursery() as working:

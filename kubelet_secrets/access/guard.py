@@ -4,7 +4,7 @@ Identity, policy and audit in one call that never waits: a few reads of ``/proc`
 request. Most opens are repeats, and a repeat is answered as before at a tenth of the cost, if nothing that the verdict hangs on
 can have changed (:meth:`ContainerGuard.may_open`).
 
-Implements the ``Guard`` protocol of ``fusefs/operations.py``, which is above this room and knows errno.
+Implements the ``Guard`` protocol of ``fusefs/frontdesk.py``, which is above this room and knows errno.
 """
 
 from __future__ import annotations

@@ -12,14 +12,13 @@ import enum
 import struct
 from dataclasses import dataclass
 
-_IN_HEADER = struct.Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid extlen padding
-_OUT_HEADER = struct.Struct("<IiQ")  # len error unique
+from kubelet_secrets.fusefs.wire import IN_HEADER, OUT_HEADER, Opcode
+
 _INIT_IN = struct.Struct("<IIIII")  # major minor max_readahead flags flags2
 # major minor max_readahead flags max_background congestion_threshold max_write time_gran max_pages map_alignment flags2
 # max_stack_depth request_timeout unused[11]
 _INIT_OUT = struct.Struct("<IIIIHHIIHHIIH22x")
 
-_OPCODE_INIT = 26
 _NOTIFY_RESEND = 7
 _MAJOR = 7
 _NEWEST_MINOR = 45  # the newest protocol whose init_out was checked against this layout
@@ -96,12 +95,12 @@ def parse_init(request: bytes) -> InitRequest:
     Raises:
         ValueError: not a FUSE_INIT of major version 7 with ``flags2`` (Linux 5.17 or later).
     """
-    if len(request) < _IN_HEADER.size + _INIT_IN.size:
+    if len(request) < IN_HEADER.size + _INIT_IN.size:
         raise ValueError(f"FUSE_INIT of {len(request)} bytes is too short: Linux 5.17 or later is needed")
-    length, opcode, unique, *_ = _IN_HEADER.unpack_from(request)
-    if opcode != _OPCODE_INIT or length != len(request):
+    length, opcode, unique, *_ = IN_HEADER.unpack_from(request)
+    if opcode != Opcode.INIT or length != len(request):
         raise ValueError(f"expected FUSE_INIT, got opcode {opcode} with length {length} of {len(request)}")
-    major, minor, max_readahead, flags, flags2 = _INIT_IN.unpack_from(request, _IN_HEADER.size)
+    major, minor, max_readahead, flags, flags2 = _INIT_IN.unpack_from(request, IN_HEADER.size)
     if major != _MAJOR or minor < _OLDEST_MINOR or not flags & InitFlag.INIT_EXT:
         raise ValueError(f"FUSE protocol {major}.{minor} is too old: Linux 5.17 or later is needed")
     return InitRequest(
@@ -131,9 +130,9 @@ def make_init_answer(request: InitRequest) -> bytes:
         0,
         0,
     )
-    return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), 0, request.unique) + body
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, request.unique) + body
 
 
 def make_resend_notification() -> bytes:
     """FUSE_NOTIFY_RESEND: the kernel queues again what it handed to a process that died without answering."""
-    return _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0)
+    return OUT_HEADER.pack(OUT_HEADER.size, _NOTIFY_RESEND, 0)

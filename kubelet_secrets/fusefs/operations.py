@@ -1,18 +1,18 @@
 """What the kernel asks, answered from the node table and the store: the FUSE protocol's handlers, thin.
 
-Every handler touches memory and the memory filesystem only, and none of them waits; so a request is answered, or refused,
-before the next one is read. Decisions live elsewhere: who may open is the *guard*'s word, which node is meant is the tree's.
+All but opening, reading and closing, which have their own way (``frontdesk``).
 
-Rules of the house (design decisions 2 and 3):
+Every handler touches memory and the memory filesystem only, and none of them waits; so a request is answered, or refused,
+before the next one is read. Which node is meant is the tree's decision.
+
+Rules of the house (design decision 2):
 
 - A file of a version never changes, so entries, attributes, links and pages may be kept by the kernel for ever. Names of pods
   and volumes may not: they come and go directly in the store. A missing name is remembered by the kernel only below a
   version directory, whose names are final.
-- Every open reaches the guard, also of a file whose pages are all cached. So does every opendir.
 - Only the writer's process may change anything; everybody else gets EROFS, as on a read-only tmpfs.
-- A handle is the node's number, so a restarted agent understands handles given out before.
 
-Called by pyfuse3 (through ``fusefs.session``) and directly by tests.
+Called by pyfuse3 (through ``fusefs.library``) and directly by tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol
 
 import pyfuse3
 
@@ -32,29 +31,6 @@ from kubelet_secrets.fusefs.tree import Tree
 
 FOREVER_S = 10 * 365 * 86400
 _LISTINGS = 32
-
-
-class CallerContext(NamedTuple):
-    """Who asks, as the kernel tells it."""
-
-    tid: int  # thread id in the keeper's pid namespace; 0 for a caller outside it
-    uid: int
-    gid: int
-
-
-class Guard(Protocol):
-    """Who may open what. Implemented by the access part."""
-
-    def may_open(
-        self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: Literal["open", "opendir"]
-    ) -> bool:
-        """Decide and record. Must not wait, and must not touch this filesystem.
-
-        Args:
-            pod_uid, volume: empty for the directories above a volume, which are no container's business.
-            path: within the volume, ``""`` for its root. A file's own path, through no link:
-                ``..2006_01_02_15_04_05.123/tls.key``. A file that was unlinked keeps the path it had.
-        """
 
 
 class _ErrnoBorder:
@@ -80,7 +56,6 @@ class Operations(pyfuse3.Operations):
 
     Args:
         tree: the node table.
-        guard: asked on every open and opendir by anybody but the writer.
         is_writer: whether a thread id is the writer's.
         resumed: an earlier agent served this mount; its last change may be delivered once more (see ``_begin_change``).
     """
@@ -88,18 +63,12 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, tree: Tree, guard: Guard, is_writer: Callable[[int], bool], *, resumed: bool) -> None:
+    def __init__(self, tree: Tree, is_writer: Callable[[int], bool], *, resumed: bool) -> None:
         super().__init__()
         self._tree = tree
-        self._guard = guard
         self._is_writer = is_writer
         self._may_be_redone = resumed
-        self._on_init: Callable[[], None] | None = None
         self._listings: dict[int, list[tuple[int, bytes]]] = {}  # directory → names, for listings read in several parts
-
-    def call_on_init(self, callback: Callable[[], None]) -> None:
-        """Have *callback* run inside the INIT handler, before libfuse answers. For ``fusefs.session``."""
-        self._on_init = callback
 
     def index_step(self) -> bool:
         """Index one more directory after a restart; False when none is left. For ``fusefs.session``."""
@@ -112,10 +81,6 @@ class Operations(pyfuse3.Operations):
     def exhume(self, number: int) -> None:
         """The kernel does not know this node. For ``fusefs.session``."""
         self._tree.exhume(number)
-
-    def init(self) -> None:
-        if self._on_init is not None:
-            self._on_init()
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -147,32 +112,6 @@ class Operations(pyfuse3.Operations):
         with _AS_ERRNO:
             return self._tree.read_link(self._tree.node(inode))
 
-    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        with _AS_ERRNO:
-            node = self._tree.node(inode)
-            if not self._is_writer(ctx.pid):
-                if flags & os.O_ACCMODE != os.O_RDONLY:
-                    raise pyfuse3.FUSEError(errno.EROFS)
-                self._ask_guard(node, ctx, "open")
-            if flags & os.O_TRUNC:
-                os.close(self._tree.open(node, os.O_WRONLY | os.O_TRUNC))
-            return pyfuse3.FileInfo(fh=inode, keep_cache=True)
-
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        with _AS_ERRNO:
-            file_fd = self._tree.open(self._tree.node(fh), os.O_RDONLY)
-            try:
-                return os.pread(file_fd, size, off)
-            finally:
-                os.close(file_fd)
-
-    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        with _AS_ERRNO:
-            node = self._tree.node(inode)
-            if not self._is_writer(ctx.pid):
-                self._ask_guard(node, ctx, "opendir")
-            return inode
-
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Positions: 0 start, 1 after ``.``, 2 after ``..``, then the number of the entry last given."""
         with _AS_ERRNO:
@@ -195,12 +134,6 @@ class Operations(pyfuse3.Operations):
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         with _AS_ERRNO:
             return _statvfs(self._tree.statvfs())
-
-    async def releasedir(self, fh: int) -> None:
-        pass
-
-    async def release(self, fh: int) -> None:
-        pass
 
     async def flush(self, fh: int) -> None:
         # The kernel then stops sending FLUSH, so that close never waits for an agent that is down.
@@ -344,11 +277,6 @@ class Operations(pyfuse3.Operations):
         raise pyfuse3.FUSEError(errno.EPERM if self._is_writer(ctx.pid) else errno.EROFS)
 
     # --- inside -----------------------------------------------------------------------------------------------------
-
-    def _ask_guard(self, node: Node, ctx: pyfuse3.RequestContext, kind: Literal["open", "opendir"]) -> None:
-        who = self._tree.identity(node)
-        if not self._guard.may_open(who.pod_uid, who.volume, who.path, CallerContext(ctx.pid, ctx.uid, ctx.gid), kind):
-            raise pyfuse3.FUSEError(errno.EACCES)
 
     def _begin_change(self, number: int, ctx: pyfuse3.RequestContext) -> tuple[Node, bool]:
         """Admit the writer; tell whether this change may have been made already.

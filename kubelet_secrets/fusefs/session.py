@@ -1,32 +1,42 @@
-"""pyfuse3's one session per process, as a trio service. Nobody else starts or ends it.
+"""The kernel's end of the filesystem, a trio service: reads each request, has it answered, writes the answer. Nobody else does.
 
-The kernel's FUSE_INIT was read and answered by the keeper long ago, so libfuse is shown a copy: its "device" is one end of a
-SOCK_SEQPACKET pair with the recorded request in it. While libfuse handles that request - inside ``Operations.init()`` - the
-real descriptor is put in the socket's place, so libfuse's late answer goes to the kernel, which knows no such request (ENOENT),
-and libfuse shrugs that off. A restarted agent then asks the kernel to deliver again what its predecessor took with it.
+::
+
+    /dev/fuse ── session ──┬── frontdesk    open, read, close: bytes in, bytes out
+                           └── library      everything else: pyfuse3 and ``operations``, stepped by hand
+
+A request is answered before the next one is read. What has not been read waits in the kernel, also for the next agent; what
+was read by an agent that was killed over it is delivered again to the next, which asks for that.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import socket
+import time
+from typing import NoReturn
 
-import pyfuse3
 import trio
 
 from kubelet_secrets.errors import HostError
+from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.init import make_resend_notification, parse_init
+from kubelet_secrets.fusefs.library import ANSWER_BYTES, Library
 from kubelet_secrets.fusefs.operations import Operations
+from kubelet_secrets.fusefs.wire import Opcode, limit_read, make_attribute_invalidation, parse_header
 
 logger = logging.getLogger(__name__)
 
-_MAX_TASKS = 16  # handlers never wait, so there is never more than one at work; pyfuse3 keeps two alive
+_REQUEST_BYTES = (1 << 17) + (1 << 13)  # max_write and its headers; the kernel refuses to fill a smaller buffer
+_LISTING_BYTES = ANSWER_BYTES // 2
+_BURST_S = 0.001
 
 
 async def serve(
     fuse_fd: int,
     init_request: bytes,
+    front_desk: FrontDesk,
     operations: Operations,
     *,
     resume: bool,
@@ -37,10 +47,11 @@ async def serve(
     Args:
         fuse_fd: /dev/fuse, mounted, its FUSE_INIT answered. Stays the caller's; is switched to non-blocking.
         init_request: the FUSE_INIT as the kernel sent it.
-        operations: the handlers.
+        front_desk: is given every request first.
+        operations: the handlers for the rest.
         resume: an earlier process served this mount: ask for its unanswered requests, and index its nodes.
 
-    Cancellation: orderly. The request at work is answered, the rest waits in the kernel for the next agent.
+    Cancellation: orderly, between two requests. The rest waits in the kernel for the next agent.
 
     Raises:
         HostError: the kernel ended the connection: aborted, or unmounted everywhere. In a group, as it comes from a nursery.
@@ -48,50 +59,71 @@ async def serve(
     """
     # The device can become readable and then have nothing to read (the caller was killed): never block on it.
     os.set_blocking(fuse_fd, False)
-    replayed, stopping = trio.Event(), trio.Event()
-    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs, ours:
-        ours.send(init_request)
-        session_fd = os.dup(theirs.fileno())
-        theirs.close()  # its last descriptor must be the session's: replacing that takes the socket out of epoll
-
-        def switch_to_kernel() -> None:
-            os.dup2(fuse_fd, session_fd, inheritable=False)
-            replayed.set()
-
-        operations.call_on_init(switch_to_kernel)
-        pyfuse3.init(operations, f"/dev/fd/{session_fd}", set())
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_run_loop, stopping)
-                try:
-                    await replayed.wait()
-                    if resume:
-                        _ask_again(fuse_fd, init_request)
-                        _exhume(operations)
-                        nursery.start_soon(_index, operations)
-                    task_status.started()
-                    await trio.sleep_forever()
-                finally:
-                    stopping.set()
-                    pyfuse3.terminate()
-        finally:
-            pyfuse3.close(unmount=False)
+    with Library(operations, init_request) as library:
+        async with trio.open_nursery() as nursery:
+            if resume:
+                _ask_again(fuse_fd, init_request)
+                _exhume(fuse_fd, operations)
+                nursery.start_soon(_index, operations)
+            task_status.started()
+            await _Counter(fuse_fd, front_desk, library).run()
 
 
-async def _run_loop(stopping: trio.Event) -> None:
-    """pyfuse3's main loop. Shielded: a cancelled handler would never answer; ``terminate`` ends it."""
-    with trio.CancelScope(shield=True):
+class _Counter:
+    """Where requests come in, one after the other."""
+
+    def __init__(self, fuse_fd: int, front_desk: FrontDesk, library: Library) -> None:
+        self._fuse_fd = fuse_fd
+        self._front_desk = front_desk
+        self._library = library
+        self._buffer = bytearray(_REQUEST_BYTES)
+        self._view = memoryview(self._buffer)
+
+    async def run(self) -> NoReturn:
+        """Serve for ever.
+
+        All that waits before going back to trio's loop, a way through which costs more than a request; but the rest of
+        the program is kept waiting for _BURST_S at most. Not worth it is to stay and wait a little for the next request:
+        to fall asleep here is dearer than that way, in the course of which it mostly comes.
+        """
         while True:
-            spurious = False
-            try:
-                await pyfuse3.main(max_tasks=_MAX_TASKS)
-            except* BlockingIOError:
-                spurious = True  # readable without a request: pyfuse3 takes EAGAIN for a failure
-            if not spurious:
-                break
-    if not stopping.is_set():
-        raise HostError("the filesystem's connection was ended from outside: aborted, or unmounted everywhere")
+            await trio.lowlevel.wait_readable(self._fuse_fd)
+            ends = time.perf_counter() + _BURST_S
+            while self._serve_one() and time.perf_counter() < ends:
+                pass
+
+    def _serve_one(self) -> bool:
+        """Read and answer a request; False when none waits."""
+        try:
+            size = os.readv(self._fuse_fd, [self._buffer])
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            return True  # its caller was killed while it was being read
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            raise HostError(
+                "the filesystem's connection was ended from outside: aborted, or unmounted everywhere"
+            ) from None
+        header = parse_header(self._buffer)
+        answer = self._front_desk.answer(header, self._buffer)
+        if answer is not None:
+            self._tell(answer)
+            return True
+        if header.opcode == Opcode.INTERRUPT:
+            return True  # comes after the request it is about, which has been answered
+        if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
+            limit_read(self._buffer, _LISTING_BYTES)  # Linux 6.16 asks for up to 1 MiB; several answers do as well
+        for answer in self._library.answer(self._view[:size]):
+            self._tell(answer)
+        return True
+
+    def _tell(self, answer: bytes) -> None:
+        try:
+            os.write(self._fuse_fd, answer)
+        except FileNotFoundError:
+            pass  # its caller was killed, or the mount is being ended: nobody waits for it
 
 
 def _ask_again(fuse_fd: int, init_request: bytes) -> None:
@@ -103,7 +135,7 @@ def _ask_again(fuse_fd: int, init_request: bytes) -> None:
     os.write(fuse_fd, make_resend_notification())
 
 
-def _exhume(operations: Operations) -> None:
+def _exhume(fuse_fd: int, operations: Operations) -> None:
     """Remove the buried files that the kernel has forgotten while nobody listened.
 
     Asking it to drop a node's cached *attributes* is how one learns whether it knows the node. That never waits, unlike
@@ -111,7 +143,7 @@ def _exhume(operations: Operations) -> None:
     """
     for number in operations.buried():
         try:
-            pyfuse3.invalidate_inode(number, attr_only=True)
+            os.write(fuse_fd, make_attribute_invalidation(number))
         except FileNotFoundError:
             operations.exhume(number)
 

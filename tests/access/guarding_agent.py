@@ -23,6 +23,7 @@ from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Pod, SecretVolumeSource, Volume
 from kubelet_secrets.api.meta import ObjectMeta
 from kubelet_secrets.errors import KubeletSecretsError
+from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.orders import FileEntry
@@ -106,7 +107,8 @@ async def main() -> None:
     audit = AuditLog()
     guard = ContainerGuard(registry, audit)
     client = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
-    operations = Operations(tree, guard, client.is_writer, resumed=handover.resume)
+    front_desk = FrontDesk(tree, guard, client.is_writer)
+    operations = Operations(tree, client.is_writer, resumed=handover.resume)
     volumes = VolumeManager(Store(handover.store_fd), PodsLayout(root / "pods"), client, remover=tree)
     remote = Remote(volumes, registry, audit, client)
 
@@ -138,7 +140,12 @@ async def main() -> None:
 
             async def serve_filesystem(*, task_status: trio.TaskStatus[None]) -> None:
                 await serve(
-                    handover.fuse_fd, handover.init_request, operations, resume=handover.resume, task_status=task_status
+                    handover.fuse_fd,
+                    handover.init_request,
+                    front_desk,
+                    operations,
+                    resume=handover.resume,
+                    task_status=task_status,
                 )
                 sys.exit(3)  # the mount is gone
 

@@ -20,9 +20,10 @@ from typing import Any
 import trio
 
 from kubelet_secrets.errors import KubeletSecretsError
+from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import harden_process
-from kubelet_secrets.fusefs.operations import CallerContext, Operations
+from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.orders import FileEntry
 from kubelet_secrets.fusefs.session import serve
 from kubelet_secrets.fusefs.tree import Tree
@@ -190,7 +191,8 @@ async def main(handover: Handover) -> None:
     tree = Tree(handover.store_fd, resumed=handover.resume)
     guard = RecordingGuard()
     client = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
-    operations = MortalOperations(tree, guard, client.is_writer, resumed=handover.resume)
+    front_desk = FrontDesk(tree, guard, client.is_writer)
+    operations = MortalOperations(tree, client.is_writer, resumed=handover.resume)
     remote = Remote(handover, tree, guard, client, operations)
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -224,7 +226,7 @@ async def main(handover: Handover) -> None:
             nursery.start_soon(stop_on_signal)
 
             await nursery.start(
-                partial(serve, handover.fuse_fd, handover.init_request, operations, resume=handover.resume)
+                partial(serve, handover.fuse_fd, handover.init_request, front_desk, operations, resume=handover.resume)
             )
             await nursery.start(client.run)
             nursery.start_soon(trio.serve_listeners, answer, [trio.SocketListener(listener)])

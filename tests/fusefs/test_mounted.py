@@ -75,6 +75,22 @@ def update(node: RunningNode, **files: str) -> str:
     return version
 
 
+_UNDER_ALARMS = """
+import os, signal, sys
+alarms = 0
+def count(*_):
+    global alarms
+    alarms += 1
+signal.signal(signal.SIGALRM, count)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+for _ in range(2000):
+    file = os.open(sys.argv[1], os.O_RDONLY)
+    assert os.pread(file, 10, 0) == b"one"
+    os.close(file)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert alarms > 10
+"""
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +169,12 @@ def test_large_file_reads_whole_through_every_interface(node: RunningNode) -> No
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert mapped[-8:] == text[-8:].encode()
         assert os.pread(file.fileno(), 8, 1 << 19) == text[1 << 19 :][:8].encode()
+
+
+def test_signals_do_not_disturb_opens(volume: Path) -> None:
+    """A signal makes the kernel send an INTERRUPT after the request it is about."""
+    subprocess.run([sys.executable, "-c", _UNDER_ALARMS, str(volume / "a")], check=True, timeout=60)
+    assert (volume / "a").read_text() == "one"
 
 
 def test_no_extended_attributes_and_no_surprise_in_asking(volume: Path) -> None:

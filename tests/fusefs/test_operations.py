@@ -6,13 +6,13 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyfuse3
 import pytest
 
-from kubelet_secrets.fusefs.operations import FOREVER_S, CallerContext, Operations
+from kubelet_secrets.fusefs.operations import FOREVER_S, Operations
 from kubelet_secrets.fusefs.tree import Tree
 from tests.fusefs.test_tree import TS, UID, find, write_directly
 
@@ -44,19 +44,8 @@ class Fields:
 
 
 @dataclass
-class Guard:
-    allows: bool = True
-    asked: list[tuple[object, ...]] = field(default_factory=list)
-
-    def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
-        self.asked.append((pod_uid, volume, path, ctx, kind))
-        return self.allows
-
-
-@dataclass
 class Filesystem:
     tree: Tree
-    guard: Guard
     operations: Operations
 
     def number(self, path: str) -> int:
@@ -64,8 +53,8 @@ class Filesystem:
 
 
 def make_filesystem(store: int, *, resumed: bool = False) -> Filesystem:
-    tree, guard = Tree(store, resumed=resumed), Guard()
-    return Filesystem(tree, guard, Operations(tree, guard, lambda tid: tid == WRITER, resumed=resumed))
+    tree = Tree(store, resumed=resumed)
+    return Filesystem(tree, Operations(tree, lambda tid: tid == WRITER, resumed=resumed))
 
 
 @pytest.fixture
@@ -107,39 +96,6 @@ async def test_attributes_are_the_stores(fs: Filesystem, store: int) -> None:
     real = os.stat(f"{UID}/v/{TS}/key", dir_fd=store)
     assert (entry.st_mode, entry.st_size, entry.st_mtime_ns) == (real.st_mode, 3, real.st_mtime_ns)
     assert entry.st_ino == real.st_ino + 1000
-
-
-async def test_guard_hears_who_what_and_how(fs: Filesystem) -> None:
-    ctx = Context(READER, uid=1000, gid=2000)
-    caller = CallerContext(READER, 1000, 2000)
-    info = await fs.operations.open(fs.number(f"{UID}/v/{TS}/key"), os.O_RDONLY, ctx)
-    assert (info.fh, info.keep_cache, info.direct_io) == (fs.number(f"{UID}/v/{TS}/key"), True, False)
-    assert await fs.operations.opendir(fs.number(f"{UID}/v"), ctx) == fs.number(f"{UID}/v")
-    await fs.operations.opendir(1, ctx)
-    assert fs.guard.asked == [
-        (UID, "v", f"{TS}/key", caller, "open"),
-        (UID, "v", "", caller, "opendir"),
-        ("", "", "", caller, "opendir"),
-    ]
-
-
-async def test_refused_open_is_eacces(fs: Filesystem) -> None:
-    fs.guard.allows = False
-    assert await failure(fs.operations.open(fs.number(f"{UID}/v/{TS}/key"), os.O_RDONLY, Context(READER))) == "EACCES"
-    assert await failure(fs.operations.opendir(fs.number(f"{UID}/v"), Context(READER))) == "EACCES"
-
-
-async def test_writer_is_not_asked(fs: Filesystem) -> None:
-    fs.guard.allows = False
-    await fs.operations.open(fs.number(f"{UID}/v/{TS}/key"), os.O_RDWR, Context(WRITER))
-    await fs.operations.opendir(1, Context(WRITER))
-    assert fs.guard.asked == []
-
-
-@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC])
-async def test_opening_for_writing_is_erofs_whatever_the_guard_says(fs: Filesystem, flags: int) -> None:
-    assert await failure(fs.operations.open(fs.number(f"{UID}/v/{TS}/key"), flags, Context(READER))) == "EROFS"
-    assert fs.guard.asked == []
 
 
 CHANGES: dict[str, Callable[[Operations, int, Context], Awaitable[Any]]] = {
@@ -208,18 +164,24 @@ async def test_something_else_under_the_name_is_no_excuse_after_a_restart(
     assert await failure(change(later.operations, fs.number(f"{UID}/v"), Context(WRITER))) == "EEXIST"
 
 
-async def test_written_file_reads_back_and_is_truncated_on_demand(fs: Filesystem) -> None:
+async def test_file_is_written_and_cut(fs: Filesystem, store: int) -> None:
+    def content() -> bytes:
+        fd = os.open(f"{UID}/v/{TS}/new", os.O_RDONLY, dir_fd=store)
+        try:
+            return os.read(fd, 100)
+        finally:
+            os.close(fd)
+
     ctx = Context(WRITER)
     info, entry = await fs.operations.create(fs.number(f"{UID}/v/{TS}"), b"new", stat.S_IFREG | 0o600, os.O_RDWR, ctx)
     assert entry.st_mode == stat.S_IFREG | 0o600
     assert await fs.operations.write(info.fh, 0, b"hello") == 5
     assert await fs.operations.write(info.fh, 5, b" world") == 6
-    assert await fs.operations.read(info.fh, 6, 100) == b"world"
+    assert content() == b"hello world"
     shorter = pyfuse3.EntryAttributes()
     shorter.st_size = 5
     assert (await fs.operations.setattr(info.fh, shorter, Fields(update_size=True), info.fh, ctx)).st_size == 5
-    await fs.operations.open(info.fh, os.O_WRONLY | os.O_TRUNC, ctx)
-    assert await fs.operations.read(info.fh, 0, 100) == b""
+    assert content() == b"hello"
 
 
 async def test_owner_mode_and_times_are_set(fs: Filesystem) -> None:
@@ -242,8 +204,6 @@ async def test_node_that_left_the_store_is_estale(fs: Filesystem) -> None:
     fs.tree.remove_volume(UID, "v")
     ctx = Context(READER)
     assert await failure(fs.operations.getattr(number, ctx)) == "ESTALE"
-    assert await failure(fs.operations.open(number, os.O_RDONLY, ctx)) == "ESTALE"
-    assert await failure(fs.operations.read(number, 0, 1)) == "ESTALE"
     assert await failure(fs.operations.lookup(number, b"x", ctx)) == "ESTALE"
 
 
@@ -259,9 +219,7 @@ async def test_errors_of_the_store_keep_their_errno(fs: Filesystem) -> None:
 async def test_close_is_never_waited_for(fs: Filesystem) -> None:
     number = fs.number(f"{UID}/v/{TS}/key")
     assert await failure(fs.operations.flush(number)) == "ENOSYS"
-    await fs.operations.release(number)
     await fs.operations.fsync(number, False)
-    await fs.operations.releasedir(number)
 
 
 async def test_lookups_are_counted_and_forgotten(fs: Filesystem) -> None:

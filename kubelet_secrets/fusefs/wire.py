@@ -1,0 +1,105 @@
+"""The FUSE protocol as bytes: the header of every request, and the few requests and answers this program packs itself. Pure.
+
+Most of the protocol is pyfuse3's business (``library``); here is what ``frontdesk`` answers and ``session`` tells the kernel
+on its own. FUSE_INIT has a module of its own (``init``).
+
+Source: Linux include/uapi/linux/fuse.h, structs fuse_in_header, fuse_out_header, fuse_open_in, fuse_open_out, fuse_read_in,
+fuse_notify_inval_inode_out.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+IN_HEADER = struct.Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid extlen padding
+OUT_HEADER = struct.Struct("<IiQ")  # len error unique
+_OPEN_IN = struct.Struct("<II")  # flags open_flags
+_OPEN_OUT = struct.Struct("<QII")  # fh open_flags backing_id
+_READ_IN = struct.Struct("<QQI")  # fh offset size; more follows
+_INVAL_INODE_OUT = struct.Struct("<Qqq")  # ino off len
+
+_NOTIFY_INVAL_INODE = 2
+_ATTRIBUTES_ONLY = -1
+
+Request = bytes | bytearray | memoryview
+"""One request as read from /dev/fuse, header and all; a buffer may be longer than the request."""
+
+
+class Opcode(enum.IntEnum):
+    """The requests that are told apart here."""
+
+    OPEN = 14
+    READ = 15
+    RELEASE = 18
+    INIT = 26
+    OPENDIR = 27
+    READDIR = 28
+    RELEASEDIR = 29
+    INTERRUPT = 36
+    READDIRPLUS = 44
+
+
+class OpenFlag(enum.IntFlag):
+    """What an answer to OPEN may say."""
+
+    KEEP_CACHE = 1 << 1
+
+
+class Header(NamedTuple):
+    """What every request begins with."""
+
+    length: int
+    opcode: int
+    unique: int  # the request's number; its top bit says that it is delivered once more
+    node: int
+    uid: int  # 0xFFFFFFFF: not said
+    gid: int
+    tid: int  # of the thread that asks; 0 outside the mount's pid namespace
+    extensions: int
+    padding: int
+
+
+def parse_header(request: Request) -> Header:
+    """The request's first 40 bytes."""
+    return Header._make(IN_HEADER.unpack_from(request))
+
+
+def parse_open(request: Request) -> int:
+    """The flags of an OPEN, as open(2) takes them."""
+    flags, _ = _OPEN_IN.unpack_from(request, IN_HEADER.size)
+    return int(flags)
+
+
+def parse_read(request: Request) -> tuple[int, int, int]:
+    """Handle, offset and size, in bytes, of a READ, READDIR or READDIRPLUS."""
+    fh, offset, size = _READ_IN.unpack_from(request, IN_HEADER.size)
+    return fh, offset, size
+
+
+def limit_read(request: bytearray, size_bytes: int) -> None:
+    """Make a READ, READDIR or READDIRPLUS ask for no more than *size_bytes*."""
+    fh, offset, size = _READ_IN.unpack_from(request, IN_HEADER.size)
+    _READ_IN.pack_into(request, IN_HEADER.size, fh, offset, min(size, size_bytes))
+
+
+def make_error(unique: int, number: int) -> bytes:
+    """The answer to any request: *number* is an errno; 0 is success with nothing to tell."""
+    return OUT_HEADER.pack(OUT_HEADER.size, -number, unique)
+
+
+def make_data(unique: int, data: bytes) -> bytes:
+    """The answer to a READ; shorter than what was asked for at the end of the file."""
+    return OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique) + data
+
+
+def make_open(unique: int, fh: int, flags: OpenFlag) -> bytes:
+    """The answer to an OPEN or OPENDIR."""
+    return OUT_HEADER.pack(OUT_HEADER.size + _OPEN_OUT.size, 0, unique) + _OPEN_OUT.pack(fh, flags, 0)
+
+
+def make_attribute_invalidation(node: int) -> bytes:
+    """FUSE_NOTIFY_INVAL_INODE without pages: the kernel drops a node's attributes, or says ENOENT if it has no such node."""
+    body = _INVAL_INODE_OUT.pack(node, _ATTRIBUTES_ONLY, 0)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body

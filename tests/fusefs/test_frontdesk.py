@@ -1,0 +1,151 @@
+"""Opening, reading and closing as bytes, with a store behind and no kernel in front."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from dataclasses import dataclass, field
+
+import pytest
+
+from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
+from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.wire import Opcode, parse_header
+from tests.fusefs.test_tree import TS, UID, find, write_directly
+from tests.fusefs.test_wire import make_request
+
+WRITER = 4242
+READER = 17
+
+
+@dataclass
+class Guard:
+    allows: bool = True
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+
+    def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
+        self.asked.append((pod_uid, volume, path, ctx, kind))
+        return self.allows
+
+
+@dataclass
+class Filesystem:
+    tree: Tree
+    guard: Guard
+    desk: FrontDesk
+
+    def number(self, path: str) -> int:
+        return find(self.tree, path).number if path else 1
+
+    def ask(self, opcode: Opcode, node: int, body: bytes = bytes(8), tid: int = READER) -> bytes | None:
+        request = make_request(opcode, body, node=node, tid=tid, uid=1000, gid=2000)
+        return self.desk.answer(parse_header(request), request)
+
+    def error(self, opcode: Opcode, node: int, body: bytes = bytes(8), tid: int = READER) -> str:
+        answer = self.ask(opcode, node, body, tid)
+        assert answer is not None
+        length, error, unique = struct.unpack("<IiQ", answer)
+        assert (length, unique) == (16, 7)
+        return errno.errorcode[-error]
+
+    def open(self, path: str, flags: int = os.O_RDONLY, tid: int = READER) -> tuple[int, int]:
+        return self._opened(self.ask(Opcode.OPEN, self.number(path), struct.pack("<II", flags, 0), tid))
+
+    def open_directory(self, path: str, tid: int = READER) -> tuple[int, int]:
+        return self._opened(self.ask(Opcode.OPENDIR, self.number(path), tid=tid))
+
+    def read(self, fh: int, offset: int, size: int) -> bytes:
+        answer = self.ask(Opcode.READ, fh, read_body(fh, offset, size))
+        assert answer is not None
+        assert struct.unpack_from("<IiQ", answer) == (len(answer), 0, 7)
+        return answer[16:]
+
+    @staticmethod
+    def _opened(answer: bytes | None) -> tuple[int, int]:
+        assert answer is not None
+        length, error, unique, fh, flags, backing = struct.unpack("<IiQQII", answer)
+        assert (length, error, unique, backing) == (32, 0, 7, 0)
+        return fh, flags
+
+
+def read_body(fh: int, offset: int, size: int) -> bytes:
+    return struct.pack("<QQIIQII", fh, offset, size, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def fs(store: int) -> Filesystem:
+    write_directly(store, f"{UID}/v/{TS}/key", b"one")
+    os.symlink(TS, f"{UID}/v/..data", dir_fd=store)
+    tree, guard = Tree(store, resumed=False), Guard()
+    return Filesystem(tree, guard, FrontDesk(tree, guard, lambda tid: tid == WRITER))
+
+
+def test_guard_hears_who_what_and_how(fs: Filesystem) -> None:
+    caller = CallerContext(READER, 1000, 2000)
+    keep_cache = 2
+    assert fs.open(f"{UID}/v/{TS}/key") == (fs.number(f"{UID}/v/{TS}/key"), keep_cache)
+    assert fs.open_directory(f"{UID}/v") == (fs.number(f"{UID}/v"), 0)
+    fs.open_directory("")
+    assert fs.guard.asked == [
+        (UID, "v", f"{TS}/key", caller, "open"),
+        (UID, "v", "", caller, "opendir"),
+        ("", "", "", caller, "opendir"),
+    ]
+
+
+def test_refused_open_is_eacces(fs: Filesystem) -> None:
+    fs.guard.allows = False
+    assert fs.error(Opcode.OPEN, fs.number(f"{UID}/v/{TS}/key")) == "EACCES"
+    assert fs.error(Opcode.OPENDIR, fs.number(f"{UID}/v")) == "EACCES"
+
+
+def test_writer_is_not_asked(fs: Filesystem) -> None:
+    fs.guard.allows = False
+    fs.open(f"{UID}/v/{TS}/key", os.O_RDWR, tid=WRITER)
+    fs.open_directory("", tid=WRITER)
+    assert fs.guard.asked == []
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC])
+def test_opening_for_writing_is_erofs_whatever_the_guard_says(fs: Filesystem, flags: int) -> None:
+    assert fs.error(Opcode.OPEN, fs.number(f"{UID}/v/{TS}/key"), struct.pack("<II", flags, 0)) == "EROFS"
+    assert fs.guard.asked == []
+
+
+def test_reads_are_of_the_store_and_end_with_the_file(fs: Filesystem) -> None:
+    fh, _ = fs.open(f"{UID}/v/{TS}/key")
+    assert fs.read(fh, 0, 4096) == b"one"
+    assert fs.read(fh, 1, 1) == b"n"
+    assert fs.read(fh, 3, 4096) == b""
+
+
+def test_file_is_cut_when_the_writer_opens_it_so(fs: Filesystem) -> None:
+    fh, _ = fs.open(f"{UID}/v/{TS}/key", os.O_WRONLY | os.O_TRUNC, tid=WRITER)
+    assert fs.read(fh, 0, 4096) == b""
+
+
+def test_node_that_left_the_store_is_estale(fs: Filesystem) -> None:
+    file, directory = fs.number(f"{UID}/v/{TS}/key"), fs.number(f"{UID}/v")
+    fs.tree.remove_volume(UID, "v")
+    assert fs.error(Opcode.OPEN, file) == "ESTALE"
+    assert fs.error(Opcode.READ, file, read_body(file, 0, 1)) == "ESTALE"
+    assert fs.error(Opcode.OPENDIR, directory) == "ESTALE"
+    assert fs.error(Opcode.OPENDIR, directory, tid=WRITER) == "ESTALE"
+    assert fs.guard.asked == []
+
+
+def test_errors_of_the_store_keep_their_errno(fs: Filesystem) -> None:
+    link = fs.number(f"{UID}/v/..data")
+    assert fs.error(Opcode.READ, link, read_body(link, 0, 1)) == "ELOOP"
+
+
+@pytest.mark.parametrize("opcode", [Opcode.RELEASE, Opcode.RELEASEDIR])
+def test_closing_always_succeeds(fs: Filesystem, opcode: Opcode) -> None:
+    assert fs.ask(opcode, 99999, bytes(24)) == struct.pack("<IiQ", 16, 0, 7)
+
+
+@pytest.mark.parametrize("opcode", [Opcode.INIT, Opcode.READDIRPLUS, Opcode.INTERRUPT, 1, 3, 6, 9999])
+def test_everything_else_is_for_others(fs: Filesystem, opcode: int) -> None:
+    request = make_request(opcode, bytes(64))
+    assert fs.desk.answer(parse_header(request), request) is None
