@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,26 +23,35 @@ def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def make_stack(image_dir: Path) -> Iterator[Callable[..., Node]]:
-    """Start nodes that end with the module. Each checks that it leaves nothing behind, and fails the module if it does."""
+@contextmanager
+def running_nodes(image_dir: Path) -> Iterator[Callable[..., Node]]:
+    """Start nodes that end with the block. Each checks that it leaves nothing behind, and fails if it does."""
     with ExitStack() as stop:
 
-        def make(*options: str, kind: type[Stack] | type[Pair] = Stack) -> Stack | Pair:
+        def make(*options: str, kind: type[Stack] | type[Pair] = Stack) -> Node:
             # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
             directory = stop.enter_context(tempfile.TemporaryDirectory(prefix="ks-e2e-"))
-            stack = kind(Path(directory), image_dir, options)
-            stop.callback(scrub, stack.directory, stack.node_name)  # nothing to do, unless stopping fails
-            stack.start()
-            stop.callback(stack.stop)
-            return stack
+            node = kind(Path(directory), image_dir, options)
+            stop.callback(scrub, node.directory, node.node_name)  # nothing to do, unless stopping fails
+            node.start()
+            stop.callback(node.stop)
+            return node
 
         yield make
 
 
 @pytest.fixture(scope="module")
-def stack(make_stack: Callable[..., Node]) -> Node:
-    return make_stack()
+def make_stack(image_dir: Path) -> Iterator[Callable[..., Node]]:
+    """For modules that break what they run: nodes that end with the module."""
+    with running_nodes(image_dir) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def stack(image_dir: Path) -> Iterator[Node]:
+    """One node for all modules that leave it as it is. Their pods have names of their own, and stay to the end."""
+    with running_nodes(image_dir) as make:
+        yield make()
 
 
 @pytest.fixture

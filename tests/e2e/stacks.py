@@ -139,6 +139,14 @@ class Node:
     def socket(self) -> Path:
         return self.directory / "agent.sock"
 
+    def start(self) -> None:
+        """Start it and return when the node is Ready. Everything logs as much as it can."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop it, which has to succeed and to leave nothing behind."""
+        raise NotImplementedError
+
     @property
     def node_options(self) -> list[str]:
         return [
@@ -183,7 +191,6 @@ class Stack(Node):
     """One ``up``: an API server and a node. The admin's kubeconfig lies on the stack's own tmpfs."""
 
     def start(self) -> None:
-        """Start it and return when the node is Ready. Everything logs as much as it can."""
         self.command = Command(["-vv", "up", "--port", "0", *self.node_options], self.directory / "up.log")
         try:
             self.command.wait_line("ready")
@@ -193,7 +200,6 @@ class Stack(Node):
             raise
 
     def stop(self) -> None:
-        """Stop it, which has to succeed and to leave nothing behind."""
         status = self.command.stop()
         left = find_leftovers(self.directory, self.node_name)
         assert status == 0, self.command.stderr[-3000:]
@@ -434,6 +440,13 @@ class Cluster:
         found = await self.pod(pod)
         runtime = ["runc", "--root", str(self.stack.root_dir / "run" / "runc")]
         return [*runtime, "exec", container_id(found, container), "sh", "-c", script]
+
+    async def restart(self, pod: str) -> None:
+        """End the first container of a pod, and wait until it runs again."""
+        count = (await self.pod(pod)).status.container_statuses[0].restart_count
+        await self.try_exec(pod, "kill -TERM 1")  # may be killed itself, with the container's other processes
+        await self.wait(pod, lambda found: found.status.container_statuses[0].restart_count > count)
+        await self.wait_ready(pod)
 
     @asynccontextmanager
     async def started(self, pod: str, script: str, container: str = "") -> AsyncIterator[trio.Process]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,11 @@ def children(pid: int, name: str) -> list[int]:
     """Child processes of *pid* whose command line contains *name*."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found if name in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+@pytest.fixture(scope="module")
+def stack(make_stack: Callable[..., Node]) -> Node:
+    return make_stack()
 
 
 @pytest.fixture
@@ -159,9 +164,7 @@ async def test_restarts_and_environments_survive_the_agent(cluster: Cluster) -> 
     """The environment a container was started with is known to the next agent, and its back-off and restart count as well."""
     await cluster.put_secret("memory", {"key": "one"})
     await cluster.run_pod("memory", container(env=[secret_env("KEY", "memory", "key")]))
-    await cluster.exec_command("memory", "kill -TERM 1")  # it may die with its target
-    await cluster.wait("memory", lambda pod: pod.status.container_statuses[0].restart_count == 1)
-    await cluster.wait_ready("memory")
+    await cluster.restart("memory")
     async with agent_away(cluster.stack):
         await cluster.put_secret("memory", {"key": "two"})
     done = cluster.stack.cli("env", "memory", "--show-values")

@@ -9,7 +9,7 @@ import pytest
 
 from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.meta import PODS, SECRETS
-from tests.e2e.stacks import Cluster, container, mount, receive, secret_env, secret_volume
+from tests.e2e.stacks import Cluster, container, eventually, mount, receive, secret_env, secret_volume
 
 pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
 
@@ -244,9 +244,7 @@ async def test_sub_path_is_frozen_until_the_container_restarts(cluster: Cluster)
     assert await cluster.exec("frozen", "cat /etc/one.conf") == "one"
     await cluster.put_secret("frozen", {"key": "two"})
     assert await cluster.exec("frozen", "until grep -q two /live/key; do :; done; cat /etc/one.conf") == "one"
-    await cluster.exec_command("frozen", "kill -TERM 1")  # it may die with its target
-    await cluster.wait("frozen", lambda pod: pod.status.container_statuses[0].restart_count == 1)
-    await cluster.wait_ready("frozen")
+    await cluster.restart("frozen")
     assert await cluster.exec("frozen", "cat /etc/one.conf") == "two"
 
 
@@ -357,7 +355,8 @@ async def test_pod_deletion_takes_its_volumes_off_the_node(cluster: Cluster) -> 
     assert time.monotonic() - before < 30
     assert uid not in Path("/proc/self/mountinfo").read_text()
     assert not (cluster.stack.root_dir / "pods" / uid).exists()
-    assert uid not in [each.uid for each in cluster.stack.status().pods]
+    # The worker ends last, when the API server has confirmed the deletion.
+    await eventually(lambda: uid not in [each.uid for each in cluster.stack.status().pods])
     # Its Secret outlives it.
     secret = await cluster.client.get(SECRETS, "default", "leaving", Secret)
     assert len(secret.data) == 1
