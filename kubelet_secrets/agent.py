@@ -51,6 +51,7 @@ from kubelet_secrets.node.facts import read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.ttl import NodeTtl
+from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts, wall_clock
@@ -84,6 +85,7 @@ class AgentOptions:
     socket: Path
     runtime: str = "runc"
     change_detection: Strategy = Strategy.WATCH
+    projects_trust_bundles: bool = False  # the gate ClusterTrustBundleProjection
     emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
 
@@ -120,6 +122,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         client = await undo.enter_async_context(open_client(load_kubeconfig(options.kubeconfig)))
         # Services wake pods, and pods read services: the closures meet below, before either runs.
         services = ServiceCache(client, changed=lambda: pods.services_changed())
+        trust_bundles = TrustBundleCache(client, changed=lambda: pods.trust_bundles_changed())
         reporter = NodeReporter(client, facts, clock=wall_clock)
 
         def node_uid() -> str:
@@ -150,6 +153,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             events=events,
             tokens=TokenManager(client, clock=wall_clock),
             services=lambda: services.services,
+            trust_bundles=trust_bundles if options.projects_trust_bundles else None,
             node=lambda: NodeInfo(
                 name=options.node_name,
                 allocatable=reporter.allocatable,
@@ -188,6 +192,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     for service in (events, secrets, config_maps, pods):
                         await working.start(service.run)
                     working.start_soon(services.run)
+                    if options.projects_trust_bundles:
+                        working.start_soon(trust_bundles.run)
                     working.start_soon(PodSource(client, options.node_name, pods).run)
                     handover.tell_ready()
                 await stop_everything(parts, grace_s=options.stop_grace_s)

@@ -116,6 +116,7 @@ class Inspection:
         node = NodeKnowledge(
             objects=objects,
             services=self._parts.services() or (),
+            trust_bundles=self._parts.trust_bundles,
             files=lambda volume: stored.get(volume, []),
             identities=self._parts.registry.containers(metadata.uid),
             credentials={name: found for name, found in credentials.items() if found is not None},

@@ -53,7 +53,8 @@ class StackOptions:
     encryption_reloads: bool = False  # follow changes of that file
     runtime: str = "runc"
     change_detection: str = "Watch"  # or "Cache", "Get"
-    emulates_delays: bool = False  # see agent.AgentOptions
+    projects_trust_bundles: bool = False  # see agent.AgentOptions
+    emulates_delays: bool = False
     store_size_bytes: int = 512 << 20
     scratch_size_bytes: int = 1 << 30
     stop_grace_s: float = 3.0
@@ -159,8 +160,10 @@ async def run_stack(
             "--stop-grace": str(options.stop_grace_s),
             "--config-map-and-secret-change-detection-strategy": options.change_detection,
         }
-        delays = ["--emulate-kubelet-delays"] if options.emulates_delays else []
-        keeper = _spawn(["agent", *_flatten(flags), *delays], notifications, options.verbose)
+        switches = ["--emulate-kubelet-delays"] if options.emulates_delays else []
+        if options.projects_trust_bundles:
+            switches.append("--cluster-trust-bundle-projection")
+        keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options.verbose)
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)
         await _wait_ready(keeper, notifications, "the node")

@@ -623,3 +623,20 @@ class Status(ApiStruct):
     message: str = ""
     reason: str = ""
     code: int = 0
+
+
+# --- ClusterTrustBundle ---------------------------------------------------------------------------------------------
+
+
+class ClusterTrustBundleSpec(ApiStruct):
+    signer_name: str = ""
+    trust_bundle: str = ""  # PEM certificates
+
+
+class ClusterTrustBundle(ApiStruct):
+    """Source: k8s.io/api/certificates/v1beta1; off by default in clusters and here."""
+
+    api_version: str = "certificates.k8s.io/v1beta1"
+    kind: str = "ClusterTrustBundle"
+    metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
+    spec: ClusterTrustBundleSpec = msgspec.field(default_factory=ClusterTrustBundleSpec)

@@ -115,10 +115,12 @@ CLUSTER_ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "clusterrole
 CERTIFICATE_SIGNING_REQUESTS = Resource(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", False
 )
+CLUSTER_TRUST_BUNDLES = Resource("certificates.k8s.io", "v1beta1", "clustertrustbundles", "ClusterTrustBundle", False)
 
 RESOURCES = (
     *(NAMESPACES, SECRETS, CONFIG_MAPS, SERVICE_ACCOUNTS, PODS, SERVICES, NODES, EVENTS, LEASES),
     *(ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, CERTIFICATE_SIGNING_REQUESTS),
+    CLUSTER_TRUST_BUNDLES,
 )
 
 

@@ -26,6 +26,7 @@ _STATIC_RULES: dict[tuple[str, str], frozenset[str]] = {
     ("", "events"): frozenset({"create", "update", "patch"}),
     ("events.k8s.io", "events"): frozenset({"create", "update", "patch"}),
     ("certificates.k8s.io", "certificatesigningrequests"): _READ | {"create"},
+    ("certificates.k8s.io", "clustertrustbundles"): _READ,
     ("", "endpoints"): frozenset({"get"}),
     ("storage.k8s.io", "csidrivers"): _READ,
     ("node.k8s.io", "runtimeclasses"): _READ,

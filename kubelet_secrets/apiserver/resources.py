@@ -242,6 +242,11 @@ SERVED: tuple[ServedResource, ...] = (
         selectable=_same("spec.signerName"),
         has_status=True,
     ),
+    ServedResource(
+        resource=meta.CLUSTER_TRUST_BUNDLES,
+        singular="clustertrustbundle",
+        selectable=_same("spec.signerName"),
+    ),
     _review("authentication", "SelfSubjectReview"),
     _review("authentication", "TokenReview"),
     _review("authorization", "LocalSubjectAccessReview", namespaced=True),

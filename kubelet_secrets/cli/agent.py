@@ -88,6 +88,11 @@ _NODE_OPTIONS = (
         help="How changes of Secrets and ConfigMaps are noticed: the kubelet's setting of that name.",
     ),
     click.option(
+        "--cluster-trust-bundle-projection",
+        is_flag=True,
+        help="Project ClusterTrustBundles into volumes: the feature gate of that name, off by default as in the kubelet.",
+    ),
+    click.option(
         "--emulate-kubelet-delays",
         is_flag=True,
         help="Bring changes to volumes as late as the kubelet does: at a sync of the pod, every 60 to 90 s.",
@@ -144,6 +149,7 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "socket": os.path.abspath(node["socket"]),
                     "runtime": node["runtime"],
                     "change_detection": node["change_detection"],
+                    "projects_trust_bundles": node["cluster_trust_bundle_projection"],
                     "emulates_delays": node["emulate_kubelet_delays"],
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,

@@ -45,6 +45,11 @@ _MANY_FILES = 200
     help="Warn of certificates that end sooner.",
 )
 @click.option(
+    "--cluster-trust-bundle-projection",
+    is_flag=True,
+    help="Answer for a node whose feature gate of that name is on.",
+)
+@click.option(
     "--show-values", is_flag=True, help="Print values instead of their sizes. Mind who looks over your shoulder."
 )
 @output_option("table", "json", "yaml")
@@ -54,6 +59,7 @@ def explain(
     filenames: tuple[str, ...],
     namespace: str,
     expires_within_days: int,
+    cluster_trust_bundle_projection: bool,
     show_values: bool,
     output: str,
 ) -> None:
@@ -71,6 +77,7 @@ def explain(
         now=datetime.now(UTC),
         namespace=namespace,
         expires_within=timedelta(days=expires_within_days),
+        projects_trust_bundles=cluster_trust_bundle_projection,
     )
     if output == "table":
         _print_explanation(explanation, show_values=show_values)

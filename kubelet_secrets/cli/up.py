@@ -68,6 +68,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         encryption_reloads=encryption_reloads,
         runtime=options["runtime"],
         change_detection=options["change_detection"],
+        projects_trust_bundles=options["cluster_trust_bundle_projection"],
         emulates_delays=options["emulate_kubelet_delays"],
         store_size_bytes=options["store_size"],
         scratch_size_bytes=options["scratch_size"],

@@ -12,6 +12,7 @@ from kubelet_secrets.control.client import ask_one
 
 if TYPE_CHECKING:
     from kubelet_secrets.control.protocol import WhyVersion, WhyView
+    from kubelet_secrets.explain.answer import Question
 
 
 @click.command()
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="Answer offline, from this manifest, directory of manifests, or - for standard input.",
 )
+@click.option(
+    "--cluster-trust-bundle-projection",
+    is_flag=True,
+    help="With -f: answer for a node whose feature gate of that name is on.",
+)
 @output_option("table", "json", "yaml")
 @socket_option
 @click.pass_context
@@ -38,6 +44,7 @@ def why(
     variable: str | None,
     path: str | None,
     filenames: tuple[str, ...],
+    cluster_trust_bundle_projection: bool,
     output: str,
     socket: str,
 ) -> None:
@@ -52,7 +59,10 @@ def why(
     if (variable is None) == (path is None):
         raise click.UsageError("one of --env and --path is needed")
     if filenames:
-        view = _offline(filenames, pod, container, namespace, variable or "", path or "")
+        from kubelet_secrets.explain.answer import Question
+
+        question = Question(container=container, variable=variable or "", path=path or "")
+        view = _offline(filenames, pod, namespace, question, cluster_trust_bundle_projection)
     else:
         from kubelet_secrets.control.protocol import WhyView
 
@@ -71,13 +81,16 @@ def why(
     context.exit(1 if view.rule else 0)
 
 
-def _offline(filenames: tuple[str, ...], pod: str, container: str, namespace: str, variable: str, path: str) -> WhyView:
-    from kubelet_secrets.explain.answer import Question, answer_from_manifests
+def _offline(
+    filenames: tuple[str, ...], pod: str, namespace: str, question: Question, projects_trust_bundles: bool
+) -> WhyView:
+    from kubelet_secrets.explain.answer import answer_from_manifests
     from kubelet_secrets.manifests import manifest_files, read_manifest
 
     manifests = [each for file in manifest_files(filenames) for each in read_manifest(file)]
-    question = Question(container=container, variable=variable, path=path)
-    return answer_from_manifests(manifests, pod, question, namespace=namespace)
+    return answer_from_manifests(
+        manifests, pod, question, namespace=namespace, projects_trust_bundles=projects_trust_bundles
+    )
 
 
 def _print(view: WhyView) -> None:

@@ -111,14 +111,19 @@ def know(
 
 
 def answer_from_manifests(
-    manifests: Sequence[ManifestObject], name: str, question: Question, *, namespace: str = "default"
+    manifests: Sequence[ManifestObject],
+    name: str,
+    question: Question,
+    *,
+    namespace: str = "default",
+    projects_trust_bundles: bool = False,
 ) -> WhyView:
     """Answer for the pod or workload *name* among *manifests*.
 
     Raises:
         UsageError: it is not among them, or an object cannot be read.
     """
-    inventory = take_inventory(manifests, namespace=namespace)
+    inventory = take_inventory(manifests, namespace=namespace, projects_trust_bundles=projects_trust_bundles)
     given = _find_pod(inventory, name, namespace)
     source = ManifestSource(inventory, given.manifest.namespace)
     services = known_services(tuple(inventory.services.values()))

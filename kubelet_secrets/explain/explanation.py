@@ -27,6 +27,7 @@ def explain(
     now: datetime,
     namespace: str = "default",
     expires_within: timedelta = EXPIRES_WITHIN,
+    projects_trust_bundles: bool = False,
 ) -> Explanation:
     """Say what each container of *manifests* would see.
 
@@ -34,11 +35,12 @@ def explain(
         now: with a time zone; certificates and bootstrap tokens are held against it.
         namespace: of objects that name none.
         expires_within: certificates that end sooner are warned of.
+        projects_trust_bundles: whether the node's gate ClusterTrustBundleProjection is on.
 
     Raises:
         UsageError: an object cannot be read at all: a field of the wrong type, no name. Names file and field.
     """
-    inventory = take_inventory(manifests, namespace=namespace)
+    inventory = take_inventory(manifests, namespace=namespace, projects_trust_bundles=projects_trust_bundles)
     services = known_services(tuple(inventory.services.values()))
     return Explanation(
         pods=tuple(_explain_pod(each, inventory, services) for each in inventory.pods),

@@ -107,7 +107,8 @@ def explain_volumes(pod: Pod, *, where: str, source: ManifestSource) -> Volumes:
 
 
 def _make(volume: Volume, pod: Pod, source: ManifestSource) -> Payload:
-    return make_volume_payload(volume, pod, source, node=NodeInfo(name=pod.spec.node_name), tokens=source)
+    node = NodeInfo(name=pod.spec.node_name)
+    return make_volume_payload(volume, pod, source, node=node, tokens=source, trust_bundles=source.trust_bundles)
 
 
 def _part_problems(volume: Volume, pod: Pod, where: str, source: ManifestSource, *, blocked: bool) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kubelet_secrets.api.core import ConfigMap, Pod, Secret, Service, ServiceAccount
+from kubelet_secrets.api.core import ClusterTrustBundle, ConfigMap, Pod, Secret, Service, ServiceAccount
 from kubelet_secrets.api.decode import DecodeError, convert
 from kubelet_secrets.api.defaults import apply_defaults
 from kubelet_secrets.api.serviceaccount import ROOT_CA_CONFIG_MAP, add_token_volume, wants_token
@@ -34,6 +34,7 @@ _TYPES: dict[str, type[Any]] = {
     "ConfigMap": ConfigMap,
     "Service": Service,
     "ServiceAccount": ServiceAccount,
+    "ClusterTrustBundle": ClusterTrustBundle,
 }
 Key = tuple[str, str]
 """(namespace, name)"""
@@ -78,20 +79,24 @@ class Inventory:
     config_maps: dict[Key, ConfigMap] = field(default_factory=dict)
     services: dict[Key, Service] = field(default_factory=dict)
     service_accounts: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    trust_bundles: list[ClusterTrustBundle] | None = None  # None: the projection is switched off
     manifests: list[Manifest] = field(default_factory=list)  # Secrets and ConfigMaps, in order
     repeated: list[Manifest] = field(default_factory=list)  # objects that an earlier manifest defines too
 
 
-def take_inventory(manifests: Sequence[ManifestObject], *, namespace: str = "default") -> Inventory:
+def take_inventory(
+    manifests: Sequence[ManifestObject], *, namespace: str = "default", projects_trust_bundles: bool = False
+) -> Inventory:
     """Sort *manifests* by kind; kinds that no container's files or variables depend on are passed over.
 
     Args:
         namespace: of objects that name none.
+        projects_trust_bundles: whether the node's gate ClusterTrustBundleProjection is on.
 
     Raises:
         UsageError: an object has a field of the wrong type, or no name. The message names file and field, never a value.
     """
-    inventory = Inventory()
+    inventory = Inventory(trust_bundles=[] if projects_trust_bundles else None)
     workloads: list[Manifest] = []
     seen: set[tuple[str, str, str]] = set()
     for given in manifests:
@@ -142,6 +147,9 @@ def _file(inventory: Inventory, manifest: Manifest) -> None:
             inventory.manifests.append(manifest)
         case Service():
             inventory.services[key] = obj
+        case ClusterTrustBundle():
+            if inventory.trust_bundles is not None:
+                inventory.trust_bundles.append(obj)
         case ServiceAccount():
             inventory.service_accounts[key] = manifest.obj
 

@@ -16,6 +16,8 @@ from kubelet_secrets.api.origin import Origin, OriginKind
 from kubelet_secrets.errors import MissingObject
 from kubelet_secrets.explain.inventory import Inventory, is_cluster_made
 from kubelet_secrets.sensitive import SensitiveBytes
+from kubelet_secrets.volume.payload import TrustBundleSource
+from kubelet_secrets.volume.trustbundles import TrustBundles, make_trust_bundle
 
 NOT_GIVEN = "it is not among the given manifests"
 
@@ -43,6 +45,11 @@ class ManifestSource:
 
     def get_token(self, projection: ServiceAccountTokenProjection) -> SensitiveBytes:
         return SensitiveBytes(b"")  # only a cluster can issue one; see is_known
+
+    @property
+    def trust_bundles(self) -> TrustBundleSource | None:
+        bundles = self.inventory.trust_bundles
+        return None if bundles is None else TrustBundles(make_trust_bundle(each) for each in bundles)
 
     def is_known(self, origin: Origin) -> bool:
         """Whether the bytes behind *origin* are known here."""

@@ -35,6 +35,7 @@ from kubelet_secrets.pod.state import containers_of
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.pod.volumes import FileInfo, VolumeState, failed_mount
 from kubelet_secrets.volume.ownership import Ownership
+from kubelet_secrets.volume.payload import TrustBundleSource
 from kubelet_secrets.volume.store import StoredFile
 
 RUNS_ON = "container {} runs on with what it has; it could not be started again like this"
@@ -56,6 +57,7 @@ class NodeKnowledge:
     objects: ObjectSnapshot
     services: Sequence[Service]
     files: Callable[[str], Sequence[StoredFile]]
+    trust_bundles: TrustBundleSource | None = None
     identities: Sequence[ContainerIdentity] = ()
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +69,11 @@ class LiveSource(ManifestSource):
     """The node's own objects; an object that cannot be had is told in the words that the pod's events use."""
 
     objects: ObjectSnapshot
+    node_bundles: TrustBundleSource | None
+
+    @property
+    def trust_bundles(self) -> TrustBundleSource | None:
+        return self.node_bundles
 
     def get_secret(self, name: str) -> Secret:
         return self.objects.get_secret(name)
@@ -94,7 +101,7 @@ def answer(view: PodView, container: ContainerView, question: Question, node: No
     for name, config_map in node.objects.config_maps.items():
         if isinstance(config_map, ConfigMap):
             inventory.config_maps[namespace, name] = config_map
-    source = LiveSource(inventory, namespace, node.objects)
+    source = LiveSource(inventory, namespace, node.objects, node.trust_bundles)
     known = know(pod, container.name, source=source, services=node.services, is_template=False)
     known = _with_facts(known, view, container)
     if question.variable:

@@ -117,6 +117,11 @@ class PodManager:
         for worker in self._workers.values():
             worker.services_changed()
 
+    def trust_bundles_changed(self) -> None:
+        """For ``TrustBundleCache``: projected volumes may show them."""
+        for worker in self._workers.values():
+            worker.trust_bundles_changed()
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     async def _run_worker(self, uid: PodUID, worker: PodWorker) -> None:

@@ -21,6 +21,7 @@ from kubelet_secrets.runtime.images import ImageStore
 from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.sandbox import SandboxManager
 from kubelet_secrets.volume.manager import VolumeManager
+from kubelet_secrets.volume.payload import TrustBundleSource
 
 
 def wall_clock() -> datetime:
@@ -42,6 +43,7 @@ class NodeParts:
     registry: ContainerRegistry
     events: EventRecorder
     tokens: TokenManager | None = None  # None: serviceAccountToken projections fail
+    trust_bundles: TrustBundleSource | None = None  # None: clusterTrustBundle projections are switched off
     services: Callable[[], Sequence[Service] | None]  # None while they have not been read
     node: Callable[[], NodeInfo]
     host_ips: tuple[str, ...]  # the node's, primary first

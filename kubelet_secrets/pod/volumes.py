@@ -33,7 +33,7 @@ from kubelet_secrets.pod.wake import Wake
 from kubelet_secrets.volume.emptydir import memory_size_bytes
 from kubelet_secrets.volume.manager import VolumeManager
 from kubelet_secrets.volume.ownership import fs_group_of
-from kubelet_secrets.volume.payload import Payload, has_payload, make_volume_payload
+from kubelet_secrets.volume.payload import Payload, TrustBundleSource, has_payload, make_volume_payload
 from kubelet_secrets.volume.store import VolumeVersion
 
 RESYNC_S = 60.0  # syncFrequency; up to half more at random. Only tokens need it: all else tells when it changes.
@@ -90,6 +90,7 @@ class PodVolumes:
 
     Args:
         pod: as first seen; :meth:`update` replaces it.
+        trust_bundles: None where that projection is switched off.
         policy: whether changes act at once.
         on_sync: called at each periodic sync; must not wait.
         report: told each failure.
@@ -105,12 +106,14 @@ class PodVolumes:
         config_maps: ObjectGetter[ConfigMap],
         tokens: TokenManager | None,
         node: Callable[[], NodeInfo],
+        trust_bundles: TrustBundleSource | None = None,
         policy: SyncPolicy = AT_ONCE,
         on_sync: Callable[[], None] = lambda: None,
         report: Report,
         changed: Callable[[], None],
     ) -> None:
         self._pod = pod
+        self._trust_bundles = trust_bundles
         self._policy = policy
         self._on_sync = on_sync
         self._timer: SyncTimer | None = None  # while run() runs, with a periodic policy
@@ -156,6 +159,13 @@ class PodVolumes:
             if secret and secret in volume_secret_names(self._pod, name):
                 kept.wake.ring()
             if config_map and config_map in volume_config_map_names(kept.volume):
+                kept.wake.ring()
+
+    def refresh_trust_bundles(self) -> None:
+        """A ClusterTrustBundle changed: set up again the volumes that show any."""
+        for kept in self._kept.values():
+            sources = kept.volume.projected.sources if kept.volume.projected is not None else ()
+            if self._policy.is_immediate and any(each.cluster_trust_bundle is not None for each in sources):
                 kept.wake.ring()
 
     def update(self, pod: Pod) -> None:
@@ -281,7 +291,9 @@ class PodVolumes:
             config_map_names=volume_config_map_names(volume),
         )
         tokens = await self._tokens.snapshot(pod, volume) if self._tokens is not None else None
-        return make_volume_payload(volume, pod, objects, node=self._node(), tokens=tokens)
+        return make_volume_payload(
+            volume, pod, objects, node=self._node(), tokens=tokens, trust_bundles=self._trust_bundles
+        )
 
 
 class UnsupportedVolume(SetUpError):

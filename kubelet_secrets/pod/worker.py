@@ -83,6 +83,7 @@ class PodWorker:
             config_maps=parts.config_maps,
             tokens=parts.tokens,
             node=parts.node,
+            trust_bundles=parts.trust_bundles,
             policy=parts.sync_policy,
             on_sync=self._synced,
             report=lambda message: self._report(None, WARNING, "FailedMount", message),
@@ -148,6 +149,10 @@ class PodWorker:
             self._envs.refresh()
             if self._parts.sync_policy.is_immediate:
                 self._retry_now(concerned)
+
+    def trust_bundles_changed(self) -> None:
+        """ClusterTrustBundles have been read, or changed."""
+        self._volumes.refresh_trust_bundles()
 
     def services_changed(self) -> None:
         """Services have been read, or changed."""

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kubelet_secrets.api.core import ClusterTrustBundle
 from kubelet_secrets.api.selectors import parse_label_selector
 from kubelet_secrets.errors import SetUpError
 
@@ -86,6 +87,16 @@ class TrustBundles:
         if found or optional:
             return normalize(found)
         raise SetUpError("combination of signerName and labelSelector matched zero ClusterTrustBundles")
+
+
+def make_trust_bundle(bundle: ClusterTrustBundle) -> TrustBundle:
+    """What of the API's object matters here."""
+    return TrustBundle(
+        name=bundle.metadata.name,
+        signer_name=bundle.spec.signer_name,
+        labels=bundle.metadata.labels,
+        trust_bundle=bundle.spec.trust_bundle,
+    )
 
 
 def normalize(bundles: Sequence[TrustBundle]) -> bytes:

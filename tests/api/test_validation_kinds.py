@@ -128,3 +128,46 @@ def test_bindings_keep_their_role_and_services_their_address() -> None:
     before = {"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "ports": ports}}
     after = {"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.2", "ports": ports}}
     assert _texts("Service", after, before) == ['spec.clusterIP: Invalid value: "10.0.0.2": field is immutable']
+
+
+PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+BUNDLE = 'spec.trustBundle: Invalid value: "<value omitted>": '
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "errors"),
+    [
+        ("x", {"trustBundle": PEM}, []),
+        ("example.com:signer:x", {"signerName": "example.com/signer", "trustBundle": PEM + PEM}, []),
+        (
+            "x",
+            {"signerName": "example.com/signer", "trustBundle": PEM},
+            [
+                'metadata.name: Invalid value: "x": ClusterTrustBundle for signerName example.com/signer must be named '
+                "with prefix example.com:signer:"
+            ],
+        ),
+        (
+            "a:b",
+            {"trustBundle": PEM},
+            [
+                'metadata.name: Invalid value: "a:b": ClusterTrustBundle without signer name must not have ":" in its name'
+            ],
+        ),
+        ("x", {}, [f"{BUNDLE}at least one trust anchor must be provided"]),
+        (
+            "x",
+            {"trustBundle": PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY")},
+            [f"{BUNDLE}entry 1 has bad block type: PRIVATE KEY"],
+        ),
+        ("x", {"trustBundle": PEM * 20000}, ["spec.trustBundle: Too long: may not be more than 1048576 bytes"]),
+    ],
+)
+def test_trust_bundles(name: str, spec: Obj, errors: list[str]) -> None:
+    assert _texts("ClusterTrustBundle", {"metadata": {"name": name}, "spec": spec}, namespaced=False) == errors
+
+
+def test_signer_of_a_trust_bundle_stays() -> None:
+    new, old = {"trustBundle": PEM}, {"signerName": "a.b/c", "trustBundle": PEM}
+    texts = _texts("ClusterTrustBundle", {"spec": new}, {"spec": old}, namespaced=False)
+    assert texts == ['spec.signerName: Invalid value: "": field is immutable']

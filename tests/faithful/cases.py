@@ -311,6 +311,7 @@ REFUSED_BY_THE_NODE = {
     "config-map-missing": volume("configMap: {name: nope}"),
     "config-map-key-missing": volume("configMap: {name: settings, items: [{key: nope, path: x}]}"),
     "projected-missing": volume("projected: {sources: [{secret: {name: nope}}]}"),
+    "trust-bundle-switched-off": volume("projected: {sources: [{clusterTrustBundle: {name: b, path: ca.pem}}]}"),
     "projected-two-missing": volume("projected: {sources: [{secret: {name: nope}}, {configMap: {name: gone}}]}"),
     # §6.1, §6.6
     "env-secret-missing": env(value_from("A", "secretKeyRef: {name: nope, key: k}")),

@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from kubelet_secrets.api.core import Event, Pod
-from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS
+from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, find_resource
 from kubelet_secrets.client.answers import EventType
 from kubelet_secrets.explain import ContainerView, Explanation, explain
 from kubelet_secrets.manifests import ManifestObject, parse_manifest
@@ -144,7 +144,10 @@ async def apply(cluster: Cluster, text: str, namespace: str) -> None:
     """Apply the manifests as they stand, with the namespace that ``kubectl -n`` would give them. Raises: ApiError."""
     manifests: list[ManifestObject] = parse_manifest(text.encode(), source="case.yaml")
     for manifest in manifests:
-        manifest.obj["metadata"].setdefault("namespace", namespace)
+        resource = find_resource(manifest.obj["apiVersion"], manifest.kind)
+        assert resource is not None
+        if resource.namespaced:
+            manifest.obj["metadata"].setdefault("namespace", namespace)
         await cluster.client.apply(manifest.obj)
 
 

@@ -1,4 +1,4 @@
-"""The smaller kinds: namespaces, service accounts, nodes, leases, events, services, RBAC, signing requests.
+"""The smaller kinds: namespaces, service accounts, nodes, leases, events, services, RBAC, signing requests, trust bundles.
 
 Pure, on plain dictionaries, defaulted.
 
@@ -7,6 +7,7 @@ Source: pkg/apis/{core,coordination,rbac,certificates}/validation.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kubelet_secrets.api.validation import fields
@@ -27,6 +28,8 @@ Obj = dict[str, Any]
 
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+MAX_TRUST_BUNDLE_BYTES = 1 << 20
+_PEM_TYPE = re.compile(r"^-----BEGIN ([^\n-]+)-----\s*$", re.MULTILINE)
 _SERVICE_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 
 
@@ -214,3 +217,34 @@ def validate_signing_request(request: Obj, old: Obj | None = None) -> list[Field
         text = "may not specify a duration less than 600 seconds (10 minutes)"
         errors.append(fields.invalid(SPEC.child("expirationSeconds"), duration_s, text))
     return errors
+
+
+def validate_cluster_trust_bundle(bundle: Obj, old: Obj | None = None) -> list[FieldError]:
+    """Its name tells the signer; it holds certificates and nothing else. What is in a certificate is not looked at."""
+    spec = bundle.get("spec") or {}
+    signer, content = spec.get("signerName", ""), spec.get("trustBundle", "")
+    errors = _metadata(bundle, old, lambda name: _trust_bundle_name_errors(name, signer), is_namespaced=False)
+    path, omitted = SPEC.child("trustBundle"), "<value omitted>"
+    if len(content.encode()) > MAX_TRUST_BUNDLE_BYTES:
+        return [*errors, fields.too_long(path, MAX_TRUST_BUNDLE_BYTES)]
+    blocks = _PEM_TYPE.findall(content)
+    for index, kind in enumerate(blocks):
+        if kind != "CERTIFICATE":
+            errors.append(fields.invalid(path, omitted, f"entry {index} has bad block type: {kind}"))
+    if "CERTIFICATE" not in blocks:
+        errors.append(fields.invalid(path, omitted, "at least one trust anchor must be provided"))
+    if old is not None:
+        errors += fields.immutable(SPEC.child("signerName"), signer, (old.get("spec") or {}).get("signerName", ""))
+    return errors
+
+
+def _trust_bundle_name_errors(name: str, signer: str) -> list[str]:
+    """Source: apivalidation.ValidateClusterTrustBundleName."""
+    if not signer:
+        if ":" in name:
+            return ['ClusterTrustBundle without signer name must not have ":" in its name']
+        return dns1123_subdomain_errors(name)
+    prefix = signer.replace("/", ":") + ":"
+    if not name.startswith(prefix):
+        return [f"ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"]
+    return dns1123_subdomain_errors(name.removeprefix(prefix))

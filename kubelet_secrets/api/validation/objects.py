@@ -28,6 +28,7 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldEr
     "RoleBinding": kinds.validate_role_binding,
     "ClusterRoleBinding": kinds.validate_role_binding,
     "CertificateSigningRequest": kinds.validate_signing_request,
+    "ClusterTrustBundle": kinds.validate_cluster_trust_bundle,
 }
 
 
