@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from kubelet_secrets.api.core import Pod
-from kubelet_secrets.control.protocol import AuditView
+from kubelet_secrets.control.protocol import AuditView, EnvRow, EnvView
 from tests.e2e.stacks import (
     Cluster,
     Node,
@@ -167,11 +167,14 @@ async def test_restarts_and_environments_survive_the_agent(cluster: Cluster) -> 
     await cluster.restart("memory")
     async with agent_away(cluster.stack):
         await cluster.put_secret("memory", {"key": "two"})
-    done = cluster.stack.cli("env", "memory", "--show-values")
-    assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("KEY "))
-    assert line.split()[:5] == ["KEY", "one", "(now:", "two)", "stale"]
-    assert line.endswith("secret/memory key key")
+    params = {"namespace": "default", "pod": "memory", "container": "app", "show_values": True, "watch": False}
+
+    def row() -> EnvRow:
+        (view,) = cluster.stack.ask("env", EnvView, **params)
+        return next(each for each in view.rows if each.name == "KEY")
+
+    await eventually(lambda: row().stale)
+    assert (row().value, row().current_value, row().origin) == ("one", "two", "secret/memory key key")
     assert (await cluster.pod("memory")).status.container_statuses[0].restart_count == 1
 
 
