@@ -31,8 +31,8 @@ def _decode_custom(wanted: type, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError("Expected a base64 string")
         try:
-            # Go's encoding/json accepts line breaks inside base64, so do we.
-            return SensitiveBytes(base64.b64decode("".join(value.split()), validate=True))
+            # Go's decoder accepts line breaks inside base64 and no other white space.
+            return SensitiveBytes(base64.b64decode(value.replace("\n", "").replace("\r", ""), validate=True))
         except (binascii.Error, ValueError):
             raise ValueError("Invalid base64-encoded string") from None
     raise NotImplementedError(wanted)

@@ -1,3 +1,5 @@
+"""What the API server fills in. Source: pkg/apis/core/v1/defaults_test.go; semantics §1.1, §2.1, §4.2, §4.4."""
+
 from __future__ import annotations
 
 import copy

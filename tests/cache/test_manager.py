@@ -1,4 +1,4 @@
-"""``ObjectManager`` over a fake list-watch. Cases: semantics of pkg/kubelet/util/manager/*_test.go (v1.36)."""
+"""``ObjectManager`` over a fake list-watch. Source: pkg/kubelet/util/manager/*_test.go; semantics §7.1-§7.3, §7.6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events as they reach the API server. Semantics §8.2."""
+"""Events as they reach the API server. Semantics §8.2, §8.3."""
 
 from __future__ import annotations
 

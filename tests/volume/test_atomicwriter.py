@@ -1,4 +1,4 @@
-"""Source: kubernetes pkg/volume/util/atomic_writer_test.go for the tables."""
+"""Source: kubernetes pkg/volume/util/atomic_writer_test.go for the tables; semantics §3.1-§3.4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Source: kubernetes pkg/volume/util/nested_volumes_test.go."""
+"""Source: kubernetes pkg/volume/util/nested_volumes_test.go; semantics §5.4."""
 
 from __future__ import annotations
 
