@@ -35,12 +35,13 @@ from tests.e2e.stacks import (
 pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
 
 STORE_BYTES = 4 << 20
+SCRATCH_BYTES = 16 << 20
 
 
 @pytest.fixture(scope="module")
 def stack(make_stack: Callable[..., Pair]) -> Pair:
     """A node with a small store, and a server that can be taken away from it."""
-    return make_stack("--store-size", str(STORE_BYTES), kind=Pair)
+    return make_stack("--store-size", str(STORE_BYTES), "--scratch-size", str(SCRATCH_BYTES), kind=Pair)
 
 
 # --- objects --------------------------------------------------------------------------------------------------------
@@ -141,6 +142,36 @@ async def test_full_store(cluster: Cluster) -> None:
     await cluster.exec("full-0", "until grep -q new /v/number; do sleep 0.05; done")
     for number in (0, 3, 4):
         await cluster.delete_pod(f"full-{number}")
+
+
+async def test_container_that_fills_its_root_filesystem(cluster: Cluster) -> None:
+    """It harms those who write, and not the node: secrets are read and rotated, and even another agent takes over."""
+    await cluster.put_secret("filled", {"key": "1"})
+    await cluster.run_pod("reader", container(volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "filled")])
+    await cluster.run_pod("filler", container())
+    done = await cluster.try_exec(
+        "filler", "for f in /big /dev/termination-log /etc/hosts; do dd if=/dev/zero of=$f bs=64k count=1000; done"
+    )
+    assert done.stderr.count(b"No space left on device") == 3
+    await cluster.put_secret("filled", {"key": "2"})
+    await cluster.exec("reader", "until grep -q 2 /v/key; do :; done")
+
+    await cluster.create_pod("late", container())
+    event = await cluster.wait_event("late", "FailedCreatePodSandBox")
+    assert event.message == "Failed to create pod sandbox: No space left on device"
+    agent = cluster.stack.status().agent_pid
+    os.kill(agent, signal.SIGKILL)
+    await cluster.stack.wait_agent(other_than=agent)
+    assert await cluster.exec("reader", "cat /v/key") == "2"
+
+    await cluster.delete_pod("late", grace_s=0)
+    await cluster.delete_pod("filler", grace_s=0)
+    await cluster.wait_gone("filler")
+    await eventually(lambda: "filler" not in [pod.name for pod in cluster.stack.status().pods])
+    await cluster.run_pod("roomy", container())
+    assert await cluster.exec("roomy", "dd if=/dev/zero of=/big bs=64k count=100 2>/dev/null; wc -c < /big") == (
+        "6553600\n"
+    )
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
