@@ -51,9 +51,7 @@ def demo(verbose: int | None, /, image_dir: Path) -> None:
 
 
 async def _demo(directory: Path, image_dir: Path, verbose: int) -> bool:
-    import trio
-
-    from kubelet_secrets.cli.up import cancel_on_signal
+    from kubelet_secrets.cli.up import stoppable
     from kubelet_secrets.stack import StackOptions, run_stack
 
     tour = Tour()
@@ -68,13 +66,11 @@ async def _demo(directory: Path, image_dir: Path, verbose: int) -> bool:
         verbose=verbose,
     )
     began = time.time()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(cancel_on_signal, nursery.cancel_scope)
+    async with stoppable():
         async with run_stack(options, progress=lambda line: click.echo(f"  {line}")) as stack:
             await _Steps(tour, stack, began).run()
         leftovers = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(directory) in line]
         tour.check(not leftovers, "everything is stopped; no mount is left")
-        nursery.cancel_scope.cancel()
     click.echo()
     click.echo(f"That was the tour, in {time.monotonic() - tour.started:.0f} s. Next:")
     click.echo("  kubelet-secrets up -f examples/      run real uses, and look at them with kubectl")

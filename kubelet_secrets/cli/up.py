@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,10 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
 
 
 async def _up(options: Any, manifests: list[dict[str, Any]]) -> None:
-    import trio
-
     from kubelet_secrets.errors import HostError
     from kubelet_secrets.stack import run_stack
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(cancel_on_signal, nursery.cancel_scope)
+    async with stoppable() as nursery:
         async with run_stack(options, progress=lambda line: click.echo(f"  {line}")) as stack:
             click.echo("ready")
             click.echo(f"  export KUBECONFIG={stack.kubeconfig}")
@@ -99,17 +97,28 @@ async def _up(options: Any, manifests: list[dict[str, Any]]) -> None:
     click.echo("stopped; nothing is left behind")
 
 
-async def cancel_on_signal(scope: Any, *, task_status: Any) -> None:
-    """Cancel *scope* at the first SIGINT or SIGTERM; later ones are left to the user's patience (clean-up is bounded)."""
+@asynccontextmanager
+async def stoppable() -> AsyncIterator[Any]:
+    """A block with a nursery, which the first SIGINT, SIGTERM or SIGHUP cancels.
+
+    Later signals wait for the user's patience: they must not kill the clean-up half-way, which takes a bounded time.
+    """
     import trio
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        task_status.started()
+    async def cancel_at_first(scope: trio.CancelScope) -> None:
         async for _ in signals:
-            click.echo("stopping: containers, mounts, server", err=True)
-            scope.cancel()
-            # Stay: a second Ctrl-C must not kill the clean-up half-way, so the handler keeps it.
-            await trio.sleep_forever()
+            if not scope.cancel_called:
+                click.echo("stopping: containers, mounts, server", err=True)
+                scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as listening:
+            async with trio.open_nursery() as nursery:
+                # Not in the inner nursery: it has to outlive what it cancels.
+                listening.start_soon(cancel_at_first, nursery.cancel_scope)
+                yield nursery
+                nursery.cancel_scope.cancel()
+            listening.cancel_scope.cancel()
 
 
 async def apply(client: Any, manifest: dict[str, Any]) -> str:

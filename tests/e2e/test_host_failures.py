@@ -233,6 +233,32 @@ def test_child_that_ends_takes_everything_down(stack: Stack, child: str, name: s
     assert errors.splitlines()[-1] == f"kubelet-secrets: the {name} stopped by itself (exit status -9)"
 
 
+def test_second_signal_does_not_cut_the_clean_up_short(stack: Stack) -> None:
+    manifest = stack.directory / "deaf.yaml"
+    manifest.write_text(
+        "{apiVersion: v1, kind: Pod, metadata: {name: deaf}, spec: {containers: [{name: c, image: localhost/busybox:1, "
+        "command: [sh, -c, \"trap '' TERM; while :; do sleep 1; done\"]}]}}"
+    )
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", "0", *stack.node_options, "-f", str(manifest)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    while "Running" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "stopping: containers, mounts, server\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert output.endswith("stopped; nothing is left behind\n")
+
+
 def test_commands_are_known_to_these_tests() -> None:
     """Each command appears here, in tests/cli, or in another test of this directory: a new one needs its own failures."""
     texts = [path.read_text() for room in ("cli", "e2e", "explain") for path in Path("tests", room).glob("test_*.py")]
