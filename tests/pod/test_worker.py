@@ -302,6 +302,25 @@ async def test_next_agent_adopts_what_runs(lab: Cluster) -> None:
         await lab.wait_gone("web")
 
 
+async def test_taken_over_volume_is_known_though_its_secret_is_gone(lab: Cluster) -> None:
+    """What was delivered is not lost by the next agent's first failure: files, and which version they are."""
+    await lab.put_secret("db", password="one")
+    async with lab.agent() as agent:
+        await lab.create("web", container(**READS_SECRET), volumes=[secret_volume("db")])
+        await lab.wait("web", is_ready)
+        view = agent.view("web")
+        assert view is not None
+        version = view.volumes["v"].version
+        assert version is not None
+    await lab.admin.delete(SECRETS, "default", "db")
+    async with lab.agent() as agent:
+        view = await agent.wait_view("web", lambda view: bool(view.volumes["v"].problem))
+        assert view.volumes["v"].version == version
+        assert await agent.exec("web", "cat", "/etc/s/password") == (0, "one")
+        await lab.admin.delete(PODS, "default", "web")
+        await lab.wait_gone("web")
+
+
 async def test_container_that_ended_without_an_agent_is_noticed(lab: Cluster) -> None:
     async with lab.agent() as agent:
         await lab.create("web", container("sleep 1000"), restartPolicy="Never")
