@@ -178,6 +178,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "envvars.environment",
         "explain.certificates",
         "fusefs.orders",
+        "node.certificates",
         "runtime.keyring",
         "sensitive",
         "volume.atomicwriter",
