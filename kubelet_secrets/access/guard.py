@@ -82,9 +82,9 @@ class ContainerGuard:
         """Decide and record. Does not wait and does not touch the guarded filesystem.
 
         An earlier verdict is given again, and counted in its record, if all this holds: the same thread asks, which its
-        pidfd proves; it is in the same mount namespace, looked up now; it asks for the same; no container was registered or
-        removed; the record's window is open. So what is not looked at each time - program, and the user where the request
-        does not say it - is of the time when the window opened.
+        pidfd proves; it is in the same mount namespace and the same cgroups, looked up now; it asks for the same; no container
+        was registered or removed; the record's window is open. So what is not looked at each time - program, and the user where
+        the request does not say it - is of the time when the window opened.
 
         Args:
             pod_uid, volume: whose file; empty for the directories above a volume.

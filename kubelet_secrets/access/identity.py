@@ -14,13 +14,13 @@ import errno
 import os
 import select
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 PIDFD_THREAD = os.O_EXCL
 """Flag of pidfd_open(2) since Linux 6.9: a descriptor of one thread. EINVAL before that."""
 
+_TABLE_BYTES = 1 << 16
 
 _UNSAID = 0xFFFF_FFFF
 """FUSE_INVALID_UIDGID, fs/fuse/fuse_i.h."""
@@ -120,22 +120,24 @@ def mount_namespace(tid: int) -> int:
 
 
 class Sighting(NamedTuple):
-    """A remembered thread, seen again. Equal sightings mean the same thread in the same mount namespace."""
+    """A remembered thread, seen again. Equal sightings mean the same thread in the same mount namespace and cgroups."""
 
     thread: object  # stands for the thread, also against a later one with its number
     mnt_ns: str  # name of its mount namespace, as it is now
+    cgroups: bytes  # what /proc/<tid>/cgroup says now
 
 
 class CallerIdentifier:
     """Identifies threads, remembering the most recent ones behind pidfds.
 
-    Remembered are process and cgroups. Program and mount namespace are read each time: execve(2) and setns(2) keep the thread.
+    Remembered is the process alone. Program, mount namespace and cgroups are read each time: execve(2), setns(2) and a write to
+    ``cgroup.procs`` keep the thread.
 
     Args:
-        remembered: how many threads, each of which costs one descriptor.
+        remembered: how many threads, each of which costs two descriptors.
     """
 
-    def __init__(self, *, remembered: int = 256) -> None:
+    def __init__(self, *, remembered: int = 128) -> None:
         self._capacity = remembered
         self._known: OrderedDict[int, _Known] = OrderedDict()
         self._thread_flag = PIDFD_THREAD
@@ -162,18 +164,22 @@ class CallerIdentifier:
             self._known.move_to_end(tid)
         if uid == _UNSAID:
             uid, gid = parse_ids(_read(tid, "status"))
+        try:
+            cgroups = known.read_cgroups()
+        except OSError as error:
+            raise _unknown(tid, error) from None
         return Caller(
             tid=tid,
             pid=known.pid,
             uid=uid,
             gid=gid,
             exe=_read_exe(tid),
-            cgroup_paths=known.cgroup_paths,
+            cgroup_paths=parse_cgroups(cgroups.decode("utf-8", "surrogateescape")),
             mnt_ns=mount_namespace(tid),
         )
 
     def recognise(self, tid: int) -> Sighting | None:
-        """Look again, briefly, at a thread that is blocked in a request: is it alive, and in which mount namespace.
+        """Look again, briefly, at a thread that is blocked in a request: is it alive, in which mount namespace and cgroups.
 
         Returns:
             None for a thread that is not remembered, has ended or may not be looked at: ``identify`` tells.
@@ -183,7 +189,7 @@ class CallerIdentifier:
             return None
         self._known.move_to_end(tid)
         try:
-            return Sighting(known, os.readlink(known.mnt_ns_path))
+            return Sighting(known, os.readlink(known.mnt_ns_path), known.read_cgroups())
         except OSError:
             return None
 
@@ -196,16 +202,16 @@ class CallerIdentifier:
         pidfd = self._open_pidfd(tid)
         try:
             # After pidfd_open: what is read now belongs to the thread the descriptor stands for, or that one is dead.
-            pid = parse_tgid(_read(tid, "status"))
-            known = _Known(tid, pid, parse_cgroups(_read(tid, "cgroup")), pidfd)
+            known = _Known(tid, parse_tgid(_read(tid, "status")), pidfd)
         except BaseException:
             if pidfd is not None:
                 os.close(pidfd)
             raise
-        if pidfd is None:
+        if pidfd is None or not known.keep_open():
+            known.close()
             return known
         if not known.is_alive():
-            os.close(pidfd)
+            known.close()
             raise CallerVanished(f"thread {tid} has ended")
         self._known[tid] = known
         if len(self._known) > self._capacity:
@@ -226,34 +232,57 @@ class CallerIdentifier:
             raise _unknown(tid, error) from None
 
     def _forget(self, tid: int) -> None:
-        known = self._known.pop(tid)
-        if known.pidfd is not None:
-            os.close(known.pidfd)
+        self._known.pop(tid).close()
 
 
 class _Known:
     """What is remembered of a thread. Without a pidfd it is used once and not remembered."""
 
-    __slots__ = ("_poll", "cgroup_paths", "mnt_ns_path", "pid", "pidfd")
+    __slots__ = ("_cgroup_fd", "_pidfd", "_poll", "_tid", "mnt_ns_path", "pid")
 
-    def __init__(self, tid: int, pid: int, cgroup_paths: Sequence[str], pidfd: int | None) -> None:
+    def __init__(self, tid: int, pid: int, pidfd: int | None) -> None:
         self.pid = pid
         self.mnt_ns_path = f"/proc/{tid}/ns/mnt"
-        self.cgroup_paths = tuple(cgroup_paths)
-        self.pidfd = pidfd
+        self._tid = tid
+        self._pidfd = pidfd
+        self._cgroup_fd: int | None = None
         self._poll = select.poll()
         if pidfd is not None:
             self._poll.register(pidfd, select.POLLIN)
 
+    def keep_open(self) -> bool:
+        """Keep ``/proc/<tid>/cgroup`` open, which halves the cost of reading it again; False when that cannot be."""
+        try:
+            self._cgroup_fd = os.open(f"/proc/{self._tid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        return True
+
     def is_alive(self) -> bool:
         return not self._poll.poll(0)  # a pidfd becomes readable when its thread ends
+
+    def read_cgroups(self) -> bytes:
+        """What ``/proc/<tid>/cgroup`` says now. OSError: ESRCH when the thread is gone."""
+        if self._cgroup_fd is not None:
+            return os.pread(self._cgroup_fd, _TABLE_BYTES, 0)
+        fd = os.open(f"/proc/{self._tid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, _TABLE_BYTES)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        for fd in (self._pidfd, self._cgroup_fd):
+            if fd is not None:
+                os.close(fd)
+        self._pidfd = self._cgroup_fd = None
 
 
 def _read(tid: int, name: str) -> str:
     try:
         fd = os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(fd, 1 << 16).decode("utf-8", "surrogateescape")
+            return os.read(fd, _TABLE_BYTES).decode("utf-8", "surrogateescape")
         finally:
             os.close(fd)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from inotify_simple import INotify, flags
 
+from kubelet_secrets.access.audit import AuditRecord
 from kubelet_secrets.access.policy import Reason
+from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from tests.fusefs.running_node import RunningNode
 
 from .containers import Container, container
@@ -172,3 +176,28 @@ def test_tear_down_leaves_no_mount_and_no_file(guarded: GuardedNode) -> None:
     with open("/proc/self/mountinfo") as table:
         assert not [line for line in table if str(guarded.pods_dir) in line]
     assert node.call("adopted") == []
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 14),
+    reason="before Linux 6.14 pid_max is the whole machine's",
+)
+def test_a_number_used_again_means_the_new_process(tmp_path: Path) -> None:
+    """What is remembered hangs on the pidfd: a stranger that gets the number of a process that was let in is a stranger."""
+    path = f"/reused-{secrets.token_hex(4)}/id"
+    cgroup = Path(f"{probe_cgroups().hierarchies[0]}{path}")
+    cgroup.mkdir(parents=True)
+    script = Path(__file__).with_name("reused_pid.py")
+    namespace = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        done = host(*namespace, sys.executable, "-P", str(script), str(cgroup), path)
+    finally:
+        cgroup.rmdir()
+        cgroup.parent.rmdir()
+    assert done.returncode == 0, done.stderr
+    records = msgspec.json.decode(done.stdout, type=list[AuditRecord])
+    assert [(record.allowed, record.reason) for record in records] == [
+        (True, Reason.MOUNTED),
+        (False, Reason.ENTERED),
+    ]
+    assert records[0].pid == records[1].pid

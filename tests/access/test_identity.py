@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import select
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from kubelet_secrets.access.identity import (
     parse_tgid,
     printable,
 )
+from kubelet_secrets.runtime.hostfacts import probe_cgroups
 
 CONTAINER = "/kubelet-secrets/n1/pod0b2b2a4e/c0ffee"
 
@@ -120,25 +122,6 @@ def test_a_thread_that_ended_is_not_remembered(identifier: CallerIdentifier) -> 
         identifier.identify(tid, uid=0, gid=0)
 
 
-def test_a_number_used_again_means_the_new_thread(
-    identifier: CallerIdentifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The remembered answer hangs on the pidfd: once that says "ended", the number is examined anew."""
-    with child() as first, child() as second:
-        dead = subprocess.Popen(["true"])
-        ended = os.pidfd_open(dead.pid)
-        dead.wait()
-        real = os.pidfd_open
-        monkeypatch.setattr(os, "pidfd_open", lambda pid, flags=0: real(second if pid == first else pid, flags))
-        identifier.identify(first, uid=0, gid=0)
-        known = identifier._known[first]
-        assert known.pidfd is not None
-        os.dup2(ended, known.pidfd)  # as if that process had ended
-        os.close(ended)
-        identifier.identify(first, uid=0, gid=0)
-        assert identifier._known[first] is not known
-
-
 def test_only_so_many_are_remembered(identifier: CallerIdentifier) -> None:
     before = len(os.listdir("/proc/self/fd"))
     callers = []
@@ -146,7 +129,7 @@ def test_only_so_many_are_remembered(identifier: CallerIdentifier) -> None:
         manager = other_thread()
         callers.append(manager)
         identifier.identify(manager.__enter__(), uid=0, gid=0)
-    assert len(os.listdir("/proc/self/fd")) == before + 4
+    assert len(os.listdir("/proc/self/fd")) == before + 8  # two each, for four
     for manager in callers:
         manager.__exit__(None, None, None)
 
@@ -193,6 +176,26 @@ def test_a_program_and_a_namespace_that_change_are_seen(identifier: CallerIdenti
     assert seen_after is not None
     assert seen_before.thread is seen_after.thread
     assert [parse_namespace(seen.mnt_ns) for seen in (seen_before, seen_after)] == [before.mnt_ns, after.mnt_ns]
+
+
+def test_a_move_to_another_cgroup_is_seen(identifier: CallerIdentifier) -> None:
+    """A write to cgroup.procs keeps the thread too, and can be made while it is blocked in the very request."""
+    root = probe_cgroups().hierarchies[0]
+    cgroup = root / f"identity-{secrets.token_hex(4)}"
+    cgroup.mkdir()
+    try:
+        with child() as pid:
+            before, seen_before = identifier.identify(pid, uid=0, gid=0), identifier.recognise(pid)
+            (cgroup / "cgroup.procs").write_text(str(pid))
+            after, seen_after = identifier.identify(pid, uid=0, gid=0), identifier.recognise(pid)
+    finally:
+        cgroup.rmdir()
+    assert f"/{cgroup.name}" not in before.cgroup_paths
+    assert f"/{cgroup.name}" in after.cgroup_paths
+    assert seen_before is not None
+    assert seen_after is not None
+    assert seen_before.thread is seen_after.thread
+    assert seen_before != seen_after
 
 
 def test_only_who_was_examined_and_lives_is_recognised(identifier: CallerIdentifier) -> None:
