@@ -47,11 +47,12 @@ class RemoveVolume(msgspec.Struct, frozen=True, tag=True):
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
-    """``mkdir -p`` inside a volume, mode 0755: a mount point for a volume nested in it."""
+    """``mkdir -p`` inside a volume: a mount point for a volume nested in it, or a subPath that leads to nothing."""
 
     pod_uid: str
     volume: str
     path: str
+    mode: int  # of each directory that is made
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):

@@ -99,11 +99,11 @@ class Writer:
         try:
             for name in order.path.split("/"):
                 try:
-                    os.mkdir(name, 0o755, dir_fd=directory_fd)
+                    os.mkdir(name, order.mode & 0o777, dir_fd=directory_fd)
                 except FileExistsError:
                     pass
                 else:
-                    os.chmod(name, 0o755, dir_fd=directory_fd)
+                    os.chmod(name, order.mode, dir_fd=directory_fd)
                 # O_NOFOLLOW at every step: a link in the volume must not lead the path out of it.
                 next_fd = os.open(name, _DIRECTORY, dir_fd=directory_fd)
                 os.close(directory_fd)

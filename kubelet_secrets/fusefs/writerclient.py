@@ -119,8 +119,11 @@ class WriterClient:
         """
         await self._submit(RemoveVolume(pod_uid, volume))
 
-    async def make_nested_directory(self, pod_uid: str, volume: str, path: str) -> None:
-        """Make a directory, 0755, with its parents, inside a volume: the mount point of a nested mount.
+    async def make_nested_directory(self, pod_uid: str, volume: str, path: str, *, mode: int = 0o755) -> None:
+        """Make a directory with its parents inside a volume: the mount point of a nested mount, or a missing subPath.
+
+        Args:
+            mode: permission, set-ID and sticky bits of every directory that is made.
 
         Raises:
             OSError: ENOTDIR when a file or link is in the way.
@@ -128,7 +131,7 @@ class WriterClient:
         """
         if not path or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
             raise SetUpError(f"invalid container mount point {path}")
-        await self._submit(MakeDirectory(pod_uid, volume, path))
+        await self._submit(MakeDirectory(pod_uid, volume, path, mode))
 
     async def attach(self, pod_uid: str, volume: str, target: Path, *, path: str = "") -> None:
         """Attach a read-only clone of a volume at the existing mount point *target*; replaces an earlier clone there.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,7 @@ class Writer(Protocol):
         self, pod_uid: str, volume: str, payload: Mapping[str, FileLike], *, fs_group: int | None
     ) -> WriteResult: ...
 
-    async def make_nested_directory(self, pod_uid: str, volume: str, path: str) -> None: ...
+    async def make_nested_directory(self, pod_uid: str, volume: str, path: str, *, mode: int = ...) -> None: ...
 
     async def attach(self, pod_uid: str, volume: str, target: Path, *, path: str = "") -> None: ...
 
@@ -311,8 +312,9 @@ class VolumeManager:
             return
         with self._store.open_volume(pod_uid, volume.name) as fd:
             missing = find_missing(fd, sub_path)
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
         if missing is not None:
-            await self._writer.make_nested_directory(pod_uid, volume.name, missing)
+            await self._writer.make_nested_directory(pod_uid, volume.name, missing, mode=mode)
 
     def _look_at_host(self) -> tuple[set[VolumeRef], set[VolumeRef]]:
         """In a worker thread: volumes with a clone attached, and volumes with a directory."""

@@ -8,7 +8,9 @@ Synchronous. ``manager`` walks a guarded volume in the store with :func:`find` a
 other volumes are walked and bound here. Either way the container keeps what was found: a subPath does not follow updates.
 
 Source: pkg/volume/util/subpath/subpath_linux.go; semantics §5.1 steps 5 and 6, §5.2. Differs: upstream first resolves links by
-path, then opens the result refusing links. Here both are one walk, so links may not be absolute, not even into the volume.
+path, then opens the result refusing links. Here both are one walk, since a path of the host that a container has chosen could
+lead the agent into its own mount. So an absolute link has to name the volume as the host does, and one that leads out of the
+volume is always told as what could not be prepared, whether there is something at its end or not.
 """
 
 from __future__ import annotations
@@ -38,11 +40,17 @@ class Found:
 
 
 class MissingPart(FileNotFoundError):
-    """The walk came to an end. *path* is where it wanted to go, through no link as far as anything exists."""
+    """The walk came to an end.
 
-    def __init__(self, path: str) -> None:
+    Attributes:
+        path: where it wanted to go, through no link as far as anything exists.
+        is_behind_link: it is a link that leads to nothing.
+    """
+
+    def __init__(self, path: str, *, is_behind_link: bool) -> None:
         super().__init__(errno.ENOENT, os.strerror(errno.ENOENT), path)
         self.path = path
+        self.is_behind_link = is_behind_link
 
 
 def find(root_fd: int, sub_path: str) -> Found:
@@ -65,10 +73,15 @@ def find_missing(root_fd: int, sub_path: str) -> str | None:
     """Where a directory has to be made for *sub_path* to lead to something: its path through no link. None: nowhere.
 
     What cannot be followed for another reason is left for :func:`find` to report.
+
+    Raises:
+        FileExistsError: a link that leads to nothing is in the way.
     """
     try:
         find(root_fd, sub_path)
     except MissingPart as missing:
+        if missing.is_behind_link:
+            raise _link_in_the_way() from None
         return missing.path
     except OSError:
         pass
@@ -78,13 +91,23 @@ def find_missing(root_fd: int, sub_path: str) -> str | None:
 def make_missing(root: Path, sub_path: str) -> None:
     """Make the directories that *sub_path* lacks in a volume on the host, with the mode of the volume's root.
 
+    With its set-group-ID bit too: what a container writes there belongs to the fsGroup, like everything else in the volume.
+    What cannot be followed is left for :func:`bind_sub_path` to report.
+
     Raises:
-        OSError: the host refuses, or a container put something in the way.
+        OSError: a link that leads to nothing is in the way, or the host refuses.
     """
-    with _open_root(root) as root_fd:
-        if find_missing(root_fd, sub_path) is None:
+    with _open_root(root) as (root_fd, real_root):
+        mode = stat.S_IMODE(os.fstat(root_fd).st_mode)
+        try:
+            with _walk(root_fd, sub_path, real_root=real_root):
+                return
+        except MissingPart as missing:
+            if missing.is_behind_link:
+                raise _link_in_the_way() from None
+        except OSError:
             return
-        with _walk(root_fd, sub_path, make_mode=os.fstat(root_fd).st_mode & 0o777):
+        with _walk(root_fd, sub_path, real_root=real_root, make_mode=mode):
             pass
 
 
@@ -94,7 +117,7 @@ def bind_sub_path(root: Path, sub_path: str, target: Path) -> None:
     Raises:
         OSError: as :func:`find`, or the host refuses.
     """
-    with _open_root(root) as root_fd, _walk(root_fd, sub_path) as (fd, _):
+    with _open_root(root) as (root_fd, real_root), _walk(root_fd, sub_path, real_root=real_root) as (fd, _):
         found = os.fstat(fd)
         if any(entry.target == str(target) for entry in mounts.mounts_below(target)):
             if os.path.samestat(found, os.stat(target)):
@@ -105,10 +128,12 @@ def bind_sub_path(root: Path, sub_path: str, target: Path) -> None:
 
 
 @contextmanager
-def _open_root(root: Path) -> Iterator[int]:
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be a link, as in upstream
+def _open_root(root: Path) -> Iterator[tuple[int, str]]:
+    """A descriptor of the root and its path through no link. The root itself may be a link, as in upstream."""
+    real_root = os.path.realpath(root, strict=True)
+    fd = os.open(real_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield fd
+        yield fd, real_root
     finally:
         os.close(fd)
 
@@ -132,37 +157,53 @@ def make_target(target: Path, *, is_directory: bool) -> None:
 
 
 @contextmanager
-def _walk(root_fd: int, sub_path: str, *, make_mode: int | None = None) -> Iterator[tuple[int, str]]:
-    """An O_PATH descriptor of what *sub_path* leads to, and its path through no link."""
+def _walk(
+    root_fd: int, sub_path: str, *, real_root: str | None = None, make_mode: int | None = None
+) -> Iterator[tuple[int, str]]:
+    """An O_PATH descriptor of what *sub_path* leads to, and its path through no link.
+
+    Args:
+        real_root: path of the root on the host through no link; None where it has none.
+        make_mode: make directories that are missing, with this mode.
+    """
     opened = [os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)]
     names: list[str] = []
     waiting = deque(_elements(sub_path))
+    from_links = 0  # how many of those that wait, the next ones, a link told
     links = 0
     try:
         while waiting:
             name = waiting.popleft()
+            is_behind_link, from_links = from_links > 0, max(from_links - 1, 0)
             if name == "..":
                 if not names:
                     raise PermissionError(errno.EACCES, "leads out of the volume")
                 names.pop()
                 os.close(opened.pop())
                 continue
-            fd = _open_element(opened[-1], name, make_mode)
+            fd = _open_element(opened[-1], name, None if is_behind_link else make_mode)
             if fd is None:
                 if ".." in waiting:
                     raise PermissionError(errno.EACCES, "steps back from what does not exist")
-                raise MissingPart("/".join([*names, name, *waiting]))
+                if make_mode is not None:
+                    raise _link_in_the_way()
+                raise MissingPart("/".join([*names, name, *waiting]), is_behind_link=is_behind_link)
             opened.append(fd)
             mode = os.fstat(fd).st_mode
             if stat.S_ISLNK(mode):
                 links += 1
                 target = os.readlink("", dir_fd=fd)
                 os.close(opened.pop())
-                if target.startswith("/"):
-                    raise PermissionError(errno.EACCES, "an absolute link leads out of the volume")
                 if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                waiting.extendleft(reversed(_elements(target)))
+                elements = _elements(target)
+                if target.startswith("/"):
+                    elements = _below(elements, real_root)
+                    names.clear()
+                    while len(opened) > 1:
+                        os.close(opened.pop())
+                waiting.extendleft(reversed(elements))
+                from_links += len(elements)
                 continue
             if waiting and not stat.S_ISDIR(mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -171,6 +212,18 @@ def _walk(root_fd: int, sub_path: str, *, make_mode: int | None = None) -> Itera
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _below(elements: list[str], real_root: str | None) -> list[str]:
+    """The part of an absolute path that lies in the volume."""
+    root = _elements(real_root) if real_root is not None else None
+    if root is None or elements[: len(root)] != root:
+        raise PermissionError(errno.EACCES, "an absolute link leads out of the volume")
+    return elements[len(root) :]
+
+
+def _link_in_the_way() -> FileExistsError:
+    return FileExistsError(errno.EEXIST, "a link that leads to nothing")
 
 
 def _open_element(parent_fd: int, name: str, make_mode: int | None) -> int | None:

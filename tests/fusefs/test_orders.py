@@ -39,7 +39,7 @@ def assemble(datagrams: list[bytes]) -> list[tuple[int, Order]]:
         pytest.param(LARGE, id="update"),
         pytest.param(Update("uid", "v", [], None), id="empty-update"),
         pytest.param(RemoveVolume("uid", "v"), id="remove"),
-        pytest.param(MakeDirectory("uid", "v", "a/b"), id="make-directory"),
+        pytest.param(MakeDirectory("uid", "v", "a/b", 0o3777), id="make-directory"),
         pytest.param(Attach("uid", "v", "", "/target"), id="attach"),
         pytest.param(Synchronize(), id="synchronize"),
     ],

@@ -74,8 +74,8 @@ class LocalWriter:
             await self.gate.wait()
         return await self._perform(Update(pod_uid, volume, entries, fs_group))
 
-    async def make_nested_directory(self, pod_uid: str, volume: str, path: str) -> None:
-        await self._perform(MakeDirectory(pod_uid, volume, path))
+    async def make_nested_directory(self, pod_uid: str, volume: str, path: str, *, mode: int = 0o755) -> None:
+        await self._perform(MakeDirectory(pod_uid, volume, path, mode))
 
     async def attach(self, pod_uid: str, volume: str, target: Path, *, path: str = "") -> None:
         await self._perform(Attach(pod_uid, volume, path, str(target)))
@@ -253,7 +253,9 @@ async def test_sub_path_of_a_missing_key_is_an_empty_directory(node: Node) -> No
     )
     assert target.is_dir()
     assert os.listdir(target) == []
-    assert (node.db / "x/no/key").is_dir()
+    root_mode = stat.S_IMODE(node.db.stat().st_mode)
+    assert root_mode == 0o1777
+    assert [mode_of(node.db / path) for path in ("x/no", "x/no/key")] == [root_mode, root_mode]
 
 
 async def test_sub_path_errors_do_not_tell_why(node: Node) -> None:
@@ -264,8 +266,13 @@ async def test_sub_path_errors_do_not_tell_why(node: Node) -> None:
     scratch = Volume(name="scratch", empty_dir=EmptyDirVolumeSource())
     await node.volumes.set_up_plain(POD, scratch, fs_group=None, memory_bytes=0)
     (node.volumes.host_path(UID, scratch) / "escape").symlink_to("/etc")
-    with pytest.raises(ContainerConfigError, match='prepare subPath for volumeMount "m" of container "app"'):
-        await node.volumes.prepare_sub_path(UID, scratch, container="app", index=0, mount_name="m", sub_path="escape")
+    (node.volumes.host_path(UID, scratch) / "dangling").symlink_to("nowhere")
+    for sub_path, what in {"escape": "prepare subPath", "dangling": "create subPath directory"}.items():
+        with pytest.raises(ContainerConfigError) as caught:
+            await node.volumes.prepare_sub_path(
+                UID, scratch, container="app", index=0, mount_name="m", sub_path=sub_path
+            )
+        assert str(caught.value) == f'failed to {what} for volumeMount "m" of container "app"'
 
 
 async def test_adoption_after_a_restart(node: Node, store_fd: int, tmp_path: Path) -> None:

@@ -102,7 +102,6 @@ def test_a_socket_may_be_the_last_element(volume: Path, fd: int) -> None:
     [
         ("a/b", "a/b"),
         ("to-dir/a/b", "dir/a/b"),
-        ("dangling", "nowhere/x"),
         ("dir", None),
         ("escape/a", None),
         ("loop", None),
@@ -112,19 +111,31 @@ def test_find_missing(fd: int, sub_path: str, missing: str | None) -> None:
     assert find_missing(fd, sub_path) == missing
 
 
-def test_missing_directories_get_the_mode_of_the_root(volume: Path, fd: int) -> None:
+def test_missing_directories_get_the_mode_of_the_root_with_its_group_bit(volume: Path, fd: int) -> None:
     old_umask = os.umask(0o077)
     try:
         make_missing(volume, "to-dir/new/deeper")
     finally:
         os.umask(old_umask)
-    assert (mode_of(volume / "dir/new"), mode_of(volume / "dir/new/deeper")) == (0o770, 0o770)
-    assert mode_of(volume / "dir") != 0o770
+    assert (mode_of(volume / "dir/new"), mode_of(volume / "dir/new/deeper")) == (0o2770, 0o2770)
+    assert mode_of(volume / "dir") != 0o2770
+
+
+@pytest.mark.parametrize("sub_path", ["dangling", "dangling/deeper"])
+def test_link_that_leads_to_nothing_is_in_the_way(volume: Path, fd: int, sub_path: str) -> None:
+    """Upstream's mkdirat finds the link's own name taken."""
+    with pytest.raises(FileExistsError):
+        make_missing(volume, sub_path)
+    with pytest.raises(FileExistsError):
+        find_missing(fd, sub_path)
+    assert not (volume / "nowhere").exists()
 
 
 def test_nothing_is_made_outside(volume: Path, tmp_path: Path) -> None:
     (volume / "trap").symlink_to("../outside/new")
     make_missing(volume, "trap")
+    (volume / "neighbour").symlink_to(f"{volume}-too/new")
+    make_missing(volume, "neighbour")
     make_missing(volume, "absolute/new")
     assert sorted(os.listdir(tmp_path / "outside")) == ["file"]
 
@@ -134,6 +145,17 @@ def target(tmp_path: Path) -> Iterator[Path]:
     target = tmp_path / "pod/volume-subpaths/v/c/0"
     yield target
     mounts.umount_all_below(tmp_path)
+
+
+def test_absolute_link_into_the_volume_is_followed_where_the_volume_has_a_path(volume: Path, target: Path) -> None:
+    """As in a directory of the host that names its current release so."""
+    bind_sub_path(volume, "absolute-inside/file", target)
+    assert target.read_text() == "inside"
+    (volume.parent / "alias").symlink_to(volume)
+    bind_sub_path(volume.parent / "alias", "absolute-inside/sub", target)
+    assert target.is_dir()
+    make_missing(volume, "absolute-inside/made")
+    assert (volume / "dir/made").is_dir()
 
 
 def mounted_at(path: Path) -> int:
