@@ -20,8 +20,9 @@ from kubelet_secrets.access.guard import ContainerGuard
 from kubelet_secrets.access.identity import mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 
-_PID_MAX = 301  # the least that the kernel takes
-_FORKS = 3 * _PID_MAX
+_RESERVED = 300  # RESERVED_PIDS, kernel/pid.c: numbers below it are given once, those from it on again and again
+_PID_MAX = _RESERVED + 8
+_FORKS = 2 * _PID_MAX
 
 
 class Context(NamedTuple):
@@ -59,7 +60,8 @@ def main(cgroup: Path, cgroup_path: str) -> None:
         )
     )
     guard = ContainerGuard(registry, audit)
-    permitted = fork_sleeper()
+    while (permitted := fork_sleeper()) < _RESERVED:
+        end(permitted)
     (cgroup / "cgroup.procs").write_text(str(permitted))
     for _ in range(2):  # the second time it is recognised
         guard.may_open("pod", "db", "..v/password", Context(permitted), "open")
