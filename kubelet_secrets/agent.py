@@ -178,7 +178,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         async with trio.open_nursery() as base:
             base.start_soon(audit.run, wall_clock)
             device = (handover.fuse_fd, handover.init_request)
-            await base.start(partial(session.serve, *device, front_desk, operations, resume=handover.resume))
+            serve = partial(session.serve, resume=handover.resume, tell_alive=handover.tell_alive)
+            await base.start(serve, *device, front_desk, operations)
             await base.start(writer.run)
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 async with trio.open_nursery() as working:

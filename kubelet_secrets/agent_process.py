@@ -7,6 +7,7 @@ anything else is a crash, after which the keeper starts the next one.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -27,6 +28,7 @@ _COLLECT_AFTER = 20_000
 
 def main() -> int:
     hardening = harden_process()
+    faulthandler.enable(all_threads=True)  # the keeper's SIGABRT: where it hangs, as files and lines, without a value
     # Modules and their tables stay for ever: no collection need walk them again, and none shall in the midst of a request.
     gc.collect()
     gc.freeze()

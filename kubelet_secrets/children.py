@@ -14,11 +14,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from kubelet_secrets.fusefs.handover import Handover, Turn
+from kubelet_secrets.fusefs.handover import Handover, News, Turn
 from kubelet_secrets.fusefs.hardening import set_parent_death_signal
+from kubelet_secrets.watchdog import Watchdog, read_queued_s
 
 _STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
 _SPARE_NICENESS = 10
+_NEWS_BYTES = 1 << 16  # all that a pipe holds
+_ABORT_S = 1.0
 
 
 class Child:
@@ -73,15 +76,27 @@ class AgentChild(Child):
     """An agent, spare until :meth:`go`.
 
     Attributes:
-        ready_fd: readable when the agent has said that it is ready, or has ended without saying so; None when that was seen.
+        news_fd: readable when the agent has something to say, or has ended; None when its end was seen.
         was_ready: whether it has said that it is ready.
         started_s: when it was told to go, by the monotonic clock.
+
+    Args:
+        silence_s: how long it may say nothing, once it has said something, before it counts as wedged.
+        start_silence_s: how long it may say nothing when told to go.
     """
 
-    def __init__(self, command: tuple[str, ...], environ: Mapping[str, str], handover: Handover) -> None:
-        ready_fd, told_ready_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        environ: Mapping[str, str],
+        handover: Handover,
+        *,
+        silence_s: float,
+        start_silence_s: float,
+    ) -> None:
+        news_fd, told_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         wait_fd, self._go_fd = os.pipe2(os.O_CLOEXEC)
-        descriptors = {"KS_READY_FD": told_ready_fd, "KS_TURN_FD": wait_fd}
+        descriptors = {"KS_NEWS_FD": told_fd, "KS_TURN_FD": wait_fd}
         try:
             super().__init__(
                 command,
@@ -89,15 +104,19 @@ class AgentChild(Child):
                 (handover.fuse_fd, handover.store_fd, handover.writer_fd, *descriptors.values()),
             )
         except BaseException:
-            os.close(ready_fd)
+            os.close(news_fd)
             os.close(self._go_fd)
             raise
         finally:
             for fd in descriptors.values():
                 os.close(fd)
-        self.ready_fd: int | None = ready_fd
+        self.news_fd: int | None = news_fd
         self.was_ready = False
         self.started_s = time.monotonic()
+        self._silence_s = silence_s
+        self._start_silence_s = start_silence_s
+        self._watchdog: Watchdog | None = None
+        self._kill_at_s: float | None = None
 
     def step_back(self) -> None:
         """Leave the processor to others until it is this one's turn."""
@@ -107,23 +126,56 @@ class AgentChild(Child):
         """Tell it to take over. One that has died meanwhile is noticed by its ``pid_fd``."""
         os.setpriority(os.PRIO_PROCESS, self.process.pid, 0)
         self.started_s = time.monotonic()
+        self._watchdog = Watchdog(
+            lambda: read_queued_s(self.process.pid),
+            start_allowance_s=self._start_silence_s,
+            allowance_s=self._silence_s,
+        )
         try:
             os.write(self._go_fd, turn.to_line())
         except BrokenPipeError:
             pass
 
-    def take_ready(self) -> bool:
-        """Read what ``ready_fd`` has; True when the agent said that it is ready."""
-        assert self.ready_fd is not None
-        told = os.read(self.ready_fd, 16)
-        os.close(self.ready_fd)
-        self.ready_fd = None
-        self.was_ready = bool(told)
-        return self.was_ready
+    def hear(self) -> bool:
+        """Read what ``news_fd`` has, if anything; True when the agent has just said that it is ready."""
+        if self.news_fd is None:
+            return False
+        try:
+            told = os.read(self.news_fd, _NEWS_BYTES)
+        except BlockingIOError:
+            return False
+        if not told:
+            os.close(self.news_fd)
+            self.news_fd = None
+            return False
+        if self._watchdog is not None:
+            self._watchdog.fed()
+        is_news = News.READY.value in told
+        self.was_ready = self.was_ready or is_news
+        return is_news
+
+    def end_if_wedged(self) -> bool:
+        """Ask at every tick, after :meth:`hear`: an agent that was silent for too long is killed.
+
+        First by SIGABRT, at which it prints where it hangs; a moment later by SIGKILL, which no process ignores.
+
+        Returns:
+            Whether it has just been found to be wedged.
+        """
+        now_s = time.monotonic()
+        if self._kill_at_s is not None:
+            if now_s >= self._kill_at_s:
+                self.process.kill()
+            return False
+        if self._watchdog is None or not self._watchdog.is_overdue():
+            return False
+        self.process.send_signal(signal.SIGABRT)
+        self._kill_at_s = now_s + _ABORT_S
+        return True
 
     def close(self) -> None:
         super().close()
         os.close(self._go_fd)
-        if self.ready_fd is not None:
-            os.close(self.ready_fd)
-            self.ready_fd = None
+        if self.news_fd is not None:
+            os.close(self.news_fd)
+            self.news_fd = None

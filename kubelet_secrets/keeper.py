@@ -59,6 +59,8 @@ class KeeperOptions:
     cgroup_instance: str = ""  # where the containers' cgroups are, ``cgroups.instance_name``; empty: there are none
     has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 40 MB of memory
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
+    silence_s: float = 10.0  # an agent that does not say for so long that it is well is wedged, and replaced
+    start_silence_s: float = 60.0  # the same for one that starts
     healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; repeated earlier deaths back off
 
 
@@ -173,7 +175,7 @@ class Keeper:
                     self._stop(at_once=self._stop_deadline_s is not None)
                 if parent_fd is not None and parent_fd in readable and self._stop_deadline_s is None:
                     self._stop(at_once=False)
-                self._note_ready(readable)
+                self._hear_agent()
                 if self._writer is not None and self._writer.pid_fd in readable:
                     self._replace_writer()
                 if self._spare is not None and self._spare.pid_fd in readable:
@@ -244,7 +246,13 @@ class Keeper:
             store_kind=self._node.store_kind.value,
         )
         environ = self._environ | {"KS_AGENT_OPTIONS": json.dumps(dict(self._options.agent_options))}
-        return AgentChild(self._options.agent_command, environ, handover)
+        return AgentChild(
+            self._options.agent_command,
+            environ,
+            handover,
+            silence_s=self._options.silence_s,
+            start_silence_s=self._options.start_silence_s,
+        )
 
     def _make_spare(self) -> None:
         if self._options.has_spare and self._spare is None and self._stop_deadline_s is None:
@@ -268,16 +276,19 @@ class Keeper:
             self._writer.close()
         self._start_writer()
 
-    def _note_ready(self, readable: set[int]) -> None:
-        if self._agent is None or self._agent.ready_fd not in readable:
+    def _hear_agent(self) -> None:
+        if self._agent is None:
             return
-        if self._agent.take_ready():
+        # Whatever poll said: were we stopped since, there is more to hear, and silence must not be counted before.
+        if self._agent.hear():
             if not self._was_ready:
                 self._was_ready = True
                 notify("READY=1")  # once: a supervisor that stops reading must not block us
             self._make_spare()
-        if self._must_terminate:
-            self._agent.process.terminate()
+            if self._must_terminate:
+                self._agent.process.terminate()
+        if self._stop_deadline_s is None and self._agent.end_if_wedged():
+            logger.error("the agent is alive but does not answer: replacing it")
 
     def _note_agent_death(self, readable: set[int]) -> int | None:
         """Plan the next start; returns the keeper's exit status when there is to be none."""
@@ -311,8 +322,8 @@ class Keeper:
         """Wait for a descriptor or the next thing that is due, at most a tick."""
         descriptors = list(extra)
         descriptors += [child.pid_fd for child in (self._agent, self._spare, self._writer) if child is not None]
-        if self._agent is not None and self._agent.ready_fd is not None:
-            descriptors.append(self._agent.ready_fd)
+        if self._agent is not None and self._agent.news_fd is not None:
+            descriptors.append(self._agent.news_fd)
         now_s = time.monotonic()
         dates_s = (self._restart_at_s, self._writer_restart_at_s, self._stop_deadline_s)
         due_s = [now_s + _TICK_S, *(t for t in dates_s if t is not None)]
@@ -347,7 +358,7 @@ class Keeper:
         if self._agent is None:
             self._start_agent()
         assert self._agent is not None
-        if self._was_ready and self._agent.ready_fd is not None:
+        if self._was_ready and not self._agent.was_ready:
             self._must_terminate = True
         else:
             self._agent.process.terminate()

@@ -15,6 +15,7 @@ LEVELS = {
     "errors": 0,
     "sensitive": 1,
     "notify": 1,
+    "watchdog": 1,
     "logs": 1,
     "leakscan": 1,
     "linux": 0,

@@ -247,6 +247,50 @@ def test_aborted_mount_is_replaced(node: RunningNode, tmp_path: Path) -> None:
     assert (node.fuse / UID / "v" / "key").read_text() == "two"
 
 
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[RunningNode]:
+    """A node whose agent may be silent for a second."""
+    node = RunningNode(tmp_path / "root")
+    node.silence_s = 1
+    try:
+        node.start()
+        yield node
+    finally:
+        node.clean_up()
+
+
+def test_stopped_agent_is_replaced(watched: RunningNode) -> None:
+    watched.call("create", pod=UID, volume="v", files={"key": "one"})
+    agent = watched.call("pids")["agent"]
+    os.kill(agent, signal.SIGSTOP)
+    assert (watched.fuse / UID / "v" / "key").read_text() == "one"
+    wait_end(agent)
+    assert watched.call("pids")["resume"] is True
+    assert watched.stop() == 0
+    assert "alive but does not answer" in watched.stderr()
+
+
+def test_agent_in_an_endless_loop_is_replaced_and_says_where(watched: RunningNode) -> None:
+    agent = watched.call("pids")["agent"]
+    with pytest.raises(ConnectionResetError):
+        watched.call("hang")
+    wait_end(agent)
+    assert watched.call("pids")["resume"] is True
+    assert watched.stop() == 0
+    assert "in hang" in watched.stderr()
+
+
+def test_agent_that_works_is_left_alone(watched: RunningNode) -> None:
+    """Also when the keeper was away, for longer than an agent may be silent."""
+    agent = watched.call("pids")["agent"]
+    for _ in range(3):
+        watched.keeper.send_signal(signal.SIGSTOP)
+        select.select([], [], [], 1.2)
+        watched.keeper.send_signal(signal.SIGCONT)
+        select.select([], [], [], 0.5)
+    assert watched.call("pids")["agent"] == agent
+
+
 def test_keeper_stops_when_its_parent_dies(tmp_path: Path) -> None:
     node = RunningNode(tmp_path / "root")
     node.environ = {"KS_PDEATHSIG": "1"}

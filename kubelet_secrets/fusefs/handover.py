@@ -6,12 +6,20 @@ is the agent's turn. In between it may be a spare that waits for its predecessor
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+
+class News(enum.Enum):
+    """What an agent tells the keeper."""
+
+    ALIVE = b"."
+    READY = b"!"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +48,7 @@ class Handover:
     init_request: bytes  # KS_INIT, hexadecimal: the kernel's FUSE_INIT
     fuse_mount: Path  # KS_FUSE_MOUNT: where the filesystem is attached
     store_kind: str  # KS_STORE_KIND: a mounts.StoreKind value
-    ready_fd: int = -1  # KS_READY_FD: write end of a pipe, see tell_ready
+    news_fd: int = -1  # KS_NEWS_FD: write end of a pipe, one News a byte; non-blocking
     resume: bool = False  # Turn.resume
     writer_pid: int = 0  # Turn.writer_pid
 
@@ -76,12 +84,18 @@ class Handover:
             init_request=bytes.fromhex(environ["KS_INIT"]),
             fuse_mount=Path(environ["KS_FUSE_MOUNT"]),
             store_kind=environ["KS_STORE_KIND"],
-            ready_fd=int(environ["KS_READY_FD"]),
+            news_fd=int(environ["KS_NEWS_FD"]),
             resume=turn.resume,
             writer_pid=turn.writer_pid,
         )
 
     def tell_ready(self) -> None:
         """Tell the keeper, and through it systemd or ``up``, that the node works. Once."""
-        os.write(self.ready_fd, b"1")
-        os.close(self.ready_fd)
+        os.write(self.news_fd, News.READY.value)
+
+    def tell_alive(self) -> None:
+        """Tell the keeper that the event loop turns. From time to time, ``session.ALIVE_INTERVAL_S``."""
+        try:
+            os.write(self.news_fd, News.ALIVE.value)
+        except BlockingIOError:
+            pass  # a keeper that is stopped will find enough of them

@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import trio
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _REQUEST_BYTES = (1 << 17) + (1 << 13)  # max_write and its headers; the kernel refuses to fill a smaller buffer
 _LISTING_BYTES = ANSWER_BYTES // 2
 _BURST_S = 0.001
+ALIVE_INTERVAL_S = 0.5
 
 
 async def serve(
@@ -40,6 +42,7 @@ async def serve(
     operations: Operations,
     *,
     resume: bool,
+    tell_alive: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve requests until cancelled.
@@ -50,6 +53,7 @@ async def serve(
         front_desk: is given every request first.
         operations: the handlers for the rest.
         resume: an earlier process served this mount: ask for its unanswered requests, and index its nodes.
+        tell_alive: called again and again between requests, for who has to notice when there is no such moment any more.
 
     Cancellation: orderly, between two requests. The rest waits in the kernel for the next agent.
 
@@ -65,6 +69,7 @@ async def serve(
                 _ask_again(fuse_fd, init_request)
                 _exhume(fuse_fd, operations)
                 nursery.start_soon(_index, operations)
+            nursery.start_soon(_say_alive, tell_alive)
             task_status.started()
             await _Counter(fuse_fd, front_desk, library).run()
 
@@ -152,3 +157,9 @@ async def _index(operations: Operations) -> None:
     """Meet the rest of the store in the background, a directory at a time, so that no request has to wait for it."""
     while operations.index_step():
         await trio.lowlevel.checkpoint()
+
+
+async def _say_alive(tell_alive: Callable[[], None]) -> None:
+    while True:
+        tell_alive()
+        await trio.sleep(ALIVE_INTERVAL_S)

@@ -145,6 +145,7 @@ async def main() -> None:
                     front_desk,
                     operations,
                     resume=handover.resume,
+                    tell_alive=handover.tell_alive,
                     task_status=task_status,
                 )
                 sys.exit(3)  # the mount is gone

@@ -31,7 +31,7 @@ try:
         root_dir=Path(given["root"]), image_dir=Path(given["root"]) / "images",
         agent_options=given["options"], agent_command=tuple(given["command"]),
         store_size_bytes=given["store_size_bytes"], run_size_bytes=16 << 20,
-        stop_timeout_s=given["stop_timeout_s"], healthy_after_s=0,
+        stop_timeout_s=given["stop_timeout_s"], healthy_after_s=0, silence_s=given["silence_s"],
     ))
 except HostError as exc:
     sys.exit(f"keeper: {exc}")
@@ -48,6 +48,7 @@ class RunningNode:
         self.options: dict[str, object] = {"socket": f"{root}.sock", **options}
         self.stop_timeout_s = 20.0
         self.store_size_bytes = 64 << 20
+        self.silence_s = 60.0
         self.command = [sys.executable, str(AGENT)]
         self.prefix: list[str] = []
         self.environ: Mapping[str, str] = {}
@@ -66,6 +67,7 @@ class RunningNode:
             "command": self.command,
             "stop_timeout_s": self.stop_timeout_s,
             "store_size_bytes": self.store_size_bytes,
+            "silence_s": self.silence_s,
         }
         self._process = subprocess.Popen(
             [*self.prefix, sys.executable, "-c", _KEEPER, json.dumps(given)],

@@ -6,6 +6,7 @@ Started by the keeper in place of ``kubelet_secrets.agent_process``. Not a test 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -175,6 +176,11 @@ class Remote:
         """Lose them, as an agent does that dies with them in hand."""
         self._operations.ignores_forgets = True
 
+    async def hang(self) -> None:
+        """Never come back to the event loop, busily."""
+        while True:
+            pass
+
     async def open_own_mount_and_die(self, path: str) -> None:
         """A thread asks our own mount, and we are killed between taking its question and answering."""
         self._guard.is_deadly = True
@@ -226,7 +232,11 @@ async def main(handover: Handover) -> None:
             nursery.start_soon(stop_on_signal)
 
             await nursery.start(
-                partial(serve, handover.fuse_fd, handover.init_request, front_desk, operations, resume=handover.resume)
+                partial(serve, resume=handover.resume, tell_alive=handover.tell_alive),
+                handover.fuse_fd,
+                handover.init_request,
+                front_desk,
+                operations,
             )
             await nursery.start(client.run)
             nursery.start_soon(trio.serve_listeners, answer, [trio.SocketListener(listener)])
@@ -234,6 +244,7 @@ async def main(handover: Handover) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     if json.loads(os.environ["KS_AGENT_OPTIONS"]).get("fail"):
         print("this node cannot start", file=sys.stderr)
         sys.exit(2)
