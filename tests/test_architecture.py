@@ -19,6 +19,7 @@ LEVELS = {
     "logs": 1,
     "leakscan": 1,
     "linux": 0,
+    "dirwatch": 1,
     "fusefs.hardening": 1,
     "fusefs.mounts": 1,  # system calls and nothing of ours: ground for whoever mounts
     "api": 2,

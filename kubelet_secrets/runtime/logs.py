@@ -16,14 +16,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.linux import (
-    IN_CREATE,
-    IN_DELETE_SELF,
-    IN_MODIFY,
-    IN_MOVED_TO,
-    inotify_open,
-    inotify_watch,
-)
+from kubelet_secrets.dirwatch import FILES_GROW, DirectoryWatch
 
 _CHUNK_BYTES = 64 * 1024
 _BACKWARD_BYTES = 8 * 1024
@@ -175,7 +168,8 @@ async def _follow(
         if waiting is not None:
             waiting.cancel()  # the wait for more, never a send that is under way
 
-    with _Watch(path) as watch:
+    # The directory, not the file: that survives the file being replaced. A sibling's log wakes us for nothing.
+    with DirectoryWatch(path.parent, FILES_GROW) as watch:
         async with trio.open_nursery() as nursery:
             if ended is not None:
                 nursery.start_soon(note_end)
@@ -275,30 +269,3 @@ def find_tail(fd: int, lines: int) -> int:
                     return start + index + 1
         position = start
     return 0
-
-
-class _Watch:
-    """Wakes when the log grows or is replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = inotify_open()
-        try:
-            # The directory, not the file: that survives the file being replaced. A sibling's log wakes us for nothing.
-            inotify_watch(self._fd, path.parent, IN_MODIFY | IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF)
-        except OSError:
-            os.close(self._fd)
-            raise
-
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    async def wait(self) -> None:
-        await trio.lowlevel.wait_readable(self._fd)
-        try:
-            while os.read(self._fd, 4096):
-                pass
-        except BlockingIOError:
-            pass
