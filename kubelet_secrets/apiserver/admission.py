@@ -18,6 +18,7 @@ from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.decode import DecodeError, convert
 from kubelet_secrets.api.references import secret_names
 from kubelet_secrets.api.serviceaccount import add_token_volume, wants_token
+from kubelet_secrets.api.staticpod import CONFIG_MIRROR
 from kubelet_secrets.api.validation.fields import invalid_message, status_causes
 from kubelet_secrets.api.validation.objects import validate_object
 from kubelet_secrets.apiserver import statuses
@@ -31,7 +32,6 @@ from kubelet_secrets.apiserver.selection import Selection
 _NAMESPACES = served(meta.NAMESPACES)
 _SERVICE_ACCOUNTS = served(meta.SERVICE_ACCOUNTS)
 IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
-MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 _WAIT_FOR_ACCOUNT_S = 1.0
 
 
@@ -116,7 +116,7 @@ class ServiceAccounts(Plugin):
         pod = attributes.obj
         if attributes.row.kind != "Pod" or attributes.verb != "create" or attributes.subresource or pod is None:
             return
-        if MIRROR_ANNOTATION in (pod["metadata"].get("annotations") or {}):
+        if CONFIG_MIRROR in (pod["metadata"].get("annotations") or {}):
             return  # static pods have no API identity
         spec = pod.setdefault("spec", {})
         name = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
@@ -137,7 +137,7 @@ class ServiceAccounts(Plugin):
         pod = attributes.obj
         if attributes.row.kind != "Pod" or attributes.verb != "create" or attributes.subresource or pod is None:
             return
-        if MIRROR_ANNOTATION in (pod["metadata"].get("annotations") or {}) and (cause := mirror_pod_fault(pod)):
+        if CONFIG_MIRROR in (pod["metadata"].get("annotations") or {}) and (cause := mirror_pod_fault(pod)):
             raise statuses.forbidden(attributes.row, attributes.name, cause)
 
     async def _wait_account(self, namespace: str, name: str, finder: Finder) -> Stored | None:

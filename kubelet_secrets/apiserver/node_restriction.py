@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 
 from kubelet_secrets.api import meta
-from kubelet_secrets.api.core import Pod
-from kubelet_secrets.api.decode import DecodeError, convert
-from kubelet_secrets.api.references import config_map_names, secret_names
+from kubelet_secrets.api.decode import DecodeError
+from kubelet_secrets.api.staticpod import CONFIG_MIRROR, api_object_reference
 from kubelet_secrets.apiserver import statuses
-from kubelet_secrets.apiserver.admission import MIRROR_ANNOTATION, Finder, Plugin
+from kubelet_secrets.apiserver.admission import Finder, Plugin
 from kubelet_secrets.apiserver.attributes import Attributes
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.node_authorizer import node_name
@@ -98,8 +97,8 @@ async def _check_mirror_pod(node: str, attributes: Attributes, finder: Finder) -
     quoted = _go_quoted(node)
     pod = attributes.obj
     assert pod is not None
-    if MIRROR_ANNOTATION not in (pod["metadata"].get("annotations") or {}):
-        annotation = _go_quoted(MIRROR_ANNOTATION)
+    if CONFIG_MIRROR not in (pod["metadata"].get("annotations") or {}):
+        annotation = _go_quoted(CONFIG_MIRROR)
         message = f"pod does not have {annotation} annotation, node {quoted} can only create mirror pods"
         raise _forbid(attributes, message)
     if _node_of(pod) != node:
@@ -119,26 +118,12 @@ async def _check_mirror_pod(node: str, attributes: Attributes, finder: Finder) -
     uid = found.object["metadata"]["uid"]
     if owner.get("uid") != uid:
         raise _forbid(attributes, f"node {node} UID mismatch: expected {owner.get('uid', '')} got {uid}")
-    for resource in _references(pod):
-        raise _forbid(attributes, f"node {quoted} can not create pods that reference {resource}")
-
-
-def _references(pod: Object) -> list[str]:
-    """What of the API a pod refers to. Mirror pods may refer to nothing: a node could otherwise grant itself any Secret."""
     try:
-        typed = convert(pod, Pod)
+        reference = api_object_reference(pod)
     except DecodeError:
-        return []  # validation says why
-    found = []
-    if typed.spec.service_account_name:
-        found.append("serviceaccounts")
-    if secret_names(typed):
-        found.append("secrets")
-    if config_map_names(typed):
-        found.append("configmaps")
-    if any(volume.persistent_volume_claim for volume in typed.spec.volumes):
-        found.append("persistentvolumeclaims")
-    return found
+        return  # validation says why
+    if reference is not None:
+        raise _forbid(attributes, f"node {quoted} can not create pods that reference {reference}")
 
 
 def _is_node(owner: Object, node: str) -> bool:

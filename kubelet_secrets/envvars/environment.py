@@ -23,14 +23,13 @@ from kubelet_secrets.api.quantity import InvalidQuantity
 from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.api.resources import ResourceFieldError, env_resource
 from kubelet_secrets.api.sources import NodeInfo, ObjectSource, get_optional
+from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.envvars.expansion import expand
 from kubelet_secrets.envvars.filekeys import EnvFile, EnvFileError, find_value
 from kubelet_secrets.envvars.services import make_service_variables
 from kubelet_secrets.errors import ContainerConfigError
 
 T = TypeVar("T", Secret, ConfigMap)
-
-_CONFIG_SOURCE = "kubernetes.io/config.source"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +137,6 @@ def expand_command(container: Container, environment: Environment) -> tuple[tupl
         tuple(expand(word, environment.lookup) for word in container.command),
         tuple(expand(word, environment.lookup) for word in container.args),
     )
-
-
-def is_static_pod(pod: Pod) -> bool:
-    """Whether *pod* comes from a file or URL of the node and not from the API."""
-    return pod.metadata.annotations.get(_CONFIG_SOURCE, "api") != "api"
 
 
 def to_text(value: bytes) -> str:

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from kubelet_secrets.api.quoting import go_quote
+from kubelet_secrets.api.staticpod import CONFIG_MIRROR
 from kubelet_secrets.api.validation import fields
 from kubelet_secrets.api.validation.containers import (
     id_errors,
@@ -36,7 +37,6 @@ from kubelet_secrets.api.validation.volumes import validate_volumes
 
 Obj = dict[str, Any]
 
-_MIRROR = "kubernetes.io/config.mirror"
 _HIGHEST_DEADLINE_S = 2**31 - 1
 _UPDATABLE = (
     "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"
@@ -80,10 +80,10 @@ def _validate_create(pod: Obj) -> list[FieldError]:
 def _validate_metadata_and_spec(pod: Obj) -> list[FieldError]:
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     errors = validate_metadata(metadata, dns1123_subdomain_errors, is_namespaced=True)
-    mirror = (metadata.get("annotations") or {}).get(_MIRROR)
+    mirror = (metadata.get("annotations") or {}).get(CONFIG_MIRROR)
     if mirror is not None and not spec.get("nodeName"):
         text = "must set spec.nodeName if mirror pod annotation is set"
-        errors.append(fields.invalid(METADATA.child("annotations").key(_MIRROR), mirror, text))
+        errors.append(fields.invalid(METADATA.child("annotations").key(CONFIG_MIRROR), mirror, text))
     errors += _validate_spec(spec)
     if not spec.get("serviceAccountName"):
         text = "must not be specified when serviceAccountName is not set"
@@ -245,12 +245,12 @@ def _toleration_errors(tolerations: list[Obj], path: Path) -> list[FieldError]:
 
 
 def _mirror_update_errors(new: Obj, old: Obj) -> list[FieldError]:
-    before = ((old.get("metadata") or {}).get("annotations") or {}).get(_MIRROR)
-    after = ((new.get("metadata") or {}).get("annotations") or {}).get(_MIRROR)
+    before = ((old.get("metadata") or {}).get("annotations") or {}).get(CONFIG_MIRROR)
+    after = ((new.get("metadata") or {}).get("annotations") or {}).get(CONFIG_MIRROR)
     if before == after:
         return []
     verb = "add" if before is None else "remove or update"
-    return [fields.forbidden(METADATA.child("annotations").key(_MIRROR), f"may not {verb} mirror pod annotation")]
+    return [fields.forbidden(METADATA.child("annotations").key(CONFIG_MIRROR), f"may not {verb} mirror pod annotation")]
 
 
 def _validate_spec_update(new: Obj, old: Obj) -> list[FieldError]:
@@ -294,7 +294,7 @@ def _without_seconds(toleration: Obj) -> Obj:
 
 
 def _validate_ephemeral_update(pod: Obj, old: Obj) -> list[FieldError]:
-    if _MIRROR in ((old.get("metadata") or {}).get("annotations") or {}):
+    if CONFIG_MIRROR in ((old.get("metadata") or {}).get("annotations") or {}):
         return [fields.forbidden(fields.WHOLE, "static pods do not support ephemeral containers")]
     errors: list[FieldError] = []
     path = SPEC.child("ephemeralContainers")
