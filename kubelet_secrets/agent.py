@@ -54,6 +54,7 @@ from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.manager import PodManager
+from kubelet_secrets.pod.manifestdir import ManifestDirectory
 from kubelet_secrets.pod.parts import NodeParts, wall_clock
 from kubelet_secrets.pod.shutdown import stop_everything
 from kubelet_secrets.pod.source import PodSource, ServiceCache
@@ -87,6 +88,7 @@ class AgentOptions:
     change_detection: Strategy = Strategy.WATCH
     projects_trust_bundles: bool = False  # the gate ClusterTrustBundleProjection
     emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
+    pod_manifest_path: Path | None = None  # static pods
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
 
 
@@ -159,6 +161,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 allocatable=reporter.allocatable,
                 is_ipv6_primary=bool(facts.ips) and ":" in facts.ips[0],
             ),
+            node_uid=node_uid,
             host_ips=facts.ips,
             memory_bytes=facts.memory_bytes,
             sync_policy=SyncPolicy(emulates_delays=options.emulates_delays, polls=strategy is not Strategy.WATCH),
@@ -195,6 +198,15 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     working.start_soon(services.run)
                     if options.projects_trust_bundles:
                         working.start_soon(trust_bundles.run)
+                    if options.pod_manifest_path is not None:
+                        manifests = ManifestDirectory(
+                            options.pod_manifest_path,
+                            node_name=options.node_name,
+                            sink=pods.static_pods_read,
+                            clock=wall_clock,
+                        )
+                        manifests.look()  # before the API's pods are synced: what runs of these is no orphan
+                        working.start_soon(manifests.run)
                     working.start_soon(PodSource(client, options.node_name, pods).run)
                     handover.tell_ready()
                 await stop_everything(parts, grace_s=options.stop_grace_s)

@@ -55,6 +55,7 @@ class StackOptions:
     change_detection: str = "Watch"  # or "Cache", "Get"
     projects_trust_bundles: bool = False  # see agent.AgentOptions
     emulates_delays: bool = False
+    pod_manifest_path: Path | None = None  # static pods
     store_size_bytes: int = 512 << 20
     scratch_size_bytes: int = 1 << 30
     stop_grace_s: float = 3.0
@@ -163,6 +164,8 @@ async def run_stack(
         switches = ["--emulate-kubelet-delays"] if options.emulates_delays else []
         if options.projects_trust_bundles:
             switches.append("--cluster-trust-bundle-projection")
+        if options.pod_manifest_path is not None:
+            flags["--pod-manifest-path"] = str(options.pod_manifest_path)
         keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options.verbose)
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)

@@ -70,6 +70,7 @@ PURE = [
     "pod/mounts.py",
     "pod/settings.py",
     "pod/sandboxes.py",
+    "pod/staticpods.py",
     "pod/status.py",
     "pod/backoff.py",
     "pod/correlator.py",

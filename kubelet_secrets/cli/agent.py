@@ -98,6 +98,12 @@ _NODE_OPTIONS = (
         help="Bring changes to volumes as late as the kubelet does: at a sync of the pod, every 60 to 90 s.",
     ),
     click.option(
+        "--pod-manifest-path",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="A directory of static pods, or the file of one: run whether or not the API server answers.",
+    ),
+    click.option(
         "--stop-grace",
         type=click.FloatRange(min=0),
         default=3.0,
@@ -105,6 +111,10 @@ _NODE_OPTIONS = (
         help="Seconds that containers get between SIGTERM and SIGKILL when the node itself stops.",
     ),
 )
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
 
 
 def node_options(command: F) -> F:
@@ -151,6 +161,7 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "change_detection": node["change_detection"],
                     "projects_trust_bundles": node["cluster_trust_bundle_projection"],
                     "emulates_delays": node["emulate_kubelet_delays"],
+                    "pod_manifest_path": _absolute(node["pod_manifest_path"]),
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },

@@ -55,7 +55,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
     from kubelet_secrets.stack import StackOptions
 
     manifests = [manifest.obj for manifest in read_manifests(filenames)] if filenames else []
-    kubeconfig, data_dir = options["kubeconfig"], options["data_dir"]
+    kubeconfig, data_dir, static_pods = options["kubeconfig"], options["data_dir"], options["pod_manifest_path"]
     encryption_reloads = options["encryption_provider_config_automatic_reload"]
     stack_options = StackOptions(
         node_name=options["node_name"] or default_node_name(),
@@ -71,6 +71,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         change_detection=options["change_detection"],
         projects_trust_bundles=options["cluster_trust_bundle_projection"],
         emulates_delays=options["emulate_kubelet_delays"],
+        pod_manifest_path=Path(os.path.abspath(static_pods)) if static_pods else None,
         store_size_bytes=options["store_size"],
         scratch_size_bytes=options["scratch_size"],
         stop_grace_s=options["stop_grace"],

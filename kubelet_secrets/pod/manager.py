@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 
 import trio
 
 from kubelet_secrets.api.core import ConfigMap, Pod, Secret
 from kubelet_secrets.api.meta import PodUID
+from kubelet_secrets.api.staticpod import is_mirror_pod
 from kubelet_secrets.cache.manager import ObjectManager
 from kubelet_secrets.pod.events import WARNING, pod_reference
 from kubelet_secrets.pod.instances import make_known
+from kubelet_secrets.pod.mirrors import MirrorPods
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.state import format_pod
+from kubelet_secrets.pod.staticpods import Changes, StaticPod, StaticPods
 from kubelet_secrets.pod.views import PodView
 from kubelet_secrets.pod.worker import PodWorker
 from kubelet_secrets.runtime.oci import ContainerHandle
 
 logger = logging.getLogger(__name__)
 
-MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 ORPHAN_RETRY_S = 2.0  # the kubelet's housekeeping period
 WORKER_RETRY_S = 1.0
 WORKER_RETRY_CAP_S = 60.0
@@ -42,6 +45,8 @@ class PodManager:
         self._orphan_candidates: set[PodUID] = set()
         self._nursery: trio.Nursery | None = None
         self._news = trio.Event()
+        self._static = StaticPods()
+        self._mirrors = MirrorPods(parts.client, node=parts.node, node_uid=parts.node_uid, mirrored=self._mirrored)
 
     def __repr__(self) -> str:
         return f"<PodManager {len(self._workers)} pods>"
@@ -56,6 +61,7 @@ class PodManager:
             self._nursery = nursery
             nursery.start_soon(self._dispatch_secrets, self._parts.secrets)
             nursery.start_soon(self._dispatch_config_maps, self._parts.config_maps)
+            nursery.start_soon(self._mirrors.run)
             task_status.started()
 
     # --- what the node is asked ---------------------------------------------------------------------------------------
@@ -79,8 +85,12 @@ class PodManager:
     # --- what the sources tell (PodSink) --------------------------------------------------------------------------------
 
     def pod_changed(self, pod: Pod) -> None:
-        if MIRROR_ANNOTATION in pod.metadata.annotations:
-            return  # the image of a static pod: what runs is decided by the node's own manifest
+        if is_mirror_pod(pod):
+            self._mirrors.mirror_changed(pod)  # what runs is decided by the node's own manifest
+        else:
+            self._run_pod(pod)
+
+    def _run_pod(self, pod: Pod) -> None:
         uid = PodUID(pod.metadata.uid)
         self._orphan_candidates.discard(uid)
         worker = self._workers.get(uid)
@@ -96,17 +106,24 @@ class PodManager:
         self._parts.config_maps.nudge()
 
     def pod_removed(self, uid: PodUID) -> None:
+        self._mirrors.mirror_removed(uid)
         self._finished.discard(uid)
         if uid in self._workers:
             self._workers[uid].removed()
 
     def pods_synced(self) -> None:
+        self._mirrors.synced()
         orphans, self._orphan_candidates = self._orphan_candidates, set()
         for uid in orphans:
             assert self._nursery is not None, "run() is started before pods are told"
             self._nursery.start_soon(self._remove_orphan, uid)
 
+    def static_pods_read(self, found: Sequence[StaticPod]) -> None:
+        """For ``ManifestDirectory``: the pods that the node's own manifests ask for, all of them."""
+        self._apply(self._static.replace(found))
+
     def api_reached(self) -> None:
+        self._mirrors.synced()
         for worker in self._workers.values():
             worker.api_reached()
         self._parts.secrets.nudge()
@@ -142,7 +159,19 @@ class PodManager:
         del self._workers[uid]
         if not worker.is_removed:
             self._finished.add(uid)
+        self._apply(self._static.ended(uid))
         self._tell()
+
+    def _apply(self, changes: Changes) -> None:
+        for uid in changes.stop:
+            self.pod_removed(uid)
+        for static in changes.start:
+            self._run_pod(static.pod)
+        self._mirrors.replace(self._static.running())
+
+    def _mirrored(self, uid: PodUID, mirror: Pod | None) -> None:
+        if uid in self._workers:
+            self._workers[uid].mirrored(mirror)
 
     async def _replace_worker(self, uid: PodUID, failed: PodWorker) -> PodWorker:
         handles = await self._parts.runtime.adopt(uid)

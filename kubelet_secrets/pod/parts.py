@@ -46,6 +46,7 @@ class NodeParts:
     trust_bundles: TrustBundleSource | None = None  # None: clusterTrustBundle projections are switched off
     services: Callable[[], Sequence[Service] | None]  # None while they have not been read
     node: Callable[[], NodeInfo]
+    node_uid: Callable[[], str]  # of the Node object; empty while it is not known
     host_ips: tuple[str, ...]  # the node's, primary first
     memory_bytes: int  # of the machine
     logs_dir: Path  # on the run tmpfs

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
+
 from kubelet_secrets.api.core import Pod, PodStatus
 from kubelet_secrets.api.meta import PODS
 from kubelet_secrets.client.rest import ApiClient
@@ -24,17 +26,21 @@ LAST_PAUSE_S = 10.0
 class StatusPublisher:
     """The status of one pod.
 
+    Args:
+        has_mirror: *pod* is a static one: its status goes to its mirror, once :meth:`address` has named it.
+
     Attributes:
         wanted: what the API server shall have.
         published: what it has, as far as is known: at first what the pod came with.
         is_gone: the API server has no such pod (any more): there is nothing left to publish to.
     """
 
-    def __init__(self, client: ApiClient, pod: Pod) -> None:
+    def __init__(self, client: ApiClient, pod: Pod, *, has_mirror: bool = False) -> None:
         self.wanted = self.published = pod.status
         self.is_gone = False
         self._client = client
-        self._pod = pod
+        self._has_mirror = has_mirror
+        self._pod: Pod | None = None if has_mirror else pod
         self._wake = Wake()
         self._done = Wake()
 
@@ -44,13 +50,24 @@ class StatusPublisher:
             self.wanted = status
             self._wake.ring()
 
+    def address(self, mirror: Pod | None) -> None:
+        """The static pod's mirror is *mirror* now; None: there is none, and whatever is published waits for the next one."""
+        if mirror is not None and mirror.status.start_time:  # an earlier agent has started the pod
+            start_time = min(mirror.status.start_time, self.wanted.start_time or mirror.status.start_time)
+            self.wanted = msgspec.structs.replace(self.wanted, start_time=start_time)
+        if mirror is not None and (self._pod is None or self._pod.metadata.uid != mirror.metadata.uid):
+            self.published = mirror.status
+        self._pod = mirror
+        self._wake.ring()
+        self._done.ring()
+
     def nudge(self) -> None:
         """Try again now: there is reason to think that the API server answers."""
         self._wake.ring()
 
     async def wait_published(self) -> None:
-        """Wait until the API server has :attr:`wanted`, or the pod is gone."""
-        while self.published != self.wanted and not self.is_gone:
+        """Wait until the API server has :attr:`wanted`, or the pod is gone, or there is no mirror to tell."""
+        while self.published != self.wanted and not self.is_gone and self._pod is not None:
             self._done.clear()
             await self._done.wait()
 
@@ -59,9 +76,9 @@ class StatusPublisher:
         pause_s = FIRST_PAUSE_S
         while not self.is_gone:
             self._wake.clear()
-            if self.published == self.wanted:
+            if self._pod is None or self.published == self.wanted:
                 await self._wake.wait()
-            elif await self._send():
+            elif await self._send(self._pod):
                 pause_s = FIRST_PAUSE_S
                 self._done.ring()
             else:
@@ -69,28 +86,36 @@ class StatusPublisher:
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
         self._done.ring()
 
-    async def _send(self) -> bool:
-        wanted, meta = self.wanted, self._pod.metadata
-        patch = make_status_patch(self._pod, self.published, wanted)
+    async def _send(self, pod: Pod) -> bool:
+        wanted, meta = self.wanted, pod.metadata
+        patch = make_status_patch(pod, self.published, wanted)
         if patch is not None:
             try:
                 await self._client.patch(PODS, meta.namespace, meta.name, patch, subresource="status")
             except (NotFound, Conflict) as error:
                 # 409: the name belongs to another pod by now (the patch carries the uid).
                 logger.info("status of pod %s/%s has no addressee: %s", meta.namespace, meta.name, error)
-                self.is_gone = True
+                if self._has_mirror:
+                    self._pod = None if self._pod is pod else self._pod  # the next one will be named to us
+                else:
+                    self.is_gone = True
                 return True
             except (ApiError, ApiUnavailable) as error:
                 logger.info("failed to update status of pod %s/%s: %s", meta.namespace, meta.name, error)
                 return False
-        self.published = wanted
+        if self._pod is not None and self._pod.metadata.uid == meta.uid:
+            self.published = wanted
         return True
 
     async def delete(self) -> None:
-        """The last step of a deletion: DELETE with grace 0, for this very pod. Retried until the server has answered."""
-        meta = self._pod.metadata
+        """The last step of a deletion: DELETE with grace 0, for this very pod. Retried until the server has answered.
+
+        Not for static pods: their mirrors are not theirs to delete.
+        """
         pause_s = FIRST_PAUSE_S
         while not self.is_gone:
+            assert self._pod is not None, "is_gone says so of a static pod"
+            meta = self._pod.metadata
             try:
                 await self._client.delete(PODS, meta.namespace, meta.name, grace_period_s=0, uid=meta.uid)
                 self.is_gone = True

@@ -29,6 +29,7 @@ import trio
 from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.api.references import all_containers
+from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.pod.actuator import PodActuator
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
@@ -75,7 +76,8 @@ class PodWorker:
         self._verdict: tuple[str, str] | None = None
         self._sync_scope = trio.CancelScope()
         self._actuator: PodActuator | None = None  # from run() on
-        self._publisher = StatusPublisher(parts.client, pod)
+        self._is_static = is_static_pod(pod)
+        self._publisher = StatusPublisher(parts.client, pod, has_mirror=self._is_static)
         self._volumes = PodVolumes(
             pod,
             backend=parts.volumes,
@@ -128,14 +130,18 @@ class PodWorker:
         self._wake.ring()
 
     def removed(self) -> None:
-        """The API has no such pod any more, and not by our DELETE: it was deleted by force."""
+        """The API has no such pod any more, and not by our DELETE: it was deleted by force. Or: its manifest is gone."""
         self.is_removed = self._publisher.is_gone = True
         self._publisher.nudge()
         if self._is_ending and self._actuator is not None:
-            self._actuator.shorten(FORCED_GRACE_S)
+            self._actuator.shorten(self._grace_s)
         else:
             self._sync_scope.cancel()
         self._wake.ring()
+
+    def mirrored(self, mirror: Pod | None) -> None:
+        """For a static pod: the API server knows it as *mirror* now; None: not (any more)."""
+        self._publisher.address(mirror)
 
     def object_changed(self, *, secret: str = "", config_map: str = "") -> None:
         """A Secret or ConfigMap that the pod refers to has become known, changed, or gone."""
@@ -261,7 +267,7 @@ class PodWorker:
     async def _end(self, actuator: PodActuator) -> None:
         """The order is semantics §8.8: containers, terminal status, volumes, references, DELETE."""
         self._is_ending = True
-        await actuator.stop(grace_s=FORCED_GRACE_S if self.is_removed else grace_period_s(self._pod))
+        await actuator.stop(grace_s=self._grace_s)
         self._publish(is_terminal=True)
         await self._tear_down_volumes()
         self._parts.secrets.unregister_pod(PodUID(self._pod.metadata.uid))
@@ -339,6 +345,10 @@ class PodWorker:
         if limit_s is None or started_at is None or self._verdict is not None:
             return None
         return started_at + timedelta(seconds=limit_s)
+
+    @property
+    def _grace_s(self) -> int:
+        return FORCED_GRACE_S if self.is_removed and not self._is_static else grace_period_s(self._pod)
 
     @property
     def _must_stop(self) -> bool:

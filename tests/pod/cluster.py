@@ -18,7 +18,7 @@ import trio
 
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.api.core import Event, Pod, Secret
-from kubelet_secrets.api.meta import EVENTS, PODS, SECRETS
+from kubelet_secrets.api.meta import EVENTS, NODES, PODS, SECRETS
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
@@ -185,6 +185,12 @@ class Cluster:
     node: ApiClient
     host: Host
     door: Door
+    node_uid: str = ""  # until register_node()
+
+    async def register_node(self) -> None:
+        """Make the Node object that mirror pods are owned by."""
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        self.node_uid = (await self.admin.create(NODES, "", body))["metadata"]["uid"]
 
     @contextmanager
     def api_away(self) -> Iterator[None]:
@@ -216,6 +222,7 @@ class Cluster:
             tokens=TokenManager(self.node, clock=wall_clock),
             services=lambda: services_box[0].services,
             node=lambda: NodeInfo(name=NODE, allocatable={"cpu": "2", "memory": "1Gi"}),
+            node_uid=lambda: self.node_uid,
             host_ips=("192.0.2.7",),
             memory_bytes=1 << 30,
             logs_dir=made.run_dir / "logs",
