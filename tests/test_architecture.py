@@ -18,6 +18,7 @@ LEVELS = {
     "watchdog": 1,
     "logs": 1,
     "leakscan": 1,
+    "memoryfile": 0,
     "linux": 0,
     "dirwatch": 1,
     "fusefs.hardening": 1,
@@ -44,7 +45,7 @@ LEVELS = {
     "testing": 10,
     "cli": 11,
 }
-APISERVER_MAY_IMPORT = {"api", "errors", "sensitive", "notify"}
+APISERVER_MAY_IMPORT = {"api", "errors", "memoryfile", "sensitive", "notify"}
 
 PURE = [
     "api/*.py",

@@ -10,8 +10,7 @@ import base64
 import ipaddress
 import os
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kubelet_secrets.errors import HostError, UsageError
+from kubelet_secrets.memoryfile import memory_file
 from kubelet_secrets.sensitive import SensitiveBytes
 
 CA_LIFETIME = timedelta(days=3650)
@@ -170,20 +170,9 @@ def server_context(serving: KeyPair, client_ca_pem: bytes) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_OPTIONAL
     context.set_alpn_protocols(["h2", "http/1.1"])
-    with _memory_file(serving.certificate_pem) as certificate, _memory_file(serving.key_pem.reveal()) as key:
+    with memory_file(serving.certificate_pem) as certificate, memory_file(serving.key_pem.reveal()) as key:
         context.load_cert_chain(certificate, key)
     return context
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
-    """A path for OpenSSL, which reads keys from files only; nothing touches a disk."""
-    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def kubeconfig(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 
 from kubelet_secrets.errors import UsageError
+from kubelet_secrets.memoryfile import memory_file
 from kubelet_secrets.sensitive import SensitiveBytes
 
 
@@ -52,19 +52,11 @@ def make_client_context(
 def load_key_pair(context: ssl.SSLContext, cert_pem: bytes, key_pem: SensitiveBytes) -> None:
     """``context.load_cert_chain`` from memory.
 
-    OpenSSL's Python binding wants file names, so the pair passes through an anonymous memory file that exists for the
-    length of this call and is zeroed before it goes. (``memfd_secret`` would keep it out of swap too, but cannot be
-    opened by path; the kernel would have to swap within these microseconds.)
+    OpenSSL's Python binding wants file names, so the pair passes through a memory file for the length of this call.
 
     Raises:
         ssl.SSLError: not PEM, encrypted, or key and certificate do not match.
     """
-    pair = cert_pem + b"\n" + key_pem.reveal()
-    descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, pair)
+    with memory_file(cert_pem + b"\n" + key_pem.reveal()) as path:
         # An encrypted key must fail: without a password given OpenSSL would ask on the terminal.
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=lambda: b"")
-    finally:
-        os.pwrite(descriptor, bytes(len(pair)), 0)
-        os.close(descriptor)
+        context.load_cert_chain(path, password=lambda: b"")

@@ -13,10 +13,11 @@ import httpx2
 import msgspec
 import trio
 
-from kubelet_secrets.apiserver.pki import KeyPair, _memory_file
+from kubelet_secrets.apiserver.pki import KeyPair
 from kubelet_secrets.apiserver.process import ServerHandle
 from kubelet_secrets.client.answers import LineSplitter
 from kubelet_secrets.client.http2 import H2Transport, Origin
+from kubelet_secrets.memoryfile import memory_file
 
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
@@ -118,7 +119,7 @@ async def http_client(server: ServerHandle, pair: KeyPair | None, token: str = "
     def make_context() -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=server.ca_pem.decode())
         if pair is not None:
-            with _memory_file(pair.certificate_pem) as certificate, _memory_file(pair.key_pem.reveal()) as key:
+            with memory_file(pair.certificate_pem) as certificate, memory_file(pair.key_pem.reveal()) as key:
                 context.load_cert_chain(certificate, key)
         return context
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import trio
 
-from kubelet_secrets.apiserver.pki import _memory_file
 from kubelet_secrets.apiserver.process import ServerHandle
+from kubelet_secrets.memoryfile import memory_file
 
 OLDEST = (1, 27)
 
@@ -109,5 +109,5 @@ def find_kubectl() -> str | None:
 
 @asynccontextmanager
 async def open_kubectl(path: str, server: ServerHandle, home: Path) -> AsyncIterator[Kubectl]:
-    with _memory_file(server.admin_kubeconfig().reveal()) as kubeconfig_path:
+    with memory_file(server.admin_kubeconfig().reveal()) as kubeconfig_path:
         yield Kubectl(path, kubeconfig_path, home)

@@ -9,9 +9,9 @@ import pytest
 from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.authz import Authorizers, PrivilegedGroups
 from kubelet_secrets.apiserver.impersonation import impersonate
-from kubelet_secrets.apiserver.pki import _memory_file
 from kubelet_secrets.apiserver.process import ServerHandle
 from kubelet_secrets.errors import Forbidden, Invalid
+from kubelet_secrets.memoryfile import memory_file
 from tests.apiserver.harness import Http
 from tests.apiserver.kubectl import Kubectl, find_kubectl
 from tests.apiserver.test_rbac_server import CLUSTER, CLUSTER_BINDINGS, ROLE_BINDINGS, ROLES, binding, role
@@ -91,14 +91,14 @@ _PATH = find_kubectl()
 async def test_kubectl_as(server: ServerHandle, admin: Http, tmp_path: Path) -> None:
     assert _PATH is not None
     await _permit(admin)
-    with _memory_file(server.client_kubeconfig("joe").reveal()) as path:
+    with memory_file(server.client_kubeconfig("joe").reveal()) as path:
         joe = Kubectl(_PATH, path, tmp_path)
         assert (await joe.try_run("auth", "can-i", "get", "secrets/s")).out == "no\n"
         assert (await joe("auth", "can-i", "get", "secrets/s", "--as=jane")).out == "yes\n"
         assert (await joe("auth", "whoami", "--as=jane", "-o", "json")).json["status"]["userInfo"]["username"] == "jane"
         assert 'groups "dev" is forbidden' in await joe.fail("get", "secrets", "--as=jane", "--as-group=dev")
         assert 'users "june" is forbidden' in await joe.fail("get", "secrets", "--as=june")
-    with _memory_file(server.admin_kubeconfig().reveal()) as path:
+    with memory_file(server.admin_kubeconfig().reveal()) as path:
         root = Kubectl(_PATH, path, tmp_path)
         denied = await root.fail("get", "secrets", "--as=jane")
         assert 'User "jane" cannot list resource "secrets"' in denied

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kubelet_secrets.apiserver.pki import _memory_file
 from kubelet_secrets.apiserver.process import ServerHandle
+from kubelet_secrets.memoryfile import memory_file
 from tests.apiserver.harness import PODS, Http, http_client, pod
 from tests.apiserver.kubectl import Kubectl, find_kubectl
 from tests.apiserver.test_rbac_server import CLUSTER_BINDINGS, ROLE_BINDINGS, ROLES, binding, role
@@ -201,7 +201,7 @@ needs_kubectl = pytest.mark.skipif(_PATH is None, reason="needs kubectl on PATH"
 @needs_kubectl
 async def test_kubectl_auth(server: ServerHandle, jane: Http, tmp_path: Path) -> None:
     assert _PATH is not None
-    with _memory_file(server.client_kubeconfig("jane", ("dev",)).reveal()) as path:
+    with memory_file(server.client_kubeconfig("jane", ("dev",)).reveal()) as path:
         kubectl = Kubectl(_PATH, path, tmp_path)
         assert (await kubectl("auth", "can-i", "get", "secrets/s")).out == "yes\n"
         refused = await kubectl.try_run("auth", "can-i", "get", "secrets")
@@ -223,7 +223,7 @@ async def test_kubectl_auth(server: ServerHandle, jane: Http, tmp_path: Path) ->
 async def test_kubectl_writes_roles(server: ServerHandle, tmp_path: Path) -> None:
     """``create role`` and its like send protobuf."""
     assert _PATH is not None
-    with _memory_file(server.admin_kubeconfig().reveal()) as path:
+    with memory_file(server.admin_kubeconfig().reveal()) as path:
         kubectl = Kubectl(_PATH, path, tmp_path)
         await kubectl("create", "role", "r", "--verb=get,list", "--resource=secrets", "--resource-name=s")
         await kubectl("create", "rolebinding", "b", "--role=r", "--user=jane", "--serviceaccount=default:robot")
