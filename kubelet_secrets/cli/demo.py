@@ -43,6 +43,9 @@ def demo(verbose: int | None, /, image_dir: Path) -> None:
     """Take the guided tour: real containers, a rotation, refused readers, a killed agent, and a scan of the disk."""
     import trio
 
+    from kubelet_secrets.fusefs.hardening import harden_process
+
+    harden_process()
     with tempfile.TemporaryDirectory(prefix="kubelet-secrets-demo-") as directory:
         held = trio.run(_demo, Path(directory), image_dir, verbose or 0)
     if not held:

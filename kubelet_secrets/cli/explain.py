@@ -71,7 +71,9 @@ def explain(
     Exit status: 0 nothing stops a container, 1 something does, 2 the input cannot be used.
     """
     from kubelet_secrets.explain import explain as make_explanation
+    from kubelet_secrets.fusefs.hardening import harden_process
 
+    harden_process()  # as far as the user's privileges go
     explanation = make_explanation(
         _read(filenames),
         now=datetime.now(UTC),

@@ -75,6 +75,10 @@ def env(pod: str, container: str, namespace: str, watch: bool, show_values: bool
     A running process keeps the environment it was started with; `stale` marks what a restart would change, `new` what it would
     add, and SINCE is when the value as it would be now became so.
     """
+    if show_values:
+        from kubelet_secrets.fusefs.hardening import harden_process
+
+        harden_process()
     params = {"namespace": namespace, "pod": pod, "container": container, "show_values": show_values, "watch": watch}
     for index, view in enumerate(ask(socket, "env", EnvView, **params)):
         if output == "name":

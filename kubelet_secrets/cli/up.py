@@ -51,9 +51,11 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
     """
     import trio
 
+    from kubelet_secrets.fusefs.hardening import harden_process
     from kubelet_secrets.manifests import read_manifests
     from kubelet_secrets.stack import StackOptions
 
+    harden_process()  # it holds the admin's key, and the Secrets among the manifests
     manifests = [manifest.obj for manifest in read_manifests(filenames)] if filenames else []
     kubeconfig, data_dir, static_pods = options["kubeconfig"], options["data_dir"], options["pod_manifest_path"]
     encryption_reloads = options["encryption_provider_config_automatic_reload"]

@@ -1,7 +1,9 @@
 """What a process that holds secrets does about its own memory: no core dumps, no ptrace by others, no swap.
 
-Called first thing by the agent and the writer, and by the keeper (whose descriptors lead to the store). Locked pages and
-the dumpable bit do not survive exec, so each process does it for itself. What this cannot do: docs/threat-model.md.
+Called first thing by every process of ours that holds values - agent, writer, API server, ``up`` and ``demo``, the commands
+that print values - and by the keeper (whose descriptors lead to the store). Locked pages and the dumpable bit do not survive
+exec, so each process does it for itself. The core limit does, so the programs that these processes run (conmon, the OCI
+runtime, skopeo) dump no core either. What this cannot do: docs/threat-model.md.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class Hardening:
     """What was achieved; ``verify`` grades it."""
 
     not_dumpable: bool  # no core dump, and /proc/<pid> closed to processes without CAP_SYS_PTRACE
-    no_core: bool  # RLIMIT_CORE is 0
+    no_core: bool  # by RLIMIT_CORE, which children inherit
     memory_locked: bool  # every page stays in RAM
 
 
@@ -35,9 +37,20 @@ def harden_process() -> Hardening:
     """
     return Hardening(
         not_dumpable=_attempt(lambda: linux.prctl(_PR_SET_DUMPABLE, 0)),
-        no_core=_attempt(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
+        no_core=_attempt(_limit_cores),
         memory_locked=_attempt(lambda: linux.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)),
     )
+
+
+def _limit_cores() -> None:
+    """Forbid core dumps to this process and to what it runs.
+
+    One byte instead of none: no core fits into either, but where ``core_pattern`` names a program the kernel looks at no
+    limit but this one, and does not start it. Source: fs/coredump.c, do_coredump; core(5).
+    The hard limit stays: containers have a right to theirs (``runtime.spec``), and nobody could raise it for them again.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))
 
 
 def set_parent_death_signal(number: int) -> None:

@@ -163,19 +163,42 @@ class CgroupTree:
         return 0 if memory is None else _counter(_below(memory, path) / "memory.oom_control", "oom_kill")
 
     def adopt_monitor(self, pid: int) -> None:
-        """Move a conmon out of the agent's cgroup, so that stopping the agent's service does not take it along.
+        """Move a conmon out of the agent's cgroup, so that stopping the agent's service does not take it along, and into one
+        that is not swapped: its buffers hold what containers print.
 
-        Best effort: without it containers still outlive a SIGKILLed agent, only not a service manager that kills by cgroup.
+        Best effort: without it containers still outlive a SIGKILLed agent, only not a service manager that kills by cgroup. On
+        v1 ``memory.swappiness`` is a strong wish, on v2 ``memory.swap.max`` a rule.
         """
-        hierarchy = self.layout.unified if self.layout.is_v2 else self.layout.controllers.get("name=systemd")
-        if hierarchy is None:
+        path = f"{self.instance_path}/monitor"
+        if self.layout.is_v2:
+            assert self.layout.unified is not None
+            self._enable_memory(path)
+            self._adopt(pid, _below(self.layout.unified, path), "memory.swap.max")
             return
-        directory = _below(hierarchy, f"{self.instance_path}/monitor")
+        for controller in ("name=systemd", "memory"):
+            hierarchy = self.layout.controllers.get(controller)
+            if hierarchy is not None:
+                self._adopt(pid, _below(hierarchy, path), "memory.swappiness")
+
+    def _adopt(self, pid: int, directory: Path, swap_setting: str) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            if (directory / swap_setting).exists():
+                (directory / swap_setting).write_text("0")
             directory.joinpath("cgroup.procs").write_text(str(pid))
         except OSError as error:
             logger.debug("conmon %d stays in the agent's cgroup: %s", pid, error.strerror)
+
+    def _enable_memory(self, path: str) -> None:
+        """Have the cgroups above *path* account for memory; the runtime does the same for containers."""
+        assert self.layout.unified is not None
+        try:
+            for parent in [*reversed(Path(path).parents)]:
+                directory = _below(self.layout.unified, str(parent))
+                directory.mkdir(exist_ok=True)
+                directory.joinpath("cgroup.subtree_control").write_text("+memory")
+        except OSError as error:
+            logger.debug("no memory controller for %s: %s", path, error.strerror)
 
     def place(self, pid: int, path: str) -> None:
         """Move a process into *path*, in every hierarchy, so that it can be found again there.

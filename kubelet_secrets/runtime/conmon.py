@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -83,6 +84,7 @@ async def launch(
     """
     with trio.move_on_after(_CREATE_TIMEOUT_S, shield=True):
         pid = await _launch(tools, bundle, record, runtime_root, adopt_monitor)
+        _forbid_cores(bundle)
         return pid
     fd = open_conmon(bundle)
     if fd is not None:
@@ -152,6 +154,27 @@ def _runtime_message(text: str) -> str:
         if found:
             return quoted.rstrip().removesuffix('"').replace('\\"', '"')
     return text
+
+
+def _forbid_cores(bundle: Bundle) -> None:
+    """Take from conmon, which has the container's output in its buffers, the means to dump core.
+
+    It was started with the limit (``fusefs.hardening``); now that the container exists, and has its own limit by the spec,
+    the hard one can go as well, and the kernel be told to leave every page out. Best effort.
+    """
+    fd = open_conmon(bundle)
+    if fd is None:
+        return
+    try:
+        pid = read_pid(bundle.conmon_pid_file)
+        if pid is not None:  # and it is conmon's for as long as the descriptor is open and not readable
+            soft, _ = resource.prlimit(pid, resource.RLIMIT_CORE)
+            resource.prlimit(pid, resource.RLIMIT_CORE, (soft, soft))
+            Path(f"/proc/{pid}/coredump_filter").write_text("0")
+    except OSError as error:
+        logger.debug("conmon of %s keeps its own core settings: %s", bundle.id, error.strerror)
+    finally:
+        os.close(fd)
 
 
 # --- recognising processes ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def probe_host(layout: CgroupLayout) -> HostFacts:
         seccomp=Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
         devices=_devices(Path("/dev")),
         oom_score_adj=int(Path("/proc/self/oom_score_adj").read_text()),
+        core_limit_bytes=_core_limit_bytes(),
     )
 
 
@@ -58,6 +60,11 @@ def _controllers(layout: CgroupLayout) -> frozenset[str]:
         assert layout.unified is not None
         return frozenset(layout.unified.joinpath("cgroup.controllers").read_text().split())
     return frozenset(name for name in layout.controllers if not name.startswith("name="))
+
+
+def _core_limit_bytes() -> int | None:
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    return None if hard == resource.RLIM_INFINITY else hard
 
 
 def _limits_swap(layout: CgroupLayout) -> bool:

@@ -122,3 +122,4 @@ class HostFacts:
     seccomp: bool = True
     devices: tuple[DeviceNode, ...] = ()  # for privileged containers
     oom_score_adj: int = 0  # this process's own; without CAP_SYS_RESOURCE nothing below it can be given
+    core_limit_bytes: int | None = None  # the hard RLIMIT_CORE that the node was started with; None: unlimited

@@ -31,6 +31,7 @@ MASKED_PATHS = (
 )  # fmt: skip
 READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
+_UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY as OCI writes it
 _PROPAGATION = {"None": "rprivate", "HostToContainer": "rslave", "Bidirectional": "rshared"}
 
 
@@ -108,7 +109,18 @@ def _process(settings: ContainerSettings, host: HostFacts, capabilities: tuple[s
         "capabilities": {"bounding": held, "effective": held, "permitted": held},
         "noNewPrivileges": not settings.allow_privilege_escalation,
         "oomScoreAdj": _oom_score_adj(settings.oom_score_adj, host),
+        "rlimits": [_core_limit(host)],
     }
+
+
+def _core_limit(host: HostFacts) -> dict[str, Any]:
+    """What the node's service was given, soft and hard: the agent has taken core dumps from itself and its children.
+
+    Source: containerd's CRI sets no limits (WithoutDefaultSecuritySettings: "Remove default rlimits"), so containers have those
+    of containerd.service: LimitCORE=infinity.
+    """
+    limit = _UNLIMITED if host.core_limit_bytes is None else host.core_limit_bytes
+    return {"type": "RLIMIT_CORE", "soft": limit, "hard": limit}
 
 
 def _oom_score_adj(wanted: int, host: HostFacts) -> int:
