@@ -1,18 +1,28 @@
-"""Which variables can be handed to a process at all. Pure; asked by the runtime's spec and by ``explain``.
+"""What becomes of a variable on its way into a process. Pure; asked by the runtime's spec and by those who foretell it.
 
-Source: execve(2): a NUL byte ends a string. The CRI carries variables as strings, which must be UTF-8; so does config.json.
+Source: execve(2): a NUL byte ends a string. The CRI carries values as bytes (kubernetes#139168, in 1.36 and before 1.34), but
+runtimes write ``config.json`` with Go's encoding/json, which puts U+FFFD in the place of every byte that is not UTF-8.
 """
 
 from __future__ import annotations
 
+import re
+
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # surrogate escapes: each is one byte
+
 
 def refusal(name: str, value: str) -> str:
     """Why no container can get the variable; empty when it can. Names the variable, never its value."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
     if "\0" in name or "\0" in value:
-        return f'environment variable "{shown}" contains a NUL byte'
-    try:
-        (name + value).encode()
-    except UnicodeEncodeError:
-        return f'environment variable "{shown}" is not valid UTF-8: mount the key as a file instead'
+        return f'environment variable "{as_passed(name)}" contains a NUL byte'
     return ""
+
+
+def as_passed(text: str) -> str:
+    """A name or value as the process gets it: U+FFFD for each byte that is not UTF-8."""
+    return _NOT_UTF8.sub("\ufffd", text)
+
+
+def count_replaced(value: str) -> int:
+    """How many bytes of a value get lost so."""
+    return len(_NOT_UTF8.findall(value))

@@ -18,7 +18,7 @@ from kubelet_secrets.api.origin import Origin, OriginKind
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.envvars.environment import EnvEntry, Environment, make_environment
 from kubelet_secrets.envvars.filekeys import EnvFile, wanted_env_files
-from kubelet_secrets.envvars.passing import refusal
+from kubelet_secrets.envvars.passing import as_passed, count_replaced, refusal
 from kubelet_secrets.errors import ContainerConfigError, MissingObject, SetUpError
 from kubelet_secrets.explain.lookup import ManifestSource, is_run_time
 from kubelet_secrets.explain.model import Problem, Severity, VariableView
@@ -92,7 +92,7 @@ def explain_variables(
     unmade = {variable.name for variable in container.env}
     is_complete = len(kept_from) == len(container.env_from)
     problems += _expansion_problems(container, environment, where, unmade if is_complete else None)
-    problems += _refused_problems(container, environment, where)
+    problems += _passing_problems(container, environment, where)
     problems += _rotation_problems(environment, where, source)
     return Variables(
         views=tuple(_view(name, entry, origins) for name, entry in environment.items()),
@@ -285,12 +285,20 @@ def _expansion_problems(
             )
 
 
-def _refused_problems(container: Container, environment: Environment, where: str) -> Iterator[Problem]:
+def _passing_problems(container: Container, environment: Environment, where: str) -> Iterator[Problem]:
     last = {variable.name: index for index, variable in enumerate(container.env)}
     for name, entry in environment.items():
+        spot = f"{where}.env[{last[name]}]" if name in last else f"{where}.envFrom"
         if message := refusal(name, entry.value):
-            spot = f"{where}.env[{last[name]}]" if name in last else f"{where}.envFrom"
             yield Problem(severity=Severity.BLOCKS, code="env-refused", message=message, where=spot)
+        elif lost := count_replaced(entry.value):
+            yield Problem(
+                severity=Severity.WARNING,
+                code="env-not-utf8",
+                message=f"{name} is not valid UTF-8: the container gets U+FFFD in place of {lost} of its bytes",
+                where=spot,
+                hint="mount the key as a file instead",
+            )
 
 
 def _rotation_problems(environment: Environment, where: str, source: ManifestSource) -> Iterator[Problem]:
@@ -329,5 +337,5 @@ def _view(name: str, entry: EnvEntry, origins: dict[int, Origin]) -> VariableVie
         overridden=entry.overridden,
         expanded_from=entry.expanded_from,
         is_secret=entry.is_secret or origin.is_secret,
-        value=entry.value if is_known(entry.value) else None,
+        value=as_passed(entry.value) if is_known(entry.value) else None,
     )

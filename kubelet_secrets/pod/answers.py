@@ -15,6 +15,7 @@ from kubelet_secrets.access.registry import ContainerIdentity
 from kubelet_secrets.api.core import ConfigMap, Secret, Service
 from kubelet_secrets.api.sources import ObjectSnapshot
 from kubelet_secrets.control.protocol import WhyVersion, WhyView
+from kubelet_secrets.envvars.passing import as_passed
 from kubelet_secrets.explain.answer import (
     Known,
     Question,
@@ -174,7 +175,7 @@ def _env_version(version: EnvVersion | None, name: str, node: NodeKnowledge) -> 
         version=str(version.number),
         resource_version=entry.origin.resource_version,
         since=node.format_time(version.changed.get(name, version.since)),
-        size=len(entry.value.encode("utf-8", "surrogateescape")),
+        size=len(as_passed(entry.value).encode()),
     )
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from kubelet_secrets.api.core import VolumeMount
 from kubelet_secrets.control.protocol import EnvRow, EnvView, FileRow
 from kubelet_secrets.envvars.environment import EnvEntry
+from kubelet_secrets.envvars.passing import as_passed
 from kubelet_secrets.envvars.subpath import resolve_sub_path
 from kubelet_secrets.errors import ContainerConfigError
 from kubelet_secrets.pod.environ import EnvState, EnvVersion
@@ -58,9 +59,9 @@ def _env_row(name: str, env: EnvState, *, show_values: bool) -> EnvRow:
     return EnvRow(
         name=name,
         origin=str(shown.origin),
-        size=len(shown.value.encode("utf-8", "surrogateescape")),
-        value=_printable(shown.value) if show_values else None,
-        current_value=_printable(current.value) if show_values and differs and current is not None else None,
+        size=len(as_passed(shown.value).encode()),
+        value=as_passed(shown.value) if show_values else None,
+        current_value=as_passed(current.value) if show_values and differs and current is not None else None,
         stale=differs and started is not None and current is not None,
         missing=started is not None and current is None,
         added=env.started is not None and started is None,
@@ -76,11 +77,6 @@ def _entry(version: EnvVersion | None, name: str) -> EnvEntry | None:
 
 def _since(version: EnvVersion | None, name: str) -> str:
     return format_time(version.changed.get(name, version.since)) if version is not None else ""
-
-
-def _printable(value: str) -> str:
-    """Bytes that are no UTF-8 travel in the environment as surrogates, which JSON has no way to carry: show them escaped."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

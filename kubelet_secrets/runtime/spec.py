@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kubelet_secrets.envvars.passing import refusal
+from kubelet_secrets.envvars.passing import as_passed, refusal
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.runtime.capabilities import container_capabilities
 from kubelet_secrets.runtime.seccomp import runtime_default
@@ -74,18 +74,16 @@ def make_spec(settings: ContainerSettings, host: HostFacts, *, termination_log: 
 
 
 def environment_list(env: Mapping[str, str]) -> list[str]:
-    """``NAME=value`` strings as they go into the spec.
+    """``NAME=value`` strings as they go into the spec: what is not UTF-8 as other runtimes write it, too (``envvars.passing``).
 
     Raises:
-        ContainerRunError: a value with a NUL byte (no process can have it) or with bytes that are not UTF-8. The latter fails
-            on a real node too: the CRI carries strings, which must be UTF-8. ``config.json`` could not carry them either:
-            runc would silently put U+FFFD in their place, and crun refuses the file.
+        ContainerRunError: a value with a NUL byte: no process can have it.
     """
     entries = []
     for name, value in env.items():
         if why := refusal(name, value):
             raise ContainerRunError(why)
-        entries.append(f"{name}={value}")
+        entries.append(as_passed(f"{name}={value}"))
     return entries
 
 

@@ -84,19 +84,26 @@ def test_env_file_of_an_unknown_volume_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "severity", "message"),
     [
-        ("data: {k: /w==}", 'environment variable "X" is not valid UTF-8: mount the key as a file instead'),
-        ('stringData: {k: "a\\0b"}', 'environment variable "X" contains a NUL byte'),
+        ('stringData: {k: "a\\0b"}', Severity.BLOCKS, 'environment variable "X" contains a NUL byte'),
+        (
+            "data: {k: /2/+}",
+            Severity.WARNING,
+            "X is not valid UTF-8: the container gets U+FFFD in place of 2 of its bytes",
+        ),
     ],
 )
-def test_value_that_no_process_can_have_stops_the_container(data: str, message: str) -> None:
+def test_value_that_no_process_can_have_as_it_is(data: str, severity: Severity, message: str) -> None:
     text = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\n" + data + "\n"
     text += pod("env: [{name: X, valueFrom: {secretKeyRef: {name: db, key: k}}}]")
-    blocking = [each for each in explain_yaml(text).all_problems() if each.severity is Severity.BLOCKS]
-    assert [(each.where, each.message) for each in blocking] == [
-        ("Pod default/web: spec.containers[0].env[0]", message)
+    explanation = explain_yaml(text)
+    told = [each for each in explanation.all_problems() if each.code in ("env-refused", "env-not-utf8")]
+    assert [(each.where, each.severity, each.message) for each in told] == [
+        ("Pod default/web: spec.containers[0].env[0]", severity, message)
     ]
+    if severity is Severity.WARNING:
+        assert own_variables(explanation)["X"] == ("\ufffdo\ufffd", "secret/db key k")
 
 
 def test_missing_env_from_object() -> None:

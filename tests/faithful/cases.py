@@ -239,6 +239,12 @@ ENVIRONMENTS = {
     "odd-names": env(
         *(f"{{name: '{name}', value: x}}" for name in ('!"#$%&()', "* +,-./0123456789", ":;<>?@", "[\\]^_`{}|~"))
     ),
+    "not-utf8": env(
+        value_from("A", "secretKeyRef: {name: latin, key: k}"),
+        "{name: B, value: <$(A)>}",
+        more=", envFrom: [{prefix: P_, secretRef: {name: latin}}]",
+    )
+    + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: latin}\ndata: {k: 4+n/gA==}\n",
     # §4.4
     "fields": env(
         *(
@@ -320,11 +326,6 @@ REFUSED_BY_THE_NODE = {
     "env-config-map-key-missing": env(value_from("A", "configMapKeyRef: {name: settings, key: nope}")),
     "env-config-map-binary-key": env(value_from("A", "configMapKeyRef: {name: settings, key: blob}")),
     "env-from-missing": env(more=", envFrom: [{secretRef: {name: nope}}]"),
-    "env-not-utf8": env(
-        value_from("A", "secretKeyRef: {name: latin, key: k}"),
-        rest="",
-    )
-    + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: latin}\ndata: {k: 4+n/gA==}\n",
     "env-nul-byte": env(value_from("A", "secretKeyRef: {name: db, key: bin}")),
     # §5.1
     "sub-path-expr-missing": pod(

@@ -76,18 +76,10 @@ async def test_environment_reaches_the_process_unchanged(node: Node) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        pytest.param(b"\xff\xfe".decode(errors="surrogateescape"), "not valid UTF-8", id="not-utf-8"),
-        pytest.param("a\0b", "NUL byte", id="nul"),
-    ],
-)
-async def test_values_no_runtime_can_pass_are_refused_by_name(node: Node, value: str, text: str) -> None:
-    """runc would put U+FFFD in their place without a word; on a real node the CRI call fails."""
-    with pytest.raises(ContainerRunError, match=text) as caught:
-        await node.create(node.settings("true", env={"TOKEN": value}))
-    assert '"TOKEN"' in str(caught.value)
+async def test_value_with_a_nul_byte_is_refused_by_name(node: Node) -> None:
+    with pytest.raises(ContainerRunError) as caught:
+        await node.create(node.settings("true", env={"TOKEN": "a\0b"}))
+    assert str(caught.value) == 'environment variable "TOKEN" contains a NUL byte'
     assert not isinstance(caught.value, StartFailed)
     assert node.runtime.list() == ()
 

@@ -218,18 +218,16 @@ def test_resources(host: HostFacts, resources: Resources, expected: dict[str, An
     assert found == expected
 
 
-@pytest.mark.parametrize(
-    ("env", "text"),
-    [
-        pytest.param({"TOKEN": "a\0b"}, '"TOKEN" contains a NUL byte', id="nul"),
-        pytest.param({"TOKEN": "s3cr3t\udcff"}, '"TOKEN" is not valid UTF-8', id="not-utf-8"),
-    ],
-)
-def test_values_that_cannot_be_passed_are_named_and_not_shown(env: dict[str, str], text: str) -> None:
-    with pytest.raises(ContainerRunError, match=text) as caught:
+def test_value_that_cannot_be_passed_is_named_and_not_shown() -> None:
+    env = {"TOKEN": "s3cr3t\0b"}
+    with pytest.raises(ContainerRunError, match=r'^environment variable "TOKEN" contains a NUL byte$') as caught:
         environment_list(env)
     assert "s3cr3t" not in str(caught.value)
     assert "s3cr3t" not in repr(replace(SETTINGS, env=env))
+
+
+def test_bytes_that_are_not_utf8_are_replaced_as_other_runtimes_do() -> None:
+    assert environment_list({"V": "\udcff\udcfeok", "W": "ä"}) == ["V=\ufffd\ufffdok", "W=ä"]
 
 
 def test_unknown_capability_is_a_create_error() -> None:
