@@ -43,6 +43,7 @@ from kubelet_secrets.fusefs import session
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import Hardening
+from kubelet_secrets.fusefs.mounts import StoreKind
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.tree import Tree
 from kubelet_secrets.fusefs.writerclient import WriterClient
@@ -70,6 +71,7 @@ from kubelet_secrets.runtime.sandbox import SandboxManager
 from kubelet_secrets.runtime.tools import find_tools
 from kubelet_secrets.volume.layout import PodsLayout
 from kubelet_secrets.volume.manager import VolumeManager
+from kubelet_secrets.volume.quota import StoreLimits
 from kubelet_secrets.volume.store import Store
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,10 @@ class AgentOptions:
     emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
     pod_manifest_path: Path | None = None  # static pods
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
+    store_size_bytes: int = 512 << 20  # of the node; the store's own size, where its filesystem has one
+    store_files: int = 400_000
+    pod_store_size_bytes: int = 128 << 20
+    pod_store_files: int = 100_000
 
 
 async def run_agent(options: AgentOptions, handover: Handover, hardening: Hardening) -> None:
@@ -107,7 +113,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     layout = probe_cgroups()
     cgroups = CgroupTree(instance_name(options.node_name, options.root_dir), layout)
     facts = read_facts(options.node_name, root_dir=options.root_dir, runtime_version=f"{options.runtime}://", ips=())
-    store = Store(handover.store_fd)
+    store = Store(handover.store_fd, limits=_store_limits(options, handover))
     # Kept on the run tmpfs: whom an earlier agent let in must not be refused by the first answer of this one.
     registry = ContainerRegistry(run_dir / "containers.json")
     audit = AuditLog()
@@ -211,6 +217,17 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     handover.tell_ready()
                 await stop_everything(parts, grace_s=options.stop_grace_s)
             base.cancel_scope.cancel()
+
+
+def _store_limits(options: AgentOptions, handover: Handover) -> StoreLimits:
+    """A tmpfs keeps the node's limits itself, to the byte and at no cost; a ramfs has none."""
+    is_unlimited = handover.store_kind == StoreKind.RAMFS.value
+    return StoreLimits(
+        node_bytes=options.store_size_bytes if is_unlimited else None,
+        node_inodes=options.store_files if is_unlimited else None,
+        pod_bytes=options.pod_store_size_bytes,
+        pod_inodes=options.pod_store_files,
+    )
 
 
 async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

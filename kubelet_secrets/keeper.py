@@ -52,6 +52,7 @@ class KeeperOptions:
     agent_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kubelet_secrets.agent_process")
     writer_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kubelet_secrets.fusefs.writer")
     store_size_bytes: int = 512 << 20
+    store_files: int = 400_000  # with directories and links
     run_size_bytes: int = 256 << 20  # what agent and runtime note down
     scratch_size_bytes: int = 1 << 30  # what all containers write to their root filesystems
     logs_size_bytes: int = 256 << 20
@@ -82,6 +83,7 @@ def run_keeper(options: KeeperOptions) -> int:
             options.root_dir,
             keep=options.image_dir,
             store_size_bytes=options.store_size_bytes,
+            store_files=options.store_files,
             run_size_bytes=options.run_size_bytes,
             scratch_size_bytes=options.scratch_size_bytes,
             logs_size_bytes=options.logs_size_bytes,

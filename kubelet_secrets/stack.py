@@ -57,7 +57,11 @@ class StackOptions:
     emulates_delays: bool = False
     pod_manifest_path: Path | None = None  # static pods
     store_size_bytes: int = 512 << 20
+    store_files: int = 400_000
+    pod_store_size_bytes: int = 128 << 20
+    pod_store_files: int = 100_000
     scratch_size_bytes: int = 1 << 30
+    logs_size_bytes: int = 256 << 20
     stop_grace_s: float = 3.0
     verbose: int = 0
 
@@ -157,7 +161,11 @@ async def run_stack(
             "--socket": str(options.socket),
             "--runtime": options.runtime,
             "--store-size": str(options.store_size_bytes),
+            "--store-files": str(options.store_files),
+            "--pod-store-size": str(options.pod_store_size_bytes),
+            "--pod-store-files": str(options.pod_store_files),
             "--scratch-size": str(options.scratch_size_bytes),
+            "--logs-size": str(options.logs_size_bytes),
             "--stop-grace": str(options.stop_grace_s),
             "--config-map-and-secret-change-detection-strategy": options.change_detection,
         }

@@ -15,6 +15,7 @@ from kubelet_secrets.control.protocol import DEFAULT_SOCKET
 
 DEFAULT_ROOT_DIR = Path("/var/lib/kubelet-secrets")
 SMALLEST_STORE_BYTES = 64 * 1024
+SMALLEST_STORE_FILES = 100
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,11 +74,39 @@ _NODE_OPTIONS = (
         help="Memory that the files of all Secrets on this node may take, two versions of each while it changes.",
     ),
     click.option(
+        "--store-files",
+        type=click.IntRange(min=SMALLEST_STORE_FILES),
+        default=400_000,
+        show_default=True,
+        help="How many files, directories and links those may be.",
+    ),
+    click.option(
+        "--pod-store-size",
+        type=Size(),
+        default="128Mi",
+        show_default=True,
+        help="Memory that the Secret, ConfigMap and projected volumes of one pod may take.",
+    ),
+    click.option(
+        "--pod-store-files",
+        type=click.IntRange(min=SMALLEST_STORE_FILES),
+        default=100_000,
+        show_default=True,
+        help="How many files, directories and links those may be.",
+    ),
+    click.option(
         "--scratch-size",
         type=Size(),
         default="1Gi",
         show_default=True,
         help="Memory that all containers together may write to their root filesystems.",
+    ),
+    click.option(
+        "--logs-size",
+        type=Size(),
+        default="256Mi",
+        show_default=True,
+        help="Memory that the output of all containers may take; of one container the last 10Mi are kept.",
     ),
     click.option(
         "--config-map-and-secret-change-detection-strategy",
@@ -149,7 +178,9 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                 root_dir=root_dir,
                 image_dir=Path(os.path.abspath(node["image_dir"])),
                 store_size_bytes=node["store_size"],
+                store_files=node["store_files"],
                 scratch_size_bytes=node["scratch_size"],
+                logs_size_bytes=node["logs_size"],
                 cgroup_instance=instance_name(name, root_dir),
                 agent_options={
                     "kubeconfig": os.path.abspath(kubeconfig),
@@ -162,6 +193,10 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "projects_trust_bundles": node["cluster_trust_bundle_projection"],
                     "emulates_delays": node["emulate_kubelet_delays"],
                     "pod_manifest_path": _absolute(node["pod_manifest_path"]),
+                    "store_size_bytes": node["store_size"],
+                    "store_files": node["store_files"],
+                    "pod_store_size_bytes": node["pod_store_size"],
+                    "pod_store_files": node["pod_store_files"],
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },

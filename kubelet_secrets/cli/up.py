@@ -75,7 +75,11 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         emulates_delays=options["emulate_kubelet_delays"],
         pod_manifest_path=Path(os.path.abspath(static_pods)) if static_pods else None,
         store_size_bytes=options["store_size"],
+        store_files=options["store_files"],
+        pod_store_size_bytes=options["pod_store_size"],
+        pod_store_files=options["pod_store_files"],
         scratch_size_bytes=options["scratch_size"],
+        logs_size_bytes=options["logs_size"],
         stop_grace_s=options["stop_grace"],
         verbose=verbose or 0,
     )

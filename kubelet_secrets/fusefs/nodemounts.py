@@ -80,6 +80,7 @@ class NodeMounts:
         *,
         keep: Path,
         store_size_bytes: int,
+        store_files: int,
         run_size_bytes: int,
         scratch_size_bytes: int,
         logs_size_bytes: int,
@@ -93,6 +94,7 @@ class NodeMounts:
         self.fuse = FuseMount(fuse_fd=-1, init=InitRequest(raw=b"", unique=0, minor=0, max_readahead_bytes=0, flags=0))
         self._keep = keep
         self._store_size_bytes = store_size_bytes
+        self._store_files = store_files
         self._run_sizes_bytes = {".": run_size_bytes, "scratch": scratch_size_bytes, "logs": logs_size_bytes}
         self._fallback = fallback
         self._undo = contextlib.ExitStack()
@@ -140,7 +142,7 @@ class NodeMounts:
             directory.mkdir(mode=0o700)
             mounts.attach_tmpfs(directory, size_bytes=size_bytes, fallback=self._fallback, noswap=noswap)
         self.store_fd, self.store_kind = mounts.make_store(
-            size_bytes=self._store_size_bytes, fallback=self._fallback, noswap=noswap
+            size_bytes=self._store_size_bytes, inodes=self._store_files, fallback=self._fallback, noswap=noswap
         )
         undo.callback(os.close, self.store_fd)
         # (5)
@@ -153,7 +155,15 @@ class NodeMounts:
         """Take away what a keeper has left that was killed. Does nothing while another one uses the directory."""
         if not root_dir.is_dir():
             return
-        node = cls(root_dir, keep=keep, store_size_bytes=0, run_size_bytes=0, scratch_size_bytes=0, logs_size_bytes=0)
+        node = cls(
+            root_dir,
+            keep=keep,
+            store_size_bytes=0,
+            store_files=0,
+            run_size_bytes=0,
+            scratch_size_bytes=0,
+            logs_size_bytes=0,
+        )
         with contextlib.ExitStack() as undo:
             try:
                 node._lock(undo)

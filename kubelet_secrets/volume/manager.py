@@ -16,6 +16,7 @@ can neither answer nor be killed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -39,8 +40,8 @@ from kubelet_secrets.volume.layout import EMPTY_DIR_PLUGIN, PodsLayout, make_dir
 from kubelet_secrets.volume.modes import PLAIN_ROOT_MODE, TMPFS_ROOT_MODE
 from kubelet_secrets.volume.nested import nested_mountpoints
 from kubelet_secrets.volume.payload import has_payload, plugin_directory
-from kubelet_secrets.volume.quota import payload_usage
-from kubelet_secrets.volume.store import Store, VolumeRef, VolumeVersion, nested_mountpoint_error
+from kubelet_secrets.volume.quota import VolumeRef, payload_usage
+from kubelet_secrets.volume.store import Store, VolumeVersion, nested_mountpoint_error
 from kubelet_secrets.volume.subpath import bind_sub_path, find, find_missing, make_missing, make_target
 
 logger = logging.getLogger(__name__)
@@ -115,15 +116,16 @@ class VolumeManager:
         next call gives a new one without comparing first.
         """
         ref, plugin = VolumeRef(pod.metadata.uid, volume.name), plugin_directory(volume)
+        pod_name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         async with self._locks[ref]:
             nested = nested_mountpoints(pod, volume.name)
             is_new = self._store.current(*_key(ref)) is None
             if is_new:
                 if self._store.has_volume(*_key(ref)):  # never finished, so never attached, so never seen
                     self._remover.remove_volume(*_key(ref))
-                await trio.to_thread.run_sync(self._begin, ref, volume, payload, fs_group, nested)
+                await trio.to_thread.run_sync(self._begin, ref, pod_name, volume, payload, fs_group, nested)
             else:
-                await self._write_next(ref, payload, fs_group)
+                await self._write_next(ref, pod_name, payload, fs_group)
                 for path in self._store.missing_directories(*_key(ref), nested):
                     try:
                         await self._writer.make_nested_directory(*_key(ref), path)
@@ -250,17 +252,23 @@ class VolumeManager:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _begin(
-        self, ref: VolumeRef, volume: Volume, payload: Mapping[str, FileLike], fs_group: int | None, nested: list[str]
+        self,
+        ref: VolumeRef,
+        pod_name: str,
+        volume: Volume,
+        payload: Mapping[str, FileLike],
+        fs_group: int | None,
+        nested: list[str],
     ) -> None:
         """In a worker thread: everything up to the order to attach."""
-        self._write_first(ref, volume, payload, fs_group, nested)
+        with self._store.reserve(*_key(ref), payload, pod=pod_name):
+            self._write_first(ref, volume, payload, fs_group, nested)
         self._prepare_host(ref, plugin_directory(volume))
 
     def _write_first(
         self, ref: VolumeRef, volume: Volume, payload: Mapping[str, FileLike], fs_group: int | None, nested: list[str]
     ) -> None:
         """In a worker thread: make and fill the volume in the store, or leave nothing of it."""
-        self._store.check_room(*_key(ref), payload)
         mode = PLAIN_ROOT_MODE if volume.config_map is not None else TMPFS_ROOT_MODE
         self._store.create_volume(*_key(ref), mode=mode, fs_group=fs_group)
         try:
@@ -282,22 +290,23 @@ class VolumeManager:
         _make_mountpoint(self._layout.volume_dir(ref.pod_uid, plugin, ref.volume))
         mark_ready(self._layout.ready_dir(ref.pod_uid, plugin, ref.volume))
 
-    async def _write_next(self, ref: VolumeRef, payload: Mapping[str, FileLike], fs_group: int | None) -> None:
+    async def _write_next(
+        self, ref: VolumeRef, pod_name: str, payload: Mapping[str, FileLike], fs_group: int | None
+    ) -> None:
         if not await trio.to_thread.run_sync(self._must_write, ref, payload):
             return
-        self._unsettled.add(ref)
-        with self._store.translate_errors(payload_usage(payload)):
-            result = await self._writer.update(*_key(ref), payload, fs_group=fs_group)
+        with contextlib.ExitStack() as room:
+            await trio.to_thread.run_sync(room.enter_context, self._store.reserve(*_key(ref), payload, pod=pod_name))
+            self._unsettled.add(ref)
+            with self._store.translate_errors(payload_usage(payload)):
+                result = await self._writer.update(*_key(ref), payload, fs_group=fs_group)
         self._unsettled.discard(ref)
         if result.changed:
             logger.debug("volume %s of pod %s is now at %s", ref.volume, ref.pod_uid, result.version)
 
     def _must_write(self, ref: VolumeRef, payload: Mapping[str, FileLike]) -> bool:
-        """In a worker thread: whether there is something to write, and room for it."""
-        if ref not in self._unsettled and not self._store.needs_write(*_key(ref), payload):
-            return False
-        self._store.check_room(*_key(ref), payload)
-        return True
+        """In a worker thread: whether there is something to write."""
+        return ref in self._unsettled or self._store.needs_write(*_key(ref), payload)
 
     async def _attach(self, ref: VolumeRef, plugin: str) -> None:
         try:

@@ -25,7 +25,17 @@ from datetime import UTC, datetime
 from kubelet_secrets.errors import SetUpError, StoreFull
 from kubelet_secrets.volume import atomicwriter
 from kubelet_secrets.volume.modes import DIRECTORY_MODE, EntryKind, with_fs_group
-from kubelet_secrets.volume.quota import NO_LIMITS, NOTHING, StoreLimits, Usage, check_limits, payload_usage
+from kubelet_secrets.volume.quota import (
+    NO_LIMITS,
+    NOTHING,
+    Ledger,
+    StoreLimits,
+    Sums,
+    Usage,
+    VolumeRef,
+    check_limits,
+    payload_usage,
+)
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -36,14 +46,6 @@ class VolumeVersion:
 
     name: str  # "..2026_01_02_15_04_05.4130968751"
     since: datetime  # when ``..data`` was switched to it, UTC
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class VolumeRef:
-    """A volume directory in the store."""
-
-    pod_uid: str
-    volume: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +64,13 @@ class Store:
 
     Args:
         root_fd: directory descriptor of the memory filesystem's root; O_PATH is enough. Stays the caller's.
+        limits: beside the filesystem's own.
     """
 
     def __init__(self, root_fd: int, *, limits: StoreLimits = NO_LIMITS) -> None:
         self._root = root_fd
         self._limits = limits
+        self._ledger = Ledger(lambda ref: self.usage(ref.pod_uid, ref.volume))
 
     # --- volumes ----------------------------------------------------------------------------------------------------
 
@@ -84,6 +88,7 @@ class Store:
         path = _path(pod_uid, volume)
         if self._exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        self._ledger.forget(VolumeRef(pod_uid, volume))
         with self.translate_errors(Usage(0, 2)):
             try:
                 os.mkdir(pod_uid, 0o700, dir_fd=self._root)
@@ -202,11 +207,19 @@ class Store:
 
     def usage(self, pod_uid: str | None = None, volume: str | None = None) -> Usage:
         """What a volume, a pod, or the whole store takes up; nothing when there is none. Walks it: some µs per entry."""
-        path = "." if pod_uid is None else _segment(pod_uid) if volume is None else _path(pod_uid, volume)
+        return self._measure(
+            "." if pod_uid is None else _segment(pod_uid) if volume is None else _path(pod_uid, volume)
+        )
+
+    def _hidden_usage(self) -> Usage:
+        """What lies beside the pods: files that were replaced and are still in use."""
+        return sum((self._measure(name) for name in self._names(".") if name.startswith(".")), NOTHING)
+
+    def _measure(self, path: str) -> Usage:
         total = NOTHING
         if not self._exists(path):
             return total
-        for _, directories, names, fd in os.fwalk(path, dir_fd=self._root):
+        for _, directories, names, fd in self._walk(path):
             total += Usage(0, 1)
             for name in names:
                 try:
@@ -216,24 +229,45 @@ class Store:
             total += Usage(0, sum(1 for name in directories if _is_link(fd, name)))
         return total
 
-    def check_room(self, pod_uid: str, volume: str, payload: Mapping[str, atomicwriter.FileLike]) -> None:
-        """Refuse a payload that would break a quota, before anything is written.
+    def _walk(self, path: str) -> Iterator[tuple[str, list[str], list[str], int]]:
+        try:
+            yield from os.fwalk(path, dir_fd=self._root)
+        except FileNotFoundError:
+            pass  # removed before it was opened
+
+    @contextmanager
+    def reserve(
+        self, pod_uid: str, volume: str, payload: Mapping[str, atomicwriter.FileLike], *, pod: str = ""
+    ) -> Iterator[None]:
+        """Hold room for a payload while the block writes it; refuse one that would break a quota, before anything is written.
 
         The pod's quota counts one version per volume; the node's counts the new version beside the old one, because both
-        are there until the switch is over.
+        are there until the switch is over. To be entered in a worker thread: after a restart it may measure many volumes.
+
+        Args:
+            pod: "namespace/name" for the message; the uid by default.
 
         Raises:
             StoreFull: names the quota, what it allows and what would be used.
         """
         limits = self._limits
         if limits == NO_LIMITS:
+            yield
             return
-        new = payload_usage(payload)
-        if limits.pod_bytes is not None or limits.pod_inodes is not None:
-            pod = self.usage(pod_uid) - self.usage(pod_uid, volume) + new
-            check_limits(f"pod {pod_uid}", pod, limits.pod_bytes, limits.pod_inodes)
-        if limits.node_bytes is not None or limits.node_inodes is not None:
-            check_limits("node", self.usage() + new, limits.node_bytes, limits.node_inodes)
+        ref = VolumeRef(pod_uid, volume)
+        limits_node = limits.node_bytes is not None or limits.node_inodes is not None
+
+        def existing() -> list[VolumeRef]:
+            return self.volumes(None if limits_node else pod_uid)
+
+        def check(sums: Sums) -> None:
+            check_limits(f"pod {pod or pod_uid}", sums.pod, limits.pod_bytes, limits.pod_inodes)
+            if limits_node:
+                node = sums.node + self._hidden_usage()
+                check_limits("the node", node, limits.node_bytes, limits.node_inodes)
+
+        with self._ledger.reserve(ref, payload_usage(payload), existing=existing, check=check):
+            yield
 
     @contextmanager
     def translate_errors(self, needed: Usage = NOTHING) -> Iterator[None]:

@@ -32,8 +32,8 @@ from kubelet_secrets.fusefs.writer import Writer
 from kubelet_secrets.volume.atomicwriter import FileLike, WriteResult
 from kubelet_secrets.volume.layout import PodsLayout
 from kubelet_secrets.volume.manager import VolumeManager
-from kubelet_secrets.volume.quota import StoreLimits
-from kubelet_secrets.volume.store import Store, VolumeRef
+from kubelet_secrets.volume.quota import StoreLimits, VolumeRef
+from kubelet_secrets.volume.store import Store
 
 from .files import file, files, mode_of, shown
 
@@ -180,7 +180,8 @@ async def test_a_quota_is_kept_before_anything_is_written(store_fd: int, node: N
     store = Store(store_fd, limits=StoreLimits(pod_bytes=4096))
     volumes = VolumeManager(store, node.layout, node.writer)
     await volumes.set_up(POD, DB, files({"a": "1"}), fs_group=None)
-    with pytest.raises(StoreFull, match="would take 8192 bytes of memory, 4096 are allowed"):
+    pod = f"{POD.metadata.namespace}/{POD.metadata.name}"
+    with pytest.raises(StoreFull, match=f"volumes of pod {pod} would take 8192 bytes of memory, 4096 are allowed"):
         await volumes.set_up(POD, DB, files({"a": "1", "b": "2"}), fs_group=None)
     assert node.writer.updates == 0
     assert shown(node.db) == {"a": b"1"}

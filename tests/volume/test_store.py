@@ -3,13 +3,14 @@ from __future__ import annotations
 import errno
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from kubelet_secrets.errors import SetUpError, StoreFull
 from kubelet_secrets.volume.atomicwriter import write
-from kubelet_secrets.volume.quota import StoreLimits, Usage, payload_usage
-from kubelet_secrets.volume.store import Store, VolumeRef
+from kubelet_secrets.volume.quota import StoreLimits, Usage, VolumeRef, payload_usage
+from kubelet_secrets.volume.store import Store
 
 from .files import File, file
 
@@ -151,23 +152,71 @@ def test_quota_of_a_pod_counts_one_version_per_volume(store_fd: int) -> None:
     store = Store(store_fd, limits=StoreLimits(pod_bytes=3 * 4096))
     two_pages = {"a": file("1"), "b": file("2")}
     put(store, "v", two_pages)
-    store.check_room(POD, "v", {"a": file("3"), "b": file("4"), "c": file("5")})
-    with pytest.raises(StoreFull, match=f"volumes of pod {POD} would take 16384 bytes of memory, 12288 are allowed"):
-        store.check_room(POD, "w", two_pages)
-    store.check_room("other", "w", two_pages)
+    with store.reserve(POD, "v", {"a": file("3"), "b": file("4"), "c": file("5")}):
+        pass
+    full = "volumes of pod default/web would take 16384 bytes of memory, 12288 are allowed"
+    with pytest.raises(StoreFull, match=full), store.reserve(POD, "w", two_pages, pod="default/web"):
+        pass
+    with pytest.raises(StoreFull, match=f"volumes of pod {POD} would take"), store.reserve(POD, "w", two_pages):
+        pass
+    with store.reserve("other", "w", two_pages):
+        pass
 
 
-def test_quota_of_the_node_counts_both_versions_of_a_switch(store_fd: int) -> None:
+def test_quota_of_the_node_counts_both_versions_of_a_switch_and_what_is_still_in_use(store_fd: int) -> None:
     store = Store(store_fd, limits=StoreLimits(node_bytes=3 * 4096))
-    put(store, "v", {"a": file("1"), "b": file("2")})
-    with pytest.raises(StoreFull, match="volumes of node would take 16384 bytes"):
-        store.check_room(POD, "v", {"a": file("3"), "b": file("4")})
+    put(store, "v", {"a": file("1")})
+    with store.reserve(POD, "v", {"a": file("2")}):
+        pass
+    os.makedirs(f"/proc/self/fd/{store_fd}/.grave/p/v")
+    Path(f"/proc/self/fd/{store_fd}/.grave/p/v/123").write_bytes(bytes(4097))
+    full = "secret volumes of the node would take 16384 bytes of memory, 12288 are allowed"
+    with pytest.raises(StoreFull, match=full), store.reserve(POD, "v", {"a": file("2")}):
+        pass
 
 
 def test_quota_of_entries(store_fd: int) -> None:
     store = Store(store_fd, limits=StoreLimits(pod_inodes=5))
-    with pytest.raises(StoreFull, match="would take 6 files, 5 are allowed"):
-        store.check_room(POD, "v", {"a": file("1"), "b": file("2")})
+    two = {"a": file("1"), "b": file("2")}
+    with pytest.raises(StoreFull, match="would take 6 files, 5 are allowed"), store.reserve(POD, "v", two):
+        pass
+
+
+def test_what_is_being_written_counts_already(store_fd: int) -> None:
+    """Volumes of a pod are set up side by side: both must not find the same last page free."""
+    store = Store(store_fd, limits=StoreLimits(pod_bytes=4096))
+    with store.reserve(POD, "v", {"a": file("1")}):
+        with pytest.raises(StoreFull), store.reserve(POD, "w", {"a": file("1")}):
+            pass
+    with store.reserve(POD, "w", {"a": file("1")}):  # the other was given up
+        put(store, "w", {"a": file("1")})
+    with pytest.raises(StoreFull), store.reserve(POD, "v", {"a": file("1")}):
+        pass
+
+
+def test_room_is_there_again_when_a_volume_went_or_shrank(store_fd: int) -> None:
+    store = Store(store_fd, limits=StoreLimits(pod_bytes=2 * 4096))
+    two_pages = {"a": file("1"), "b": file("2")}
+    with store.reserve(POD, "v", two_pages):
+        put(store, "v", two_pages)
+    with store.reserve(POD, "v", {"a": file("1")}):
+        put(store, "v", {"a": file("1")})
+    with store.reserve(POD, "w", {"a": file("1")}):
+        put(store, "w", {"a": file("1")})
+    store.remove_volume(POD, "v")
+    with store.reserve(POD, "w", two_pages):
+        put(store, "w", two_pages)
+    store.remove_volume(POD, "w")
+    put(store, "w", {"a": file("1")})  # another one by that name, half as large
+    with store.reserve(POD, "v", {"a": file("1")}):
+        pass
+
+
+def test_a_restarted_agent_knows_what_is_taken(store_fd: int) -> None:
+    put(Store(store_fd), "v", {"a": file("1"), "b": file("2")})
+    store = Store(store_fd, limits=StoreLimits(pod_bytes=2 * 4096))
+    with pytest.raises(StoreFull), store.reserve(POD, "w", {"a": file("1")}):
+        pass
 
 
 def test_needs_write_asks_the_store(store: Store) -> None:
