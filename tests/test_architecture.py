@@ -87,6 +87,8 @@ PURE = [
     "apiserver/rbac.py",
     "apiserver/rbac_cover.py",
     "apiserver/default_roles.py",
+    "apiserver/kubeadm_objects.py",
+    "apiserver/csr.py",
     "apiserver/exposure.py",
     "explain/*.py",
 ]

@@ -9,8 +9,6 @@ Source: kube-controller-manager (serviceaccount, rootcacertpublisher, namespace)
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -19,16 +17,14 @@ import trio
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339_micro
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.encryption import TransformError
+from kubelet_secrets.apiserver.loops import Handle, follow, sweep_every
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
 from kubelet_secrets.apiserver.resources import CLUSTER_ROLES, SERVED, ServedResource, served
 from kubelet_secrets.apiserver.role_controller import aggregate
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.subresources import bind_pod
-from kubelet_secrets.apiserver.watch import DELETED, Event, WatchOptions
-from kubelet_secrets.errors import AlreadyExists, ApiError, Conflict, NotFound
-
-log = logging.getLogger(__name__)
+from kubelet_secrets.apiserver.watch import DELETED
+from kubelet_secrets.errors import AlreadyExists, Conflict, NotFound
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 ROOT_CA = "kube-root-ca.crt"
@@ -40,8 +36,6 @@ _ROOT_CA_NOTE = (
 EVENT_TTL_S = 3600.0
 _EVENT_SWEEP_S = 60.0
 _NAMESPACE_SWEEP_S = 2.0  # for what holds a namespace and is no pod: an object with a finalizer
-_REWATCH_DELAY_S = 0.1
-_UNREADABLE_DELAY_S = 10.0
 
 _NAMESPACES = served(meta.NAMESPACES)
 _ACCOUNTS = served(meta.SERVICE_ACCOUNTS)
@@ -80,34 +74,15 @@ class Controllers:
             nursery.start_soon(self._run_loop, _CONFIG_MAPS, self._restore_deleted)
             nursery.start_soon(self._run_loop, _PODS, self._continue_namespace)
             nursery.start_soon(self._run_loop, _CLUSTER_ROLES, self._aggregate_roles)
-            nursery.start_soon(self._sweep, _NAMESPACE_SWEEP_S, self._sweep_namespaces)
-            nursery.start_soon(self._sweep, _EVENT_SWEEP_S, self._sweep_events)
+            nursery.start_soon(sweep_every, _NAMESPACE_SWEEP_S, self._sweep_namespaces)
+            nursery.start_soon(sweep_every, _EVENT_SWEEP_S, self._sweep_events)
             if self._runs_scheduler:
                 nursery.start_soon(self._run_loop, _PODS, self._schedule_pod)
                 nursery.start_soon(self._run_loop, _NODES, self._schedule_waiting)
             task_status.started()
 
-    async def _run_loop(self, row: ServedResource, handle: Callable[[str, Object], Awaitable[None]]) -> None:
-        """Give every object of *row*, now and as it changes, to *handle*."""
-        while True:
-            with self._registry.watch(Selection(row), WatchOptions()) as watcher:
-                try:
-                    while events := await watcher.wait_events():
-                        for event in events:
-                            await self._handle(row, handle, event)
-                except TransformError as error:
-                    log.warning("%s controller: %s", row.plural, error)
-                    await trio.sleep(_UNREADABLE_DELAY_S)  # until the key or its service is back
-            await trio.sleep(_REWATCH_DELAY_S)  # ended by overflow or shutdown: begin again with the state
-
-    async def _handle(
-        self, row: ServedResource, handle: Callable[[str, Object], Awaitable[None]], event: Event
-    ) -> None:
-        try:
-            await handle(event.type, event.object)
-        except ApiError as error:
-            # A loop's border: what one object runs into must not stop the others; its next change tries again.
-            log.warning("%s controller: %s", row.plural, error)
+    async def _run_loop(self, row: ServedResource, handle: Handle) -> None:
+        await follow(self._registry, row, handle)
 
     async def _ensure(self, row: ServedResource, namespace: str, obj: Object) -> None:
         try:
@@ -274,14 +249,6 @@ class Controllers:
                     await self._registry.delete(_EVENTS, metadata["namespace"], metadata["name"])
                 except NotFound:
                     pass
-
-    async def _sweep(self, interval_s: float, sweep: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await trio.sleep(interval_s)
-            try:
-                await sweep()
-            except ApiError as error:
-                log.warning("sweep: %s", error)  # the next one tries again
 
 
 def time_suffix(moment: datetime) -> str:

@@ -10,10 +10,12 @@ import json
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.decode import DecodeError
 from kubelet_secrets.api.staticpod import CONFIG_MIRROR, api_object_reference
+from kubelet_secrets.api.validation.signingrequests import parse_request
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.admission import Finder, Plugin
 from kubelet_secrets.apiserver.attributes import Attributes
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.csr import KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER, NODE_PREFIX, common_name
 from kubelet_secrets.apiserver.node_authorizer import node_name
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.errors import Forbidden
@@ -55,6 +57,8 @@ class NodeRestriction(Plugin):
                 _check_node(node, attributes)
             case "ServiceAccount" if attributes.subresource == "token":
                 await _check_token(node, attributes, finder)
+            case "CertificateSigningRequest" if attributes.verb == "create":
+                _check_signing_request(node, attributes)
             case "Lease" if attributes.verb == "create":
                 if attributes.name != node:
                     raise _forbid(attributes, "can only access node lease with the same name as the requesting node")
@@ -182,6 +186,22 @@ def _audiences(pod: Object) -> set[str]:
             if (projection := source.get("serviceAccountToken")) is not None:
                 found.add(projection.get("audience") or "")
     return found
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def _check_signing_request(node: str, attributes: Attributes) -> None:
+    """A node asks for certificates in its own name. What else a kubelet's request has to say is the signer's business."""
+    spec = (attributes.obj or {}).get("spec") or {}
+    if spec.get("signerName") not in (KUBELET_SERVING_SIGNER, KUBELET_CLIENT_SIGNER):
+        return
+    try:
+        request = parse_request(spec.get("request") or "")
+    except ValueError as error:
+        raise _forbid(attributes, f"unable to parse csr: {error}") from None
+    if common_name(request) != f"{NODE_PREFIX}{node}":
+        raise _forbid(attributes, f"can only create a node CSR with CN={NODE_PREFIX}{node}")
 
 
 # --- nodes -----------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class CertificateAuthority:
             .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + CA_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .add_extension(_key_usage("digital_signature", "key_cert_sign", "crl_sign"), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
@@ -108,6 +108,42 @@ class CertificateAuthority:
     def issue_node(self, node_name: str) -> KeyPair:
         return self.issue_client(f"system:node:{node_name}", ("system:nodes",))
 
+    def sign_request(
+        self,
+        request: x509.CertificateSigningRequest,
+        *,
+        key_usages: Sequence[str],
+        extended_usages: Sequence[x509.ObjectIdentifier],
+        not_before: datetime,
+        not_after: datetime,
+    ) -> bytes:
+        """A certificate for the key of *request*, PEM: its subject and alternative names, and no other extension of it.
+
+        Args:
+            key_usages: names of parameters of ``x509.KeyUsage``.
+            not_after: cut to the end of the authority itself.
+        """
+        alternatives = [
+            extension for extension in request.extensions if isinstance(extension.value, x509.SubjectAlternativeName)
+        ]
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(request.subject)
+            .issuer_name(self._certificate.subject)
+            .public_key(request.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(min(not_after, self._certificate.not_valid_after_utc))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(*key_usages), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        if extended_usages:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(list(extended_usages)), critical=False)
+        for extension in alternatives:
+            builder = builder.add_extension(extension.value, critical=extension.critical)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def _builder(
         self,
         subject: x509.Name,
@@ -125,25 +161,21 @@ class CertificateAuthority:
             .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(_key_usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             # Without it OpenSSL 3's strict verification (Python 3.13) refuses the chain.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+_KEY_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
+
+def _key_usage(*usages: str) -> x509.KeyUsage:
+    return x509.KeyUsage(**{usage: usage in usages for usage in _KEY_USAGES})
 
 
 def _general_name(name: str) -> x509.GeneralName:

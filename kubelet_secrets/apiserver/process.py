@@ -11,6 +11,7 @@ tests.
     ├── encryption configuration and its plugins (when something is encrypted)
     ├── node monitor
     ├── controllers
+    ├── joining: certificates are approved and signed
     └── listener
         └── connections … watches
 """
@@ -39,10 +40,16 @@ from kubelet_secrets.apiserver.authn import (
 from kubelet_secrets.apiserver.authz import Authorizers, HealthPaths, PrivilegedGroups
 from kubelet_secrets.apiserver.bootstrap_authn import BootstrapTokenAuthenticator
 from kubelet_secrets.apiserver.controllers import Controllers
+from kubelet_secrets.apiserver.csr_admission import (
+    CertificateApproval,
+    CertificateSigning,
+    CertificateSubjectRestriction,
+)
 from kubelet_secrets.apiserver.encryption import TransformerFor, TransformError, plain
 from kubelet_secrets.apiserver.encryption_source import EncryptionSource, default_file, open_source
 from kubelet_secrets.apiserver.escalation import RbacEscalation
 from kubelet_secrets.apiserver.general_routes import general_routes
+from kubelet_secrets.apiserver.joining import run_joining
 from kubelet_secrets.apiserver.journal import open_journal
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
@@ -187,6 +194,7 @@ async def _serve(
     chain = Chain(
         (
             *(ServiceAccounts(), ServiceAddresses(), NamespaceLifecycle(), NodeRestriction()),
+            *(CertificateApproval(authorizers), CertificateSigning(authorizers), CertificateSubjectRestriction()),
             *(RbacEscalation(rbac, authorizers), ObjectRules()),
         )
     )
@@ -224,6 +232,7 @@ async def _serve(
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)
+            await nursery.start(run_joining, registry, authorizers, authority)
             log.info("API server listening on %s", handle.url)
             task_status.started(handle)
             await listener.serve(application, shutdown, hub.close)

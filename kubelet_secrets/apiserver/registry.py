@@ -122,7 +122,7 @@ class Registry:
 
     async def _create_once(self, row: ServedResource, namespace: str, obj: Object, write: Write) -> Object:
         metadata = obj["metadata"]
-        strategy.prepare_for_create(row, obj, uid=str(uuid.uuid4()), now=self._now())
+        strategy.prepare_for_create(row, obj, uid=str(uuid.uuid4()), now=self._now(), user=write.user)
         attributes = Attributes(
             verb="create",
             row=row,
@@ -216,7 +216,7 @@ class Registry:
         metadata["name"] = name
         if row.namespaced:
             metadata["namespace"] = namespace
-        strategy.prepare_for_update(row, new, old, write.subresource)
+        strategy.prepare_for_update(row, new, old, write.subresource, self._now())
         attributes = Attributes(
             verb="update",
             row=row,

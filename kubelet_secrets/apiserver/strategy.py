@@ -15,6 +15,8 @@ from fractions import Fraction
 
 from kubelet_secrets.api import quantity
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339
+from kubelet_secrets.apiserver import csr
+from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.resources import ServedResource
 
@@ -22,8 +24,12 @@ TERMINAL_PHASES = ("Succeeded", "Failed")
 _SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
-def prepare_for_create(row: ServedResource, obj: Object, *, uid: str, now: datetime) -> None:
-    """Give a new object its system metadata and drop what its creator may not set."""
+def prepare_for_create(row: ServedResource, obj: Object, *, uid: str, now: datetime, user: User) -> None:
+    """Give a new object its system metadata and drop what its creator may not set.
+
+    Args:
+        user: who creates it.
+    """
     metadata = obj["metadata"]
     for field in (*_SYSTEM_METADATA, "resourceVersion", "selfLink"):
         metadata.pop(field, None)
@@ -41,25 +47,32 @@ def prepare_for_create(row: ServedResource, obj: Object, *, uid: str, now: datet
             spec["finalizers"] = sorted({*spec.get("finalizers", ()), "kubernetes"})
             obj["status"] = {"phase": "Active"}
             metadata.setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata["name"]
+        case "CertificateSigningRequest":
+            csr.set_requester(obj, user)
 
 
-def prepare_for_update(row: ServedResource, obj: Object, old: Object, subresource: str) -> None:
+def prepare_for_update(row: ServedResource, obj: Object, old: Object, subresource: str, now: datetime) -> None:
     """Keep, in a new version, what this write may not change: system metadata, and spec or status by subresource."""
     metadata, old_metadata = obj["metadata"], old["metadata"]
     metadata.pop("selfLink", None)
     for field in _SYSTEM_METADATA:
         _copy(metadata, old_metadata, field)
     if row.has_status:
-        if subresource in ("status", "approval"):
+        if subresource == "status":
             _copy(obj, old, "spec")
             if row.kind == "Pod":
                 _copy(metadata, old_metadata, "ownerReferences")
-        elif subresource != "binding":  # a binding sets the node's name and the condition that says so
+        elif subresource not in (
+            "binding",
+            "approval",
+        ):  # a binding sets the node's name and the condition that says so
             _copy(obj, old, "status")
     if row.kind == "Pod":
         _prepare_pod_update(obj, old, subresource)
     elif row.kind == "Namespace" and subresource != "finalize":
         _copy(obj.setdefault("spec", {}), old.get("spec", {}), "finalizers")
+    elif row.kind == "CertificateSigningRequest":
+        csr.prepare_update(obj, old, subresource, now)
     elif row.kind == "Secret" and not obj.get("type"):
         _copy(obj, old, "type")
     if row.has_generation and subresource != "binding" and obj.get("spec") != old.get("spec"):

@@ -100,19 +100,6 @@ def test_namespaced_kinds(kind: str, obj: Obj, errors: list[str]) -> None:
             {"roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "r"}},
             ['roleRef.kind: Unsupported value: "Role": supported values: "ClusterRole"'],
         ),
-        (
-            "CertificateSigningRequest",
-            {"spec": {"request": "eA==", "usages": ["client auth"], "signerName": "a.b/c"}},
-            [],
-        ),
-        (
-            "CertificateSigningRequest",
-            {"spec": {"request": "eA==", "usages": ["client auth"], "signerName": "abc"}},
-            [
-                'spec.signerName: Invalid value: "abc": must be a fully qualified domain and path of the form '
-                '"example.com/signer-name"'
-            ],
-        ),
     ],
 )
 def test_cluster_kinds(kind: str, obj: Obj, errors: list[str]) -> None:

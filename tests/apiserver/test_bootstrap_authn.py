@@ -150,7 +150,7 @@ async def test_group_of_a_token_is_what_a_role_is_bound_to(server: ServerHandle,
     async with http_client(server, None, f"{ID}.{SECRET}") as joining:
         assert (await joining.get(requests)).status == 403
         binding = {
-            "metadata": {"name": "kubeadm:kubelet-bootstrap"},
+            "metadata": {"name": "every-token"},
             "roleRef": {"kind": "ClusterRole", "name": "system:node-bootstrapper"},
             "subjects": [{"kind": "Group", "name": "system:bootstrappers"}],
         }

@@ -1,4 +1,4 @@
-"""The smaller kinds: namespaces, service accounts, nodes, leases, events, services, RBAC, signing requests, trust bundles.
+"""The smaller kinds: namespaces, service accounts, nodes, leases, events, services, RBAC, trust bundles.
 
 Pure, on plain dictionaries, defaulted.
 
@@ -196,26 +196,6 @@ def _subject_errors(subject: Obj, path: Path) -> list[FieldError]:
                 errors.append(fields.not_supported(path.child("apiGroup"), group, (_RBAC_GROUP,)))
         case _:
             errors.append(fields.not_supported(path.child("kind"), kind, ("ServiceAccount", "User", "Group")))
-    return errors
-
-
-def validate_signing_request(request: Obj, old: Obj | None = None) -> list[FieldError]:
-    errors = _metadata(request, old, dns1123_subdomain_errors, is_namespaced=False)
-    spec = request.get("spec") or {}
-    if not spec.get("request"):
-        errors.append(fields.required(SPEC.child("request")))
-    if not spec.get("usages"):
-        errors.append(fields.required(SPEC.child("usages"), "usages must not be empty"))
-    signer = spec.get("signerName", "")
-    if not signer:
-        errors.append(fields.required(SPEC.child("signerName")))
-    elif "/" not in signer:
-        text = 'must be a fully qualified domain and path of the form "example.com/signer-name"'
-        errors.append(fields.invalid(SPEC.child("signerName"), signer, text))
-    duration_s = spec.get("expirationSeconds")
-    if duration_s is not None and duration_s < 600:
-        text = "may not specify a duration less than 600 seconds (10 minutes)"
-        errors.append(fields.invalid(SPEC.child("expirationSeconds"), duration_s, text))
     return errors
 
 

@@ -13,6 +13,7 @@ from kubelet_secrets.api.validation import kinds
 from kubelet_secrets.api.validation.data import validate_config_map, validate_secret
 from kubelet_secrets.api.validation.fields import FieldError
 from kubelet_secrets.api.validation.pods import validate_pod
+from kubelet_secrets.api.validation.signingrequests import validate_signing_request
 
 _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldError]]] = {
     "Secret": validate_secret,
@@ -27,7 +28,6 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldEr
     "ClusterRole": kinds.validate_role,
     "RoleBinding": kinds.validate_role_binding,
     "ClusterRoleBinding": kinds.validate_role_binding,
-    "CertificateSigningRequest": kinds.validate_signing_request,
     "ClusterTrustBundle": kinds.validate_cluster_trust_bundle,
 }
 
@@ -37,5 +37,7 @@ def validate_object(obj: dict[str, Any], old: dict[str, Any] | None = None, subr
     kind = obj.get("kind", "")
     if kind == "Pod":
         return validate_pod(obj, old, subresource)
+    if kind == "CertificateSigningRequest":
+        return validate_signing_request(obj, old, subresource)
     rules = _RULES.get(kind)
     return rules(obj, old) if rules is not None else []

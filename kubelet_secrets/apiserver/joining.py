@@ -1,0 +1,56 @@
+"""What lets nodes join: requests for certificates are approved, signed and cleaned up.
+
+Composed here, so that ``process.py`` has one thing to start. Each part is a module of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import trio
+
+from kubelet_secrets.apiserver import csr_cleaning, kubeadm_objects
+from kubelet_secrets.apiserver.authz import Authorizers
+from kubelet_secrets.apiserver.csr_approving import REQUESTS, Approver
+from kubelet_secrets.apiserver.csr_cleaning import Cleaner
+from kubelet_secrets.apiserver.csr_signing import Signer
+from kubelet_secrets.apiserver.loops import follow, sweep_every
+from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES, served
+from kubelet_secrets.errors import AlreadyExists
+
+_RETRY_S = 30.0
+
+
+async def run_joining(
+    registry: Registry,
+    authorizers: Authorizers,
+    authority: CertificateAuthority,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run all of it until cancelled; started once the roles that joining needs exist."""
+    await _ensure_roles(registry)
+    approver, signer, cleaner = Approver(registry, authorizers), Signer(registry, authority), Cleaner(registry)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, registry, REQUESTS, approver.handle)
+        nursery.start_soon(follow, registry, REQUESTS, signer.handle)
+        nursery.start_soon(sweep_every, _RETRY_S, approver.retry)
+        nursery.start_soon(sweep_every, csr_cleaning.INTERVAL_S, cleaner.sweep)
+        task_status.started()
+
+
+async def _ensure_roles(registry: Registry) -> None:
+    public = kubeadm_objects.PUBLIC_NAMESPACE
+    for row, namespace, objects in (
+        (served(CLUSTER_ROLES), "", kubeadm_objects.CLUSTER_ROLES),
+        (served(CLUSTER_ROLE_BINDINGS), "", kubeadm_objects.CLUSTER_ROLE_BINDINGS),
+        (served(ROLES), public, kubeadm_objects.ROLES),
+        (served(ROLE_BINDINGS), public, kubeadm_objects.ROLE_BINDINGS),
+    ):
+        for wanted in objects:
+            try:
+                await registry.create(row, namespace, copy.deepcopy(wanted))
+            except AlreadyExists:
+                pass

@@ -1,0 +1,57 @@
+"""What every controller of this server is made of: a loop over a watch of the registry, and a sweep at intervals.
+
+A loop begins with what there is and goes on with what changes, so that it heals whatever happened before it ran.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.encryption import TransformError
+from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.resources import ServedResource
+from kubelet_secrets.apiserver.selection import Selection
+from kubelet_secrets.apiserver.watch import Event, WatchOptions
+from kubelet_secrets.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+Handle = Callable[[str, Object], Awaitable[None]]
+_REWATCH_DELAY_S = 0.1
+_UNREADABLE_DELAY_S = 10.0
+
+
+async def follow(registry: Registry, row: ServedResource, handle: Handle, namespace: str = "") -> None:
+    """Give every object of *row*, now and as it changes, to *handle* with the event's type, until cancelled."""
+    while True:
+        with registry.watch(Selection(row, namespace), WatchOptions()) as watcher:
+            try:
+                while events := await watcher.wait_events():
+                    for event in events:
+                        await _handle(row, handle, event)
+            except TransformError as error:
+                log.warning("%s controller: %s", row.plural, error)
+                await trio.sleep(_UNREADABLE_DELAY_S)  # until the key or its service is back
+        await trio.sleep(_REWATCH_DELAY_S)  # ended by overflow or shutdown: begin again with the state
+
+
+async def _handle(row: ServedResource, handle: Handle, event: Event) -> None:
+    try:
+        await handle(event.type, event.object)
+    except ApiError as error:
+        # A loop's border: what one object runs into must not stop the others; its next change tries again.
+        log.warning("%s controller: %s", row.plural, error)
+
+
+async def sweep_every(interval_s: float, sweep: Callable[[], Awaitable[None]]) -> None:
+    """Call *sweep* at intervals, until cancelled."""
+    while True:
+        await trio.sleep(interval_s)
+        try:
+            await sweep()
+        except ApiError as error:
+            log.warning("sweep: %s", error)  # the next one tries again
