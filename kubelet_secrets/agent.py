@@ -62,6 +62,7 @@ from kubelet_secrets.pod.source import PodSource, ServiceCache
 from kubelet_secrets.pod.syncing import SyncPolicy
 from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name
+from kubelet_secrets.runtime.cni import CniNetwork
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
 from kubelet_secrets.runtime.images import ImageStore
 from kubelet_secrets.runtime.nodekeyring import read_node_keyring, search_paths
@@ -91,6 +92,8 @@ class AgentOptions:
     projects_trust_bundles: bool = False  # the gate ClusterTrustBundleProjection
     emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
     pod_manifest_path: Path | None = None  # static pods
+    cni_conf_dir: Path | None = None  # None: pods see nothing but themselves
+    cni_bin_dirs: tuple[Path, ...] = ()
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
     store_size_bytes: int = 512 << 20  # of the node; the store's own size, where its filesystem has one
     store_files: int = 400_000
@@ -149,7 +152,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             config_maps=config_maps,
             volumes=VolumeManager(store, pods_layout, writer, remover=tree),
             runtime=runtime,
-            sandboxes=SandboxManager(run_dir, cgroups=cgroups),
+            sandboxes=SandboxManager(run_dir, cgroups=cgroups, network=_network(options)),
             images=ImageStore(
                 options.image_dir,
                 tools=tools,
@@ -228,6 +231,10 @@ def _store_limits(options: AgentOptions, handover: Handover) -> StoreLimits:
         pod_bytes=options.pod_store_size_bytes,
         pod_inodes=options.pod_store_files,
     )
+
+
+def _network(options: AgentOptions) -> CniNetwork | None:
+    return CniNetwork(options.cni_conf_dir, options.cni_bin_dirs) if options.cni_conf_dir is not None else None
 
 
 async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

@@ -56,6 +56,8 @@ class StackOptions:
     projects_trust_bundles: bool = False  # see agent.AgentOptions
     emulates_delays: bool = False
     pod_manifest_path: Path | None = None  # static pods
+    cni_conf_dir: Path | None = None
+    cni_bin_dirs: tuple[Path, ...] = ()
     store_size_bytes: int = 512 << 20
     store_files: int = 400_000
     pod_store_size_bytes: int = 128 << 20
@@ -174,6 +176,9 @@ async def run_stack(
             switches.append("--cluster-trust-bundle-projection")
         if options.pod_manifest_path is not None:
             flags["--pod-manifest-path"] = str(options.pod_manifest_path)
+        if options.cni_conf_dir is not None:
+            flags["--cni-conf-dir"] = str(options.cni_conf_dir)
+        switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
         keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options.verbose)
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)

@@ -13,6 +13,7 @@ import click
 from kubelet_secrets.cli.image import image_dir_option
 from kubelet_secrets.control.protocol import DEFAULT_SOCKET
 
+DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 DEFAULT_ROOT_DIR = Path("/var/lib/kubelet-secrets")
 SMALLEST_STORE_BYTES = 64 * 1024
 SMALLEST_STORE_FILES = 100
@@ -133,6 +134,22 @@ _NODE_OPTIONS = (
         help="A directory of static pods, or the file of one: run whether or not the API server answers.",
     ),
     click.option(
+        "--cni-conf-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="Attach pods to the network whose configuration is first in this directory (a cluster's: /etc/cni/net.d). Without "
+        "it a pod has an address that only its own containers reach.",
+    ),
+    click.option(
+        "--cni-bin-dir",
+        "cni_bin_dirs",
+        type=click.Path(path_type=Path, file_okay=False),
+        multiple=True,
+        default=DEFAULT_CNI_BIN_DIRS,
+        show_default=True,
+        help="Where CNI plugins are. May be repeated.",
+    ),
+    click.option(
         "--stop-grace",
         type=click.FloatRange(min=0),
         default=3.0,
@@ -197,6 +214,8 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "store_files": node["store_files"],
                     "pod_store_size_bytes": node["pod_store_size"],
                     "pod_store_files": node["pod_store_files"],
+                    "cni_conf_dir": _absolute(node["cni_conf_dir"]),
+                    "cni_bin_dirs": [os.path.abspath(each) for each in node["cni_bin_dirs"]],
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },

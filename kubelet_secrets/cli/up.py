@@ -58,6 +58,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
     harden_process()  # it holds the admin's key, and the Secrets among the manifests
     manifests = [manifest.obj for manifest in read_manifests(filenames)] if filenames else []
     kubeconfig, data_dir, static_pods = options["kubeconfig"], options["data_dir"], options["pod_manifest_path"]
+    cni_conf_dir = options["cni_conf_dir"]
     encryption_reloads = options["encryption_provider_config_automatic_reload"]
     stack_options = StackOptions(
         node_name=options["node_name"] or default_node_name(),
@@ -74,6 +75,8 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         projects_trust_bundles=options["cluster_trust_bundle_projection"],
         emulates_delays=options["emulate_kubelet_delays"],
         pod_manifest_path=Path(os.path.abspath(static_pods)) if static_pods else None,
+        cni_conf_dir=Path(os.path.abspath(cni_conf_dir)) if cni_conf_dir else None,
+        cni_bin_dirs=tuple(Path(os.path.abspath(each)) for each in options["cni_bin_dirs"]),
         store_size_bytes=options["store_size"],
         store_files=options["store_files"],
         pod_store_size_bytes=options["pod_store_size"],

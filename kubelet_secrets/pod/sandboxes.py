@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kubelet_secrets.api.core import Pod
+from kubelet_secrets.api.core import Pod, PodSpec
+from kubelet_secrets.runtime.cni import PortMapping
 from kubelet_secrets.runtime.podfiles import Dns, parse_resolv_conf, pod_dns, resolv_conf
 from kubelet_secrets.runtime.sandbox import SandboxSettings
 
@@ -42,6 +43,8 @@ def make_sandbox_settings(
     )
     return SandboxSettings(
         pod_uid=pod.metadata.uid,
+        namespace=pod.metadata.namespace,
+        name=pod.metadata.name,
         hostname=domain if domain and spec.set_hostname_as_fqdn else hostname,
         domain=domain,
         host_network=spec.host_network,
@@ -51,7 +54,21 @@ def make_sandbox_settings(
         host_aliases=tuple((alias.ip, alias.hostnames) for alias in spec.host_aliases),
         resolv_conf=resolv_conf(dns),
         sysctls={each.name: each.value for each in spec.security_context.sysctls},
+        port_mappings=_port_mappings(spec),
         host_ips=tuple(host_ips),
+    )
+
+
+def _port_mappings(spec: PodSpec) -> tuple[PortMapping, ...]:
+    """Of the regular containers, and of init containers that keep running. Source: kuberuntime, makePortMappings."""
+    sidecars = [each for each in spec.init_containers if each.restart_policy == "Always"]
+    return tuple(
+        PortMapping(
+            host_port=port.host_port, container_port=port.container_port, protocol=port.protocol, host_ip=port.host_ip
+        )
+        for container in (*sidecars, *spec.containers)
+        for port in container.ports
+        if port.host_port and not spec.host_network
     )
 
 

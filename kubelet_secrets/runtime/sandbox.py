@@ -1,9 +1,9 @@
 """What the containers of a pod share: namespaces, /dev/shm, /etc/hosts and its kin, an address, a cgroup.
 
 There is no pause container: a namespace is kept alive by a bind mount, so it costs no process and nobody can kill it. Only a
-shared pid namespace needs a first process (``pause.py``). Networking is the loopback interface with an address of the pod's
-own: its containers reach each other at 127.0.0.1 and at the pod's IP; the pod has no way out unless it runs on the host's
-network.
+shared pid namespace needs a first process (``pause.py``). Networking is what a CNI configuration says (``cni.py``). Without
+one it is the loopback interface with an address of the pod's own: its containers reach each other at 127.0.0.1 and at the
+pod's IP; the pod has no way out unless it runs on the host's network.
 
 ::
 
@@ -11,6 +11,7 @@ network.
         sandbox.json       written last: a directory without it is a creation cut short
         net ipc uts pid    bind mounts of namespaces (pid only when shared)
         shm/               tmpfs, the pod's /dev/shm
+        cni.json           what attached the pod to its network, to undo it
         hosts resolv.conf hostname
 """
 
@@ -26,6 +27,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 import trio
@@ -33,6 +35,7 @@ import trio
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount
 from kubelet_secrets.runtime.cgroups import CgroupTree
+from kubelet_secrets.runtime.cni import CniNetwork, NetworkFailed, PortMapping
 from kubelet_secrets.runtime.netns import make_namespaces
 from kubelet_secrets.runtime.pause import kill_pause, start_pause
 from kubelet_secrets.runtime.podfiles import hosts_file
@@ -51,6 +54,8 @@ class SandboxFailed(ContainerRunError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSettings:
     pod_uid: str
+    namespace: str = "default"
+    name: str = ""
     hostname: str  # not used on the host's network: there it is the host's
     domain: str = ""  # fully qualified, for a pod with a subdomain
     host_network: bool = False
@@ -60,6 +65,7 @@ class SandboxSettings:
     host_aliases: tuple[tuple[str, tuple[str, ...]], ...] = ()
     resolv_conf: str = ""  # the text; ``podfiles.resolv_conf``
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    port_mappings: tuple[PortMapping, ...] = ()  # hostPorts, for a CNI plugin that can
     host_ips: tuple[str, ...] = ()  # podIPs of a pod on the host's network
 
 
@@ -95,16 +101,26 @@ class SandboxManager:
     Args:
         run_dir: the node's attached noswap tmpfs, 0700.
         pod_cidr: where pod addresses come from. They are seen inside the pod only, so nodes may share it.
+        network: gives pods their addresses instead.
     """
 
-    def __init__(self, run_dir: Path, *, cgroups: CgroupTree, pod_cidr: str = "10.88.0.0/16") -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        cgroups: CgroupTree,
+        pod_cidr: str = "10.88.0.0/16",
+        network: CniNetwork | None = None,
+    ) -> None:
         self._directory = run_dir / "netns"
         self._scratch = run_dir / "scratch"  # containers may write to their pod's /etc/hosts
         for directory in (self._directory, self._scratch):
             directory.mkdir(mode=0o700, exist_ok=True)
         self._cgroups = cgroups
-        self._network = ipaddress.IPv4Network(pod_cidr)
-        self._lock = trio.Lock()  # two pods must not pick one address
+        self._addresses = ipaddress.IPv4Network(pod_cidr)
+        self._network = network
+        self._picking = trio.Lock()  # two pods must not pick one address
+        self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()  # by pod
 
     async def create(self, settings: SandboxSettings) -> Sandbox:
         """Make the sandbox, or return the pod's existing one.
@@ -115,14 +131,17 @@ class SandboxManager:
         Cancellation: nothing stays behind.
         """
         check_sysctls(settings.sysctls, own_net=not settings.host_network, own_ipc=not settings.host_ipc)
-        async with self._lock:
+        async with self._lock(settings.pod_uid):
             existing = self.get(settings.pod_uid)
             if existing is not None:
                 return existing
             await self._remove(settings.pod_uid)  # the rest of an attempt cut short
             try:
-                # Not abandoned on cancel: mounts made behind our back would stay.
-                await trio.to_thread.run_sync(self._make, settings)
+                async with self._picking:
+                    # Not abandoned on cancel: mounts made behind our back would stay.
+                    await trio.to_thread.run_sync(self._make, settings)
+                if self._network is not None and not settings.host_network:
+                    await self._attach(self._network, settings)
                 if settings.share_process_namespace and not settings.host_pid:
                     await self._make_pid_namespace(settings.pod_uid)
                 await trio.to_thread.run_sync(self._finish, settings)
@@ -130,6 +149,10 @@ class SandboxManager:
                 await self._remove(settings.pod_uid)
                 what = f": {error.filename}" if error.filename else ""
                 raise SandboxFailed(f"failed to create pod sandbox: {error.strerror}{what}") from None
+            except NetworkFailed as error:
+                await self._remove(settings.pod_uid)
+                what = f'failed to setup network for sandbox "{settings.pod_uid}"'
+                raise SandboxFailed(f"failed to create pod sandbox: {what}: {error}") from None
             except BaseException:
                 await self._remove(settings.pod_uid)
                 raise
@@ -139,7 +162,7 @@ class SandboxManager:
 
     async def remove(self, pod_uid: str) -> None:
         """Undo everything: after the pod's containers are deleted. Idempotent, shielded, short."""
-        async with self._lock:
+        async with self._lock(pod_uid):
             await self._remove(pod_uid)
 
     def get(self, pod_uid: str) -> Sandbox | None:
@@ -176,11 +199,14 @@ class SandboxManager:
     async def sweep(self) -> None:
         """After a restart: remove what an earlier agent did not finish making."""
         for path in tuple(self._directory.iterdir()):
-            async with self._lock:
+            async with self._lock(path.name):
                 if self.get(path.name) is None:
                     await self._remove(path.name)
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _lock(self, pod_uid: str) -> trio.Lock:
+        return self._locks.setdefault(pod_uid, trio.Lock())
 
     def _path(self, pod_uid: str) -> Path:
         assert "/" not in pod_uid, pod_uid
@@ -197,14 +223,28 @@ class SandboxManager:
         targets = {kind: directory / kind for kind in _own_kinds(settings)}
         for target in targets.values():
             target.touch(mode=0o600)
-        ip = str(pick_address(self._network, settings.pod_uid, self._used())) if "net" in targets else None
+        ip = None
+        if "net" in targets and self._network is None:
+            ip = str(pick_address(self._addresses, settings.pod_uid, self._used()))
         make_namespaces(targets, hostname=settings.hostname, ip=ip, sysctls=settings.sysctls)
         if ip is not None:
-            directory.joinpath("ip").write_text(ip)
+            directory.joinpath("ips").write_text(ip)
         if "ipc" in targets:
             shm = directory / "shm"
             shm.mkdir()
             mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={_SHM_BYTES}")
+
+    async def _attach(self, network: CniNetwork, settings: SandboxSettings) -> None:
+        directory = self._path(settings.pod_uid)
+        ips = await network.add(
+            directory / "cni.json",
+            pod_uid=settings.pod_uid,
+            namespace=settings.namespace,
+            name=settings.name,
+            netns=directory / "net",
+            ports=settings.port_mappings,
+        )
+        directory.joinpath("ips").write_text("\n".join(ips))
 
     async def _make_pid_namespace(self, pod_uid: str) -> None:
         target = self._path(pod_uid) / "pid"
@@ -214,7 +254,7 @@ class SandboxManager:
     def _finish(self, settings: SandboxSettings) -> None:
         directory = self._path(settings.pod_uid)
         kinds = tuple(kind for kind in ("net", "ipc", "uts", "pid") if directory.joinpath(kind).exists())
-        ips = (directory.joinpath("ip").read_text(),) if "net" in kinds else settings.host_ips
+        ips = tuple(directory.joinpath("ips").read_text().split()) if "net" in kinds else settings.host_ips
         hostname = socket.gethostname() if settings.host_network else settings.hostname
         host_text = _HOSTS.read_text() if settings.host_network and _HOSTS.exists() else None
         texts = {
@@ -245,6 +285,8 @@ class SandboxManager:
     async def _remove(self, pod_uid: str) -> None:
         with trio.CancelScope(shield=True):
             await kill_pause(self._cgroups, f"{self._cgroups.pod_path(pod_uid)}/pause")
+            if self._network is not None:
+                await self._network.remove(self._path(pod_uid) / "cni.json")
             await trio.to_thread.run_sync(self._undo, pod_uid)
 
     def _undo(self, pod_uid: str) -> None:
@@ -261,7 +303,7 @@ class SandboxManager:
         self._cgroups.remove_idle()
 
     def _used(self) -> set[str]:
-        return {path.read_text() for path in self._directory.glob("*/ip")}
+        return {ip for path in self._directory.glob("*/ips") for ip in path.read_text().split()}
 
 
 def pick_address(network: ipaddress.IPv4Network, pod_uid: str, used: Collection[str]) -> ipaddress.IPv4Address:
