@@ -90,6 +90,7 @@ def explain(
 
 def _read(filenames: Sequence[str]) -> list[ManifestObject]:
     """Read all manifests; on a terminal, with a count when there are many."""
+    from kubelet_secrets.errors import UsageError
     from kubelet_secrets.manifests import manifest_files, read_manifest
 
     files = manifest_files(filenames)
@@ -101,6 +102,8 @@ def _read(filenames: Sequence[str]) -> list[ManifestObject]:
         found += read_manifest(path)
     if shows_progress:
         click.echo("\r\x1b[K", nl=False, err=True)
+    if not found:  # a renderer that failed in front of a pipe must not pass for manifests without problems
+        raise UsageError("no objects passed to explain")
     return found
 
 

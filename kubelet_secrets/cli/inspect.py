@@ -73,7 +73,7 @@ def env(pod: str, container: str, namespace: str, watch: bool, show_values: bool
     """Show a container's variables: as started, and as they would be now.
 
     A running process keeps the environment it was started with; `stale` marks what a restart would change, `new` what it would
-    add, and SINCE is when the value as it would be now became so.
+    add, `missing now` what it would take away, and SINCE is when that became so.
     """
     if show_values:
         from kubelet_secrets.fusefs.hardening import harden_process

@@ -85,7 +85,7 @@ def _token_fault(secret: Secret, data: dict[str, str]) -> str:
     if not re.fullmatch(r"[a-z0-9]{16}", data.get("token-secret", "")):
         return "has invalid value for key token-secret"
     if data.get("usage-bootstrap-authentication") != "true":
-        return "not marked usage-bootstrap-authentication=true"
+        return "is not marked usage-bootstrap-authentication=true"
     groups = [group for group in data.get("auth-extra-groups", "").split(",") if group]
     if any(not re.fullmatch(r"system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]", group) for group in groups):
         return "has invalid value for key auth-extra-groups"

@@ -21,6 +21,7 @@ from kubelet_secrets.api.references import all_containers, env_config_map_names,
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.envvars.environment import Environment, make_environment, to_text
 from kubelet_secrets.envvars.filekeys import EnvFile, wanted_env_files
+from kubelet_secrets.envvars.passing import as_passed
 from kubelet_secrets.errors import ContainerConfigError, SetUpError
 from kubelet_secrets.linux import open_in_root
 from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
@@ -37,7 +38,8 @@ class EnvVersion:
     number: int  # 1 for the first; one more each time something differs
     environment: Environment
     since: datetime  # when it was first seen to be like this
-    changed: Mapping[str, datetime] = field(default_factory=dict)  # by name: since when each value is what it is
+    # By name: since when each value is what it is, or since when there is none.
+    changed: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,9 @@ class ContainerEnvs:
         inherited = self._inherited.pop(container.name, None)
         if inherited is not None:
             entries = {
-                name: replace(entry, value=inherited[name]) for name, entry in environment.items() if name in inherited
+                name: replace(entry, value=inherited[name]) if as_passed(entry.value) != inherited[name] else entry
+                for name, entry in environment.items()
+                if name in inherited
             }
             self.mark_started(container.name, self._note(container.name, Environment(entries)))
         self._note(container.name, environment)
@@ -213,10 +217,11 @@ class ContainerEnvs:
             version = EnvVersion(number=1, environment=environment, since=now, changed=dict.fromkeys(environment, now))
         elif _values(before.environment) != _values(environment):
             old = before.environment
-            changed = {
+            changed = {name: now for name in old if name not in environment} | {
                 name: before.changed.get(name, before.since) if old.lookup(name) == entry.value else now
                 for name, entry in environment.items()
             }
+            changed = {**{name: since for name, since in before.changed.items() if name not in changed}, **changed}
             version = EnvVersion(number=before.number + 1, environment=environment, since=now, changed=changed)
         else:  # the same values from newer objects
             version = replace(before, environment=environment)

@@ -65,7 +65,7 @@ def _env_row(name: str, env: EnvState, *, show_values: bool) -> EnvRow:
         stale=differs and started is not None and current is not None,
         missing=started is not None and current is None,
         added=env.started is not None and started is None,
-        since=_since(env.current if current is not None else env.started, name),
+        since=_since(env.current or env.started, name),
         started_resource_version=started.origin.resource_version if started is not None else "",
         current_resource_version=current.origin.resource_version if current is not None else "",
     )

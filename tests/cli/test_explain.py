@@ -92,6 +92,8 @@ def test_exit_status_tells_what_stops_a_container() -> None:
     [
         pytest.param((), "", "Missing option '-f'", id="no-file"),
         pytest.param(("-f", "/nope.yaml"), "", "kubelet-secrets: /nope.yaml: No such file or directory", id="absent"),
+        pytest.param(("-f", "-"), "", "kubelet-secrets: no objects passed to explain", id="nothing"),
+        pytest.param(("-f", "-"), "---\n# nothing\n---\n", "no objects passed to explain", id="no-documents"),
         pytest.param(("-f", "-"), "a: b: c", "kubelet-secrets: standard input, line 1, column 5:", id="syntax"),
         pytest.param(
             ("-f", "-"),

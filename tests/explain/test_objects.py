@@ -143,7 +143,7 @@ def test_bootstrap_token_dates(expiration: str, expected: list[tuple[str, str]])
         pytest.param(token(token_id="uvwxyz"), "has invalid value for key token-id", id="id"),
         pytest.param(token(token_secret="short"), "has invalid value for key token-secret", id="secret"),
         pytest.param(
-            token(usage_bootstrap_authentication="yes"), "not marked usage-bootstrap-authentication=true", id="usage"
+            token(usage_bootstrap_authentication="yes"), "is not marked usage-bootstrap-authentication=true", id="usage"
         ),
         pytest.param(token(auth_extra_groups="foo"), "has invalid value for key auth-extra-groups", id="groups"),
         pytest.param(token().replace("kube-system", "default"), "is not in namespace kube-system", id="namespace"),

@@ -45,7 +45,7 @@ CURRENT = EnvVersion(
     number=2,
     environment=env(A=("a2", "9"), B=("b", "9"), D=("d", "9")),
     since=after(10),
-    changed={"A": after(10), "B": after(-60), "D": after(10)},
+    changed={"A": after(10), "B": after(-60), "C": after(5), "D": after(10)},
 )
 
 
@@ -64,7 +64,7 @@ def test_each_variable_says_what_a_restart_would_change_and_since_when() -> None
     assert [row.since for row in shown.rows] == [
         "2026-11-23T19:40:10.000Z",
         "2026-11-23T19:39:00.000Z",  # other objects, the same value
-        "2026-11-23T19:39:00.000Z",
+        "2026-11-23T19:40:05.000Z",  # gone
         "2026-11-23T19:40:10.000Z",
     ]
     assert [(row.started_resource_version, row.current_resource_version) for row in shown.rows] == [
