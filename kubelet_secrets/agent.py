@@ -53,7 +53,7 @@ from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
-from kubelet_secrets.pod.events import EventRecorder
+from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.manifestdir import ManifestDirectory
 from kubelet_secrets.pod.parts import NodeParts, wall_clock
@@ -64,6 +64,7 @@ from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name
 from kubelet_secrets.runtime.cni import CniNetwork
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
+from kubelet_secrets.runtime.imagegc import ImageGcPolicy
 from kubelet_secrets.runtime.images import ImageStore
 from kubelet_secrets.runtime.nodekeyring import read_node_keyring, search_paths
 from kubelet_secrets.runtime.oci import OciRuntime
@@ -92,6 +93,8 @@ class AgentOptions:
     projects_trust_bundles: bool = False  # the gate ClusterTrustBundleProjection
     emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
     pod_manifest_path: Path | None = None  # static pods
+    image_gc_high_percent: int = 85
+    image_gc_low_percent: int = 80
     cni_conf_dir: Path | None = None  # None: pods see nothing but themselves
     cni_bin_dirs: tuple[Path, ...] = ()
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
@@ -177,6 +180,13 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             logs_dir=run_dir / "logs",
         )
         pods = PodManager(parts)
+        node = node_reference(options.node_name)
+        collector = parts.images.collector(
+            ImageGcPolicy(
+                high_threshold_percent=options.image_gc_high_percent, low_threshold_percent=options.image_gc_low_percent
+            ),
+            report=lambda reason, message: events.record(node, WARNING, reason, message),
+        )
         inspection = Inspection(
             node_name=options.node_name,
             root_dir=str(options.root_dir),
@@ -205,6 +215,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     for service in (events, secrets, config_maps, pods):
                         await working.start(service.run)
                     working.start_soon(services.run)
+                    working.start_soon(collector.run)
                     if options.projects_trust_bundles:
                         working.start_soon(trust_bundles.run)
                     if options.pod_manifest_path is not None:

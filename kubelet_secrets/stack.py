@@ -56,6 +56,8 @@ class StackOptions:
     projects_trust_bundles: bool = False  # see agent.AgentOptions
     emulates_delays: bool = False
     pod_manifest_path: Path | None = None  # static pods
+    image_gc_high_percent: int = 85
+    image_gc_low_percent: int = 80
     cni_conf_dir: Path | None = None
     cni_bin_dirs: tuple[Path, ...] = ()
     store_size_bytes: int = 512 << 20
@@ -168,6 +170,8 @@ async def run_stack(
             "--pod-store-files": str(options.pod_store_files),
             "--scratch-size": str(options.scratch_size_bytes),
             "--logs-size": str(options.logs_size_bytes),
+            "--image-gc-high-threshold": str(options.image_gc_high_percent),
+            "--image-gc-low-threshold": str(options.image_gc_low_percent),
             "--stop-grace": str(options.stop_grace_s),
             "--config-map-and-secret-change-detection-strategy": options.change_detection,
         }

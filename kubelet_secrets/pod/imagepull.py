@@ -75,7 +75,7 @@ class ImagePuller:
         Cancellation: the store is as before.
         """
         try:
-            return await self._ensure(pod, container, secrets, report)
+            image = await self._ensure(pod, container, secrets, report)
         except ImageError as error:
             retry_at = self._clock() + timedelta(seconds=RETRY_S)
             if error.reason == "InvalidImageName":
@@ -88,6 +88,8 @@ class ImagePuller:
                 retry_at = self._clock() + timedelta(seconds=RETRY_INTO_BACK_OFF_S)
             report(WARNING, "Failed", f"Error: {error.reason}")
             raise ImageRefused(StartFailure(reason=error.reason, message=str(error), retry_at=retry_at)) from error
+        self._store.note_use(image)
+        return image
 
     async def _ensure(self, pod: Pod, container: Container, secrets: Sequence[Secret], report: Report) -> Image:
         name, policy = container.image, container.image_pull_policy or default_pull_policy(container.image)

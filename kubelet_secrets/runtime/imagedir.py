@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +219,42 @@ class ImageDirectory:
                 self._delete(image, name)
                 remaining = {known: target for known, target in remaining.items() if target != image.id}
             self._write_names(remaining)
+
+    def note_use(self, image: Image) -> None:
+        """A container is to be made from *image*: the time of this is kept, for whoever looks for what nobody uses.
+
+        Raises:
+            FileNotFoundError: it was removed meanwhile.
+        """
+        os.utime(self.path(image.id) / "image.json")
+
+    def pulled_images(self) -> Sequence[tuple[float, Image]]:
+        """(when it was last used, in seconds since the epoch; image) of all that came from a registry, oldest use first."""
+        found = []
+        for image in self.list():
+            path = self.path(image.id)
+            try:
+                if path.joinpath("pulled.json").exists():
+                    found.append((path.joinpath("image.json").stat().st_mtime, image))
+            except FileNotFoundError:
+                continue  # removed while we looked
+        return sorted(found, key=lambda each: each[0])
+
+    def remove_unused(self, image: Image, *, used_at: float) -> None:
+        """Remove *image* with all its names, unless it was used after *used_at*.
+
+        Raises:
+            ImageError: ``ImageNotFound``, ``ImageInUse``.
+        """
+        with self._locked():
+            try:
+                is_used = self.path(image.id).joinpath("image.json").stat().st_mtime > used_at
+            except FileNotFoundError:
+                raise ImageError("ImageNotFound", f'image "{image.image_id}" not found') from None
+            if is_used:
+                raise ImageError("ImageInUse", f'image "{image.image_id}" has just been used')
+            self._delete(image, image.image_id)
+            self._write_names({name: target for name, target in self.names().items() if target != image.id})
 
     def _write_names(self, names: dict[str, str]) -> None:
         _replace(self._directory / "names.json", json.dumps(names, indent=1, sort_keys=True).encode())

@@ -18,6 +18,7 @@ import trio
 
 from kubelet_secrets.errors import ImageError, aggregate_message
 from kubelet_secrets.runtime.imagedir import Image, ImageConfig, ImageDirectory, read_layout
+from kubelet_secrets.runtime.imagegc import ImageGarbageCollector, ImageGcPolicy, Report
 from kubelet_secrets.runtime.keyring import Keyring, KeyringError, RegistryCredentials, credential_hash, lookup
 from kubelet_secrets.runtime.pullrecords import Verification, is_accessible
 from kubelet_secrets.runtime.reference import ImageReference, parse_reference
@@ -80,6 +81,17 @@ class ImageStore:
             return self._files.find(reference)
         except (OSError, msgspec.DecodeError, ValueError) as error:
             raise ImageError("ImageInspectError", f'Failed to inspect image "{name}": {type(error).__name__}') from None
+
+    def note_use(self, image: Image) -> None:
+        """A container is to be made from *image*: garbage collection leaves it for a while."""
+        try:
+            self._files.note_use(image)
+        except OSError:
+            pass  # gone already: making the container will say so
+
+    def collector(self, policy: ImageGcPolicy, *, report: Report) -> ImageGarbageCollector:
+        """What keeps this store from filling its disk."""
+        return ImageGarbageCollector(self._files, policy, report=report)
 
     def list(self) -> tuple[Image, ...]:
         """Every image, by name."""
