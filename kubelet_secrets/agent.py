@@ -33,6 +33,7 @@ import trio
 from kubelet_secrets.access.audit import AuditLog
 from kubelet_secrets.access.guard import ContainerGuard
 from kubelet_secrets.access.registry import ContainerRegistry
+from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
 from kubelet_secrets.cache.manager import ObjectManager, Strategy
@@ -45,6 +46,7 @@ from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import Hardening
 from kubelet_secrets.fusefs.mounts import StoreKind
 from kubelet_secrets.fusefs.operations import Operations
+from kubelet_secrets.fusefs.revoker import Revoker
 from kubelet_secrets.fusefs.tree import Tree
 from kubelet_secrets.fusefs.writerclient import WriterClient
 from kubelet_secrets.inspection import Inspection
@@ -122,10 +124,12 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     store = Store(handover.store_fd, limits=_store_limits(options, handover))
     # Kept on the run tmpfs: whom an earlier agent let in must not be refused by the first answer of this one.
     registry = ContainerRegistry(run_dir / "containers.json")
+    revocations = RevocationList(run_dir / "revocations.json")
     audit = AuditLog()
-    guard = ContainerGuard(registry, audit)
+    guard = ContainerGuard(registry, audit, revocations=revocations)
     writer = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
     tree = Tree(handover.store_fd, resumed=handover.resume)
+    revoker = Revoker(revocations, tree, writer, now=wall_clock)
     front_desk = FrontDesk(tree, guard, writer.is_writer)
     operations = Operations(tree, writer.is_writer, resumed=handover.resume)
     (options.root_dir / "pods").mkdir(mode=0o750, exist_ok=True)
@@ -153,7 +157,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             client=client,
             secrets=secrets,
             config_maps=config_maps,
-            volumes=VolumeManager(store, pods_layout, writer, remover=tree),
+            volumes=VolumeManager(store, pods_layout, writer, remover=tree, withdrawal=revoker),
             runtime=runtime,
             sandboxes=SandboxManager(run_dir, cgroups=cgroups, network=_network(options)),
             images=ImageStore(
@@ -195,6 +199,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             parts=parts,
             store=store,
             audit=audit,
+            revocations=revocations,
+            revoker=revoker,
         )
 
         async with trio.open_nursery() as base:
@@ -203,6 +209,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             serve = partial(session.serve, resume=handover.resume, tell_alive=handover.tell_alive)
             await base.start(serve, *device, front_desk, operations)
             await base.start(writer.run)
+            await revoker.resume()
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 async with trio.open_nursery() as working:
                     working.start_soon(_cancel_on_signal, signals, working.cancel_scope)

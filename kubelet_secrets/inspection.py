@@ -1,4 +1,5 @@
-"""The node's state in the words of the control socket: what ``status``, ``env``, ``tree``, ``why``, ``audit`` are told.
+"""The node's state in the words of the control socket: what ``status``, ``env``, ``tree``, ``why``, ``audit`` are told. And the
+one order that the socket takes, ``revoke``.
 
 Stands beside ``agent.py``, which wires it to the socket. Values leave here only where ``show_values`` is asked for.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.access.audit import AuditLog, AuditRecord
+from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.references import config_map_names, secret_names
 from kubelet_secrets.control.protocol import (
     AuditView,
@@ -21,20 +23,24 @@ from kubelet_secrets.control.protocol import (
     LogPart,
     NodeSummary,
     PodSummary,
+    RevokeView,
     TreeView,
 )
 from kubelet_secrets.control.server import Handler, Send
 from kubelet_secrets.errors import ContainerRunError, SetUpError, UsageError
 from kubelet_secrets.explain.answer import Question
 from kubelet_secrets.explain.readers import Credentials
+from kubelet_secrets.fusefs.revoker import Revoker
 from kubelet_secrets.pod.answers import NodeKnowledge, answer
 from kubelet_secrets.pod.bindings import bound_versions, credentials_of
+from kubelet_secrets.pod.events import NORMAL, WARNING, pod_reference
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.objects import fetch_objects
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.presentation import format_time, make_env_view, make_file_rows
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.runtime.logs import LogOptions, copy_log
+from kubelet_secrets.volume.payload import has_payload
 from kubelet_secrets.volume.store import Store, StoredFile
 
 
@@ -51,6 +57,8 @@ class Inspection:
         parts: NodeParts,
         store: Store,
         audit: AuditLog,
+        revocations: RevocationList,
+        revoker: Revoker,
     ) -> None:
         self._node_name = node_name
         self._root_dir = root_dir
@@ -60,6 +68,8 @@ class Inspection:
         self._store = store
         self._runtime = parts.runtime
         self._audit = audit
+        self._revocations = revocations
+        self._revoker = revoker
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -70,6 +80,7 @@ class Inspection:
             "why": self.why,
             "audit": self.audit,
             "logs": self.logs,
+            "revoke": self.revoke,
         }
 
     async def status(self, params: Mapping[str, Any], send: Send) -> None:
@@ -99,7 +110,7 @@ class Inspection:
         pod, container = self._find(params)
         metadata = pod.pod.metadata
         bound = read_bound_versions(self._pid(container), metadata.uid)
-        rows = make_file_rows(pod, container, self._stored(pod), bound)
+        rows = make_file_rows(pod, container, self._stored(pod), bound, revoked=self._revoked(metadata.uid))
         await send(TreeView(namespace=metadata.namespace, pod=metadata.name, container=container.name, rows=rows))
 
     async def why(self, params: Mapping[str, Any], send: Send) -> None:
@@ -119,6 +130,7 @@ class Inspection:
             trust_bundles=self._parts.trust_bundles,
             files=lambda volume: stored.get(volume, []),
             identities=self._parts.registry.containers(metadata.uid),
+            revoked={each.volume: each.since for each in self._revocations.entries(metadata.uid)},
             credentials={name: found for name, found in credentials.items() if found is not None},
             bound=read_bound_versions(self._pid(container), metadata.uid),
             format_time=format_time,
@@ -141,6 +153,37 @@ class Inspection:
                 if not (denied_only and event.record.allowed):
                     await send(make_audit_view(event.record, dropped=event.dropped))
 
+    async def revoke(self, params: Mapping[str, Any], send: Send) -> None:
+        """End a volume's readability, or with ``undo`` give it back; answered when the kernel holds nothing of it any more."""
+        pod = self._find_pod(params).pod
+        metadata, name = pod.metadata, str(params.get("volume", ""))
+        volume = next((each for each in pod.spec.volumes if each.name == name), None)
+        if volume is None:
+            names = " ".join(each.name for each in pod.spec.volumes)
+            raise UsageError(f"volume {name} is not valid for pod {metadata.name}: choose one of [{names}]")
+        if not has_payload(volume):
+            raise UsageError(
+                f"volume {name} of pod {metadata.name} is not in the guarded filesystem: nothing to revoke"
+            )
+        make_view = partial(
+            RevokeView, namespace=metadata.namespace, pod=metadata.name, pod_uid=metadata.uid, volume=name
+        )
+        record = partial(self._parts.events.record, pod_reference(pod))
+        if params.get("undo"):
+            changed = self._revoker.restore(metadata.uid, name)
+            if changed:
+                record(NORMAL, "Restored", f'Access to volume "{name}" was restored on the node')
+            await send(make_view(revoked=False, changed=changed))
+            return
+        changed = self._revocations.find(metadata.uid, name) is None
+        if changed:
+            record(
+                WARNING, "Revoked", f'Access to volume "{name}" was revoked on the node: nobody can read it any more'
+            )
+        revocation, files = await self._revoker.revoke(metadata.uid, name, cause="revoked on the node")
+        since = format_time(revocation.since)
+        await send(make_view(revoked=True, changed=changed, since=since, files=files))
+
     async def logs(self, params: Mapping[str, Any], send: Send) -> None:
         _, container = self._find(params)
         if container.instance is None:
@@ -159,12 +202,18 @@ class Inspection:
         ended = partial(self._runtime.wait_exit, handle.id)
         await copy_log(Path(handle.record.log_path), options, pass_on, ended=ended if options.follow else None)
 
-    def _find(self, params: Mapping[str, Any]) -> tuple[PodView, ContainerView]:
-        """Raises: UsageError when this node has no such pod, or the pod no such container."""
+    def _find_pod(self, params: Mapping[str, Any]) -> PodView:
+        """Raises: UsageError when this node has no such pod."""
         namespace, name = str(params.get("namespace") or "default"), str(params.get("pod", ""))
         view = self._pods.find(namespace, name)
         if view is None:
             raise UsageError(f'no pod "{name}" in namespace "{namespace}" on node {self._node_name}')
+        return view
+
+    def _find(self, params: Mapping[str, Any]) -> tuple[PodView, ContainerView]:
+        """Raises: UsageError when this node has no such pod, or the pod no such container."""
+        view = self._find_pod(params)
+        name = view.pod.metadata.name
         wanted = str(params.get("container", ""))
         container = view.container(wanted)
         if container is None:
@@ -181,7 +230,11 @@ class Inspection:
             phase=view.status.phase,
             containers=tuple(self._container(each) for each in view.containers),
             volumes=tuple(view.volumes),
+            revoked=tuple(sorted(self._revoked(metadata.uid))),
         )
+
+    def _revoked(self, pod_uid: str) -> frozenset[str]:
+        return frozenset(each.volume for each in self._revocations.entries(pod_uid))
 
     def _container(self, view: ContainerView) -> ContainerSummary:
         instance = view.instance

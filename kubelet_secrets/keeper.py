@@ -213,9 +213,11 @@ class Keeper:
         self._writer_restart_at_s = None
         environ = self._environ | {
             "KS_WRITER_FD": str(self._writer_end.fileno()),
+            "KS_FUSE_FD": str(self._node.fuse.fuse_fd),
             "KS_FUSE_MOUNT": str(self._node.fuse_dir),
         }
-        self._writer = Child(self._options.writer_command, environ, (self._writer_end.fileno(),))
+        descriptors = (self._writer_end.fileno(), self._node.fuse.fuse_fd)
+        self._writer = Child(self._options.writer_command, environ, descriptors)
 
     def _replace_writer(self) -> None:
         assert self._writer is not None

@@ -37,7 +37,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime  # UTC; of a folded record: the last repeat's
     allowed: bool
     reason: str  # policy.Reason in words
-    kind: str = "open"  # or "opendir"
+    kind: str = "open"  # or "opendir"; only when refused also "read", "readdir" and "lookup"
     pod_uid: str = ""  # whose volume it is
     namespace: str = ""
     pod: str = ""

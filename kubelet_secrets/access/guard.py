@@ -24,6 +24,7 @@ from kubelet_secrets.access.identity import (
 )
 from kubelet_secrets.access.policy import Reason, Verdict, decide, split_version
 from kubelet_secrets.access.registry import ContainerRegistry
+from kubelet_secrets.access.revocations import RevocationList
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class _Answer(NamedTuple):
     """What a question was answered."""
 
     is_allowed: bool
-    revision: int  # of the registry
+    revision: int  # of registry and revocations together: either only grows
     window: Window  # of the audit trail, where the answer was recorded
 
 
@@ -58,6 +59,7 @@ class ContainerGuard:
     Args:
         registry: the containers there are; kept up to date by the pods' workers.
         audit: told of every verdict.
+        revocations: what nobody may read any more; kept up to date by the revoker.
         identifier: owned by the guard from now on.
         now: the clock of the audit trail.
     """
@@ -67,11 +69,13 @@ class ContainerGuard:
         registry: ContainerRegistry,
         audit: AuditLog,
         *,
+        revocations: RevocationList | None = None,
         identifier: CallerIdentifier | None = None,
         now: Clock = lambda: datetime.now(UTC),
     ) -> None:
         self._registry = registry
         self._audit = audit
+        self._revocations = revocations if revocations is not None else RevocationList()
         self._identifier = identifier if identifier is not None else CallerIdentifier()
         self._now = now
         self._answers: dict[_Question, _Answer] = {}
@@ -83,8 +87,8 @@ class ContainerGuard:
 
         An earlier verdict is given again, and counted in its record, if all this holds: the same thread asks, which its
         pidfd proves; it is in the same mount namespace and the same cgroups, looked up now; it asks for the same; no container
-        was registered or removed; the record's window is open. So what is not looked at each time - program, and the user where
-        the request does not say it - is of the time when the window opened.
+        was registered or removed, nothing revoked or restored; the record's window is open. So what is not looked at each time
+        - program, and the user where the request does not say it - is of the time when the window opened.
 
         Args:
             pod_uid, volume: whose file; empty for the directories above a volume.
@@ -96,7 +100,7 @@ class ContainerGuard:
             return is_allowed
         question = (sighting, ctx.uid, pod_uid, volume, path, kind)
         answer = self._answers.get(question)
-        revision = self._registry.revision
+        revision = self._registry.revision + self._revocations.revision
         if answer is not None and answer.revision == revision and answer.window.repeat(self._now(), ctx.tid):
             return answer.is_allowed
         is_allowed, window = self._judge(pod_uid, volume, path, ctx, kind)
@@ -105,6 +109,37 @@ class ContainerGuard:
         self._answers[question] = _Answer(is_allowed, revision, window)
         return is_allowed
 
+    def may_read(
+        self, pod_uid: str, volume: str, path: str, ctx: RequestContext, kind: Literal["read", "readdir"]
+    ) -> bool:
+        """Whether what was opened may be read on; recorded when not. Whoever has it open was let in: only a revocation ends it.
+
+        Args:
+            as for :meth:`may_open`.
+        """
+        if not self.is_revoked(pod_uid, volume):
+            return True
+        caller, verdict = self._examine(ctx, pod_uid, volume, path)
+        verdict = Verdict(False, Reason.REVOKED, verdict.container)
+        self._audit.append(self._record(verdict, caller, ctx, pod_uid, volume, path, kind))
+        return False
+
+    def is_revoked(self, pod_uid: str, volume: str) -> bool:
+        """Whether nobody may read the volume any more."""
+        return self._revocations.find(pod_uid, volume) is not None
+
+    def may_look(self, pod_uid: str, volume: str, path: str, ctx: RequestContext) -> bool:
+        """Whether the caller may learn that there is such a name, where its link leads, its size and mode; recorded when not.
+
+        Args:
+            path: of what is looked up, which need not exist; the rest as for :meth:`may_open`.
+        """
+        caller, verdict = self._examine(ctx, pod_uid, volume, path, admits_start=True)
+        if verdict.allowed or verdict.reason is Reason.REVOKED:
+            return True
+        self._audit.append(self._record(verdict, caller, ctx, pod_uid, volume, path, "lookup"))
+        return False
+
     def close(self) -> None:
         """Give back the descriptors of remembered callers."""
         self._identifier.close()
@@ -112,21 +147,25 @@ class ContainerGuard:
     def _judge(
         self, pod_uid: str, volume: str, path: str, ctx: RequestContext, kind: Literal["open", "opendir"]
     ) -> tuple[bool, Window]:
-        caller: Caller | None = None
-        if ctx.tid <= 0:
-            verdict = Verdict(False, Reason.OUTSIDE_PID_NAMESPACE)
-        else:
-            try:
-                caller = self._identifier.identify(ctx.tid, uid=ctx.uid, gid=ctx.gid)
-            except CallerVanished:
-                verdict = Verdict(False, Reason.VANISHED)
-            except CallerUnknown as error:
-                logger.info("refused: %s", error)
-                verdict = Verdict(False, Reason.UNREADABLE)
-            else:
-                verdict = decide(caller, self._registry, pod_uid, volume, path)
+        caller, verdict = self._examine(ctx, pod_uid, volume, path)
         window = self._audit.append(self._record(verdict, caller, ctx, pod_uid, volume, path, kind))
         return verdict.allowed, window
+
+    def _examine(
+        self, ctx: RequestContext, pod_uid: str, volume: str, path: str, *, admits_start: bool = False
+    ) -> tuple[Caller | None, Verdict]:
+        if ctx.tid <= 0:
+            return None, Verdict(False, Reason.OUTSIDE_PID_NAMESPACE)
+        try:
+            caller = self._identifier.identify(ctx.tid, uid=ctx.uid, gid=ctx.gid)
+        except CallerVanished:
+            return None, Verdict(False, Reason.VANISHED)
+        except CallerUnknown as error:
+            logger.info("refused: %s", error)
+            return None, Verdict(False, Reason.UNREADABLE)
+        is_revoked = self.is_revoked(pod_uid, volume)
+        where = (pod_uid, volume, path)
+        return caller, decide(caller, self._registry, *where, is_revoked=is_revoked, admits_start=admits_start)
 
     def _record(
         self,

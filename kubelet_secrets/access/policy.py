@@ -35,6 +35,7 @@ class Reason(StrEnum):
     OTHER_POD = "container of another pod"
     NOT_MOUNTED = "the container does not mount the volume"
     OUTSIDE_SUB_PATH = "outside the container's subPath"
+    REVOKED = "access to the volume was revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,16 @@ class Verdict:
     container: ContainerIdentity | None = None  # the one that asks, as far as that is known
 
 
-def decide(caller: Caller, registry: ContainerRegistry, pod_uid: str, volume: str, path: str) -> Verdict:
+def decide(
+    caller: Caller,
+    registry: ContainerRegistry,
+    pod_uid: str,
+    volume: str,
+    path: str,
+    *,
+    is_revoked: bool = False,
+    admits_start: bool = False,
+) -> Verdict:
     """Judge one open.
 
     Args:
@@ -52,6 +62,8 @@ def decide(caller: Caller, registry: ContainerRegistry, pod_uid: str, volume: st
         registry: the containers there are.
         pod_uid, volume: whose file; empty for the directories above a volume, which are nobody's to open.
         path: the file's own path in the volume, through no link; ``""`` is the volume's root.
+        is_revoked: nobody may read the volume any more.
+        admits_start: let pass also the OCI runtime while it sets the container up: it looks at mount points, and opens nothing.
     """
     candidates = registry.find_by_cgroups(caller.cgroup_paths)
     if len(candidates) > 1:
@@ -60,9 +72,9 @@ def decide(caller: Caller, registry: ContainerRegistry, pod_uid: str, volume: st
         entered = registry.find_by_mount_namespace(caller.mnt_ns)
         return Verdict(False, Reason.ENTERED if entered is not None else Reason.HOST_PROCESS)
     container = candidates[0]
-    if container.mnt_ns is None:
+    if container.mnt_ns is None and not admits_start:
         return Verdict(False, Reason.NOT_STARTED, container)
-    if container.mnt_ns != caller.mnt_ns:
+    if container.mnt_ns not in (None, caller.mnt_ns):
         return Verdict(False, Reason.OTHER_NAMESPACE, container)
     if not pod_uid or not volume:
         return Verdict(False, Reason.NO_VOLUME, container)
@@ -73,6 +85,8 @@ def decide(caller: Caller, registry: ContainerRegistry, pod_uid: str, volume: st
         return Verdict(False, Reason.NOT_MOUNTED, container)
     if not _is_within(split_version(path)[1], sub_paths):
         return Verdict(False, Reason.OUTSIDE_SUB_PATH, container)
+    if is_revoked:
+        return Verdict(False, Reason.REVOKED, container)
     return Verdict(True, Reason.MOUNTED, container)
 
 

@@ -103,8 +103,8 @@ def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> 
     """Show the secret files of a container as it sees them: mode, owner, size, and where each comes from.
 
     STATE tells what an update does: `live` files follow it, `frozen` ones (subPath) stay as they were when the container
-    started, and `stale` marks those of them that would be others by now. SINCE is when what it sees became current. With
-    -o wide also the versions: at the container's start, in its view, and current.
+    started, and `stale` marks those of them that would be others by now; `revoked` ones nobody reads any more. SINCE is when
+    what it sees became current. With -o wide also the versions: at the container's start, in its view, and current.
     """
     view = ask_one(socket, "tree", TreeView, namespace=namespace, pod=pod, container=container)
     if output in ("json", "yaml"):
@@ -118,7 +118,7 @@ def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> 
     rows = []
     for row in view.rows:
         size = "?" if row.size is None else str(row.size)
-        state = "stale" if row.stale else "live" if row.updates else "frozen"
+        state = "revoked" if row.revoked else "stale" if row.stale else "live" if row.updates else "frozen"
         rows.append([row.path, row.mode, f"{row.uid}:{row.gid}", size, state, row.since, row.origin])
     if output == "wide":
         headers[6:6] = ["VOLUME", "STARTED", "VERSION", "CURRENT"]
@@ -172,6 +172,9 @@ def status(output: str, socket: str) -> None:
         for container in pod.containers
     ]
     print_table(["POD", "PHASE", "CONTAINER", "STATE", "RESTARTS"], rows)
+    for pod in summary.pods:
+        for volume in pod.revoked:
+            click.echo(f"{pod.namespace}/{pod.name}: volume {volume} is revoked")
 
 
 @click.command()

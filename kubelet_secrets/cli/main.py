@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("why:why", "Say where a variable or a file comes from, or the exact rule that stops it."),
     "who-can": ("who_can:who_can", "Say who gets at a Secret: by role, by creating pods, by exec, as a node."),
     "audit": ("inspect:audit", "Show who opened which secret file, and who was refused."),
+    "revoke": ("revoke:revoke", "End the readability of a pod's volume at once, also where it is open."),
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
     "logs": ("inspect:logs", "Print what a container wrote to its output."),
     "image": ("image:image", "Import, list and remove container images of this machine's store."),

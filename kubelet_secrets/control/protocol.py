@@ -40,6 +40,7 @@ class PodSummary(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     containers: tuple[ContainerSummary, ...] = ()
     volumes: tuple[str, ...] = ()
+    revoked: tuple[str, ...] = ()  # of the volumes, those that nobody reads any more
 
 
 class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +102,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     volume: str
     updates: bool  # False: frozen until the container restarts (subPath)
     stale: bool = False  # frozen, and something else is current
+    revoked: bool = False  # nobody reads it any more
 
 
 class TreeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +155,19 @@ class WhyView(msgspec.Struct, frozen=True, kw_only=True):
     current: WhyVersion | None = None  # what it would have if it started now
     stale: bool = False
     readers: tuple[WhyReader, ...] = ()
+
+
+class RevokeView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ``revoke``."""
+
+    namespace: str
+    pod: str
+    pod_uid: str
+    volume: str
+    revoked: bool  # as it is now
+    changed: bool  # False: it was so already
+    since: str = ""  # RFC 3339, of a revocation
+    files: int = 0  # that the kernel was told to drop: of every version that is still held
 
 
 class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -111,6 +111,7 @@ def judge_readers(
     *,
     file: Ownership | None,
     credentials: dict[str, Credentials],
+    is_revoked: bool = False,
 ) -> tuple[Reader, ...]:
     """Ask the guard's policy for a process of each of *identities*, and for one of the host.
 
@@ -125,7 +126,7 @@ def judge_readers(
     found = []
     pod_uid = identities[0].pod_uid if identities else ""
     for identity in identities:
-        verdict = decide(_process_of(identity), registry, pod_uid, volume, path)
+        verdict = decide(_process_of(identity), registry, pod_uid, volume, path, is_revoked=is_revoked)
         allowed, why = verdict.allowed, str(verdict.reason)
         if verdict.allowed and file is not None and identity.container in credentials:
             allowed, bits = judge_mode(credentials[identity.container], file)

@@ -64,11 +64,17 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
     target: str
 
 
+class DropPages(msgspec.Struct, frozen=True, tag=True):
+    """Have the kernel drop what it holds of these nodes' contents; ones that it does not know are fine."""
+
+    numbers: list[int]
+
+
 class Synchronize(msgspec.Struct, frozen=True, tag=True):
     """Say who you are, when all before this is done. A new writer does nothing else before its first one."""
 
 
-Order = Update | RemoveVolume | MakeDirectory | Attach | Synchronize
+Order = Update | RemoveVolume | MakeDirectory | Attach | DropPages | Synchronize
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):

@@ -151,6 +151,16 @@ class Tree:
             identity = self._identities[node.number] = self._find_identity(node)
         return identity
 
+    def files_of(self, pod_uid: str, volume: str) -> list[int]:
+        """Numbers of all files of a volume, of every version, also of those that wait to be forgotten; links are among them."""
+        key = os.fsencode(pod_uid) + b"/" + os.fsencode(volume)
+        return [
+            inode + NUMBER_BASE
+            for path in (key, GRAVE + b"/" + key)
+            for directory in walk_bottom_up(self._store, path)
+            for _, inode in directory.files
+        ]
+
     def statvfs(self) -> os.statvfs_result:
         """Size and use of the store."""
         return os.fstatvfs(self._store)

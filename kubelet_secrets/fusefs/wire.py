@@ -16,12 +16,15 @@ from typing import NamedTuple
 IN_HEADER = struct.Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid extlen padding
 OUT_HEADER = struct.Struct("<IiQ")  # len error unique
 _OPEN_IN = struct.Struct("<II")  # flags open_flags
+_GETATTR_IN = struct.Struct("<II")  # getattr_flags dummy; fh follows
 _OPEN_OUT = struct.Struct("<QII")  # fh open_flags backing_id
 _READ_IN = struct.Struct("<QQI")  # fh offset size; more follows
 _INVAL_INODE_OUT = struct.Struct("<Qqq")  # ino off len
 
 _NOTIFY_INVAL_INODE = 2
 _ATTRIBUTES_ONLY = -1
+_TO_THE_END = 0
+_GETATTR_FH = 1 << 0
 
 Request = bytes | bytearray | memoryview
 """One request as read from /dev/fuse, header and all; a buffer may be longer than the request."""
@@ -30,6 +33,9 @@ Request = bytes | bytearray | memoryview
 class Opcode(enum.IntEnum):
     """The requests that are told apart here."""
 
+    LOOKUP = 1
+    GETATTR = 3
+    READLINK = 5
     OPEN = 14
     READ = 15
     RELEASE = 18
@@ -44,6 +50,7 @@ class Opcode(enum.IntEnum):
 class OpenFlag(enum.IntFlag):
     """What an answer to OPEN may say."""
 
+    DIRECT_IO = 1 << 0  # reads and writes pass the page cache by
     KEEP_CACHE = 1 << 1
 
 
@@ -70,6 +77,12 @@ def parse_open(request: Request) -> int:
     """The flags of an OPEN, as open(2) takes them."""
     flags, _ = _OPEN_IN.unpack_from(request, IN_HEADER.size)
     return int(flags)
+
+
+def is_by_handle(request: Request) -> bool:
+    """Whether a GETATTR comes from the use of an open file: from a read near the end of what the kernel takes for its size."""
+    flags, _ = _GETATTR_IN.unpack_from(request, IN_HEADER.size)
+    return bool(flags & _GETATTR_FH)
 
 
 def parse_read(request: Request) -> tuple[int, int, int]:
@@ -101,5 +114,23 @@ def make_open(unique: int, fh: int, flags: OpenFlag) -> bytes:
 
 def make_attribute_invalidation(node: int) -> bytes:
     """FUSE_NOTIFY_INVAL_INODE without pages: the kernel drops a node's attributes, or says ENOENT if it has no such node."""
-    body = _INVAL_INODE_OUT.pack(node, _ATTRIBUTES_ONLY, 0)
+    return _make_invalidation(node, _ATTRIBUTES_ONLY)
+
+
+def make_page_invalidation(node: int) -> bytes:
+    """FUSE_NOTIFY_INVAL_INODE: the kernel drops a node's attributes and all its pages, and takes them out of mappings.
+
+    Writing this waits for pages that are just being read, thus for the answers to READs: not for a thread that gives them, nor
+    for one of its process, which could not be killed while it waits. ENOENT as above.
+    """
+    return _make_invalidation(node, 0)
+
+
+def _make_invalidation(node: int, offset: int) -> bytes:
+    body = _INVAL_INODE_OUT.pack(node, offset, _TO_THE_END)
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body
+
+
+def parse_name(request: Request, length: int) -> bytes:
+    """The name in a LOOKUP of *length* bytes, header and all; it ends with a NUL."""
+    return bytes(memoryview(request)[IN_HEADER.size : length]).rstrip(b"\0")

@@ -4,12 +4,13 @@ Through the mount, because only then do inotify watchers in containers see the k
 one that waits for a request on a mount it serves itself cannot even be killed. It is the only process the
 filesystem lets change anything. Single-threaded, synchronous, hardened; it holds values while it carries out one order.
 
-Started by the keeper as ``python -m kubelet_secrets.fusefs.writer`` with ``KS_WRITER_FD`` and ``KS_FUSE_MOUNT``. The
-agent's end is ``fusefs.writerclient``.
+Started by the keeper as ``python -m kubelet_secrets.fusefs.writer`` with ``KS_WRITER_FD``, ``KS_FUSE_FD`` and
+``KS_FUSE_MOUNT``. The agent's end is ``fusefs.writerclient``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -21,6 +22,7 @@ from kubelet_secrets.fusefs.orders import (
     DATAGRAM_BYTES,
     Attach,
     Done,
+    DropPages,
     Failed,
     Hello,
     MakeDirectory,
@@ -31,6 +33,7 @@ from kubelet_secrets.fusefs.orders import (
     Update,
     encode_answer,
 )
+from kubelet_secrets.fusefs.wire import make_page_invalidation
 from kubelet_secrets.volume import atomicwriter
 from kubelet_secrets.volume.fsgroup import apply_fs_group
 
@@ -42,10 +45,12 @@ class Writer:
 
     Args:
         mount_fd: root of the mount; O_PATH, so that opening it asked nobody. Stays the caller's.
+        fuse_fd: /dev/fuse as mounted, only ever written to. Stays the caller's.
     """
 
-    def __init__(self, mount_fd: int) -> None:
+    def __init__(self, mount_fd: int, fuse_fd: int) -> None:
         self._mount_fd = mount_fd
+        self._fuse_fd = fuse_fd
         self._device: int | None = None  # asked for when first needed: the filesystem may not be served yet
 
     def perform(self, order_id: int, order: Order) -> Done | Failed:
@@ -60,6 +65,8 @@ class Writer:
                     self._make_directory(order)
                 case Attach():
                     self._attach(order)
+                case DropPages():
+                    self._drop_pages(order)
                 case Synchronize():
                     return Done(order_id, pid=os.getpid())
         except SetUpError as exc:
@@ -119,6 +126,12 @@ class Writer:
         subdirectory = f"{order.pod_uid}/{order.volume}/{order.path}".rstrip("/")
         mounts.clone_read_only(self._mount_fd, subdirectory, target)
 
+    def _drop_pages(self, order: DropPages) -> None:
+        for number in order.numbers:
+            # Waits while a page is being read, for the agent or its successor: that is why it is not the agent who does it.
+            with contextlib.suppress(FileNotFoundError):
+                os.write(self._fuse_fd, make_page_invalidation(number))
+
     def _is_clone(self, target: Path) -> bool:
         """By its device number: the mount table has lines for every volume of the node, and reading it costs ten times more."""
         if self._device is None:
@@ -126,9 +139,9 @@ class Writer:
         return os.lstat(target).st_dev == self._device
 
 
-def run_writer(orders: socket.socket, mount_fd: int) -> None:
+def run_writer(orders: socket.socket, mount_fd: int, fuse_fd: int) -> None:
     """Carry out orders until the other end is closed. Before the first Synchronize, drop what was meant for a predecessor."""
-    writer = Writer(mount_fd)
+    writer = Writer(mount_fd, fuse_fd)
     assembler = OrderAssembler()
     orders.send(encode_answer(Hello(os.getpid())))
     is_welcome = False
@@ -147,7 +160,7 @@ def main() -> None:
     harden_process()
     mount_fd = os.open(os.environ["KS_FUSE_MOUNT"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     with socket.socket(fileno=int(os.environ["KS_WRITER_FD"])) as orders:
-        run_writer(orders, mount_fd)
+        run_writer(orders, mount_fd, int(os.environ["KS_FUSE_FD"]))
 
 
 if __name__ == "__main__":

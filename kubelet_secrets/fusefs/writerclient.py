@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -19,6 +19,7 @@ from kubelet_secrets.errors import SetUpError
 from kubelet_secrets.fusefs.orders import (
     Attach,
     Done,
+    DropPages,
     Failed,
     FileEntry,
     Hello,
@@ -145,6 +146,17 @@ class WriterClient:
             OSError: ENOENT when source or target is missing.
         """
         await self._submit(Attach(pod_uid, volume, path, str(target)))
+
+    async def drop_pages(self, numbers: Sequence[int]) -> None:
+        """Have the kernel drop what it holds of these nodes' contents: the next read of any, or in a mapping, asks the agent.
+
+        Args:
+            numbers: of nodes; ones that the kernel does not know are fine.
+
+        Raises:
+            WriterLost: nothing is known of what was dropped.
+        """
+        await self._submit(DropPages(list(numbers)))
 
     async def _submit(self, order: Order) -> Done:
         for _ in range(_ATTEMPTS):

@@ -52,6 +52,7 @@ class NodeKnowledge:
         identities: the pod's containers as the guard knows them.
         credentials: by container name, of those that run.
         bound: mount point → version, for what the asked container holds by subPath.
+        revoked: volumes that nobody reads any more, and since when.
         format_time: for the answer.
     """
 
@@ -62,6 +63,7 @@ class NodeKnowledge:
     identities: Sequence[ContainerIdentity] = ()
     credentials: Mapping[str, Credentials] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
+    revoked: Mapping[str, datetime] = field(default_factory=dict)
     format_time: Callable[[datetime], str] = datetime.isoformat
 
 
@@ -200,7 +202,7 @@ def _answer_file(view: PodView, container: ContainerView, path: str, known: Know
         for stored in node.files(name):
             ownership = Ownership(mode=stored.mode, uid=stored.uid, gid=stored.gid)
             facts[name, stored.path] = FileFacts(size_bytes=stored.size_bytes, ownership=ownership)
-    chain = ask_file(known, path, payloads, facts)
+    chain = _as_revoked(ask_file(known, path, payloads, facts), known, node)
     state = view.volumes.get(chain.volume)
     current = _file_version(state, "", chain, node) if state is not None and state.version is not None else None
     held = _held_version(chain, container, known, node)
@@ -215,6 +217,20 @@ def _answer_file(view: PodView, container: ContainerView, path: str, known: Know
         started=started if runs else None,
         current=current,
         stale=runs and started is not None and _differs(started, current),
+    )
+
+
+def _as_revoked(chain: Chain, known: Known, node: NodeKnowledge) -> Chain:
+    """*chain* with what stops its file here and now, unless it is stopped before."""
+    since = node.revoked.get(chain.volume)
+    if since is None or chain.rule:
+        return chain
+    pod = known.pod.metadata
+    return dataclasses.replace(
+        chain,
+        rule=f'access to volume "{chain.volume}" was revoked on the node at {node.format_time(since)}',
+        effect="every open, read and listing of it is refused with EACCES",
+        hint=f"`kubelet-secrets revoke --undo {pod.name} {chain.volume} -n {pod.namespace}` gives it back",
     )
 
 
@@ -278,4 +294,5 @@ def _readers(
         chain.path,
         file=facts.get((chain.volume, chain.path), FileFacts()).ownership,
         credentials=credentials,
+        is_revoked=chain.volume in node.revoked,
     )

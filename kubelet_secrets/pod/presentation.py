@@ -6,8 +6,10 @@ Called by ``inspection``. Values are in the answer only where they were asked fo
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+
+import msgspec
 
 from kubelet_secrets.api.core import VolumeMount
 from kubelet_secrets.control.protocol import EnvRow, EnvView, FileRow
@@ -83,13 +85,19 @@ def _since(version: EnvVersion | None, name: str) -> str:
 
 
 def make_file_rows(
-    pod: PodView, container: ContainerView, files: Mapping[str, Sequence[StoredFile]], bound: Mapping[str, str]
+    pod: PodView,
+    container: ContainerView,
+    files: Mapping[str, Sequence[StoredFile]],
+    bound: Mapping[str, str],
+    *,
+    revoked: Collection[str] = (),
 ) -> tuple[FileRow, ...]:
     """What ``tree`` shows of one container.
 
     Args:
         files: of each volume's current version, by volume name.
         bound: mount point → version, for what the container holds by subPath.
+        revoked: volumes that nobody reads any more.
     """
     rows: list[FileRow] = []
     spec = next((each for _, each in containers_of(pod.pod) if each.name == container.name), None)
@@ -102,7 +110,10 @@ def make_file_rows(
             sub_path = resolve_sub_path(mount, made.environment) if made is not None else mount.sub_path
         except ContainerConfigError:
             continue  # `why` says what is wrong; there is no file to show
-        rows += _mount_rows(pod, container, mount, sub_path, state, files.get(mount.name, ()), bound)
+        found = _mount_rows(pod, container, mount, sub_path, state, files.get(mount.name, ()), bound)
+        if mount.name in revoked:
+            found = [msgspec.structs.replace(row, revoked=True) for row in found]
+        rows += found
     return tuple(rows)
 
 

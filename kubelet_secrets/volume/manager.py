@@ -67,6 +67,14 @@ class Remover(Protocol):
     def purge_pod(self, pod_uid: str) -> None: ...
 
 
+class Withdrawal(Protocol):
+    """Ends the readability of volumes that go, also for descriptors that outlive their pod. ``fusefs.revoker.Revoker``."""
+
+    async def withdraw(self, pod_uid: str, volume: str) -> None: ...
+
+    def forget_pod(self, pod_uid: str) -> None: ...
+
+
 class VolumeManager:
     """Guarded volumes of one node.
 
@@ -75,13 +83,23 @@ class VolumeManager:
         layout: where clones are attached.
         writer: usable before the first call.
         remover: defaults to the store; the agent gives the filesystem's tree.
+        withdrawal: None where there is no kernel that holds pages.
     """
 
-    def __init__(self, store: Store, layout: PodsLayout, writer: Writer, *, remover: Remover | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        layout: PodsLayout,
+        writer: Writer,
+        *,
+        remover: Remover | None = None,
+        withdrawal: Withdrawal | None = None,
+    ) -> None:
         self._store = store
         self._layout = layout
         self._writer = writer
         self._remover: Remover = remover if remover is not None else store
+        self._withdrawal = withdrawal
         self._locks: defaultdict[VolumeRef, trio.Lock] = defaultdict(trio.Lock)
         self._attached: set[VolumeRef] = set()
         # An order was given and its outcome not heard: the store may change at any moment, so comparing with it says nothing.
@@ -206,7 +224,7 @@ class VolumeManager:
     async def tear_down(self, pod_uid: str, volume: str) -> None:
         """Take a volume of any type off the host: subPath mounts, clone or tmpfs, directories, versions.
 
-        Its containers must be gone. A volume that is not there is fine.
+        Its containers must be gone. Whoever else still has a file of it open reads no more. A volume that is not there is fine.
 
         Raises:
             OSError: something could not be unmounted. Nothing below it was touched; call again.
@@ -215,6 +233,8 @@ class VolumeManager:
         """
         ref = VolumeRef(pod_uid, volume)
         async with self._locks[ref]:
+            if self._withdrawal is not None and self._store.has_volume(pod_uid, volume):
+                await self._withdrawal.withdraw(pod_uid, volume)  # first: what is below may have to be tried again
             await trio.to_thread.run_sync(self._clear_host, ref)
             self._attached.discard(ref)
             self._unsettled.discard(ref)
@@ -232,6 +252,8 @@ class VolumeManager:
         for ref in sorted({*self._store.volumes(pod_uid), *(ref for ref in on_host if ref.pod_uid == pod_uid)}):
             await self.tear_down(pod_uid, ref.volume)
         self._remover.purge_pod(pod_uid)
+        if self._withdrawal is not None:
+            self._withdrawal.forget_pod(pod_uid)
         await trio.to_thread.run_sync(self._remove_pod_directories, pod_uid)
 
     def host_path(self, pod_uid: str, volume: Volume) -> Path:

@@ -16,6 +16,7 @@ from kubelet_secrets.access.guard import ContainerGuard
 from kubelet_secrets.access.identity import CallerIdentifier, mount_namespace
 from kubelet_secrets.access.policy import Reason
 from kubelet_secrets.access.registry import ContainerRegistry
+from kubelet_secrets.access.revocations import Revocation, RevocationList
 
 from .test_policy import APP
 
@@ -129,6 +130,46 @@ def test_a_repeat_is_judged_anew_when_a_container_came(
     ask(guard, tid)
     audit.expire(NOW + timedelta(seconds=1))
     assert [(record.reason, record.count) for record in audit.records()][2:] == [(Reason.HOST_PROCESS, 3)]
+
+
+def test_revoked_volume_is_read_no_more_by_whoever_has_it_open(registry: ContainerRegistry, audit: AuditLog) -> None:
+    revocations = RevocationList()
+    guard = ContainerGuard(registry, audit, revocations=revocations, now=lambda: NOW)
+
+    def read() -> bool:
+        return guard.may_read("pod-1", "db", "..v/password", Context(threading.get_native_id()), "read")
+
+    assert read()
+    assert audit.records() == []
+    revocations.add(Revocation(pod_uid="pod-1", volume="db", since=NOW, cause="test"))
+    assert not read()
+    record = only(audit)
+    assert (record.kind, record.path, record.reason) == ("read", "password", Reason.REVOKED)
+    assert (record.allowed, record.pid) == (False, os.getpid())
+    assert guard.may_read("pod-1", "tls", "..v/key", Context(threading.get_native_id()), "read")
+    revocations.remove("pod-1", "db")
+    assert read()
+    guard.close()
+
+
+def test_a_repeat_is_judged_anew_when_something_was_revoked(registry: ContainerRegistry, audit: AuditLog) -> None:
+    revocations = RevocationList()
+    guard = ContainerGuard(registry, audit, revocations=revocations, now=lambda: NOW)
+    tid = threading.get_native_id()
+    for _ in range(3):
+        ask(guard, tid)
+    before = guard._answers.copy()
+    revocations.add(Revocation(pod_uid="pod-1", volume="db", since=NOW, cause="test"))
+    ask(guard, tid)
+    assert guard._answers.keys() == before.keys()
+    assert guard._answers != before
+    guard.close()
+
+
+def test_a_look_is_recorded_when_refused(guard: ContainerGuard, audit: AuditLog) -> None:
+    assert not guard.may_look("pod-1", "db", "password", Context(threading.get_native_id()))
+    record = only(audit)
+    assert (record.kind, record.path, record.reason) == ("lookup", "password", Reason.HOST_PROCESS)
 
 
 def test_names_that_would_steer_a_terminal_are_escaped(guard: ContainerGuard, audit: AuditLog) -> None:

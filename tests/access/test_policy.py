@@ -131,6 +131,22 @@ def test_verdict(
     assert verdict.allowed is (reason is Reason.MOUNTED)
 
 
+def test_revoked_volume_is_nobodys(registry: ContainerRegistry) -> None:
+    verdict = decide(IN_APP, registry, "pod-1", "db", f"{V}/p", is_revoked=True)
+    assert (verdict.allowed, verdict.reason) == (False, Reason.REVOKED)
+    stranger = decide(caller("/"), registry, "pod-1", "db", f"{V}/p", is_revoked=True)
+    assert stranger.reason is Reason.HOST_PROCESS  # which it would be told anyhow
+
+
+def test_the_runtime_may_look_while_it_sets_a_container_up(registry: ContainerRegistry) -> None:
+    runtime = caller(STARTING.cgroup_path, mnt_ns=1009)
+    assert decide(runtime, registry, "pod-1", "db", "nested", admits_start=True).allowed
+    assert decide(runtime, registry, "pod-1", "db", "nested").reason is Reason.NOT_STARTED
+    in_app_from_outside = caller(APP.cgroup_path, mnt_ns=1009)
+    verdict = decide(in_app_from_outside, registry, "pod-1", "db", f"{V}/p", admits_start=True)
+    assert verdict.reason is Reason.OTHER_NAMESPACE
+
+
 def test_a_container_that_is_gone_is_a_host_process(registry: ContainerRegistry) -> None:
     registry.unregister(APP.container_id)
     registry.unregister(APP.container_id)

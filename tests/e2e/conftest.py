@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,18 @@ def stack(image_dir: Path) -> Iterator[Node]:
     """One node for all modules that leave it as it is. Their pods have names of their own, and stay to the end."""
     with running_nodes(image_dir) as make:
         yield make()
+
+
+@pytest.fixture(scope="session")
+def attack_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with the program ``attack``, for containers to mount and for the host."""
+    # Not tmp_path: a unix socket's path may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ks-attack-") as directory:
+        source = Path(__file__).with_name("attack.c")
+        command = ["gcc", "-O2", "-Wall", "-static", "-pthread", str(source), "-o", f"{directory}/attack"]
+        subprocess.run(command, check=True, timeout=60)
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 @pytest.fixture

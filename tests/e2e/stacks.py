@@ -441,6 +441,12 @@ class Cluster:
         runtime = ["runc", "--root", str(self.stack.root_dir / "run" / "runc")]
         return [*runtime, "exec", container_id(found, container), "sh", "-c", script]
 
+    @asynccontextmanager
+    async def talking(self, pod: str, script: str, container: str = "") -> AsyncIterator[Dialogue]:
+        """Run a shell line in a container beside the block, which says and hears a line at a time."""
+        async with talk_to(await self.exec_command(pod, script, container)) as dialogue:
+            yield dialogue
+
     async def restart(self, pod: str) -> None:
         """End the first container of a pod, and wait until it runs again."""
         count = (await self.pod(pod)).status.container_statuses[0].restart_count
@@ -497,6 +503,51 @@ class Cluster:
 async def open_cluster(stack: Node) -> AsyncIterator[Cluster]:
     async with open_client(load_kubeconfig(stack.kubeconfig)) as client:
         yield Cluster(stack, client)
+
+
+class Dialogue:
+    """A process that answers lines with lines."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self._heard = b""
+
+    async def hear(self) -> str:
+        assert self.process.stdout is not None
+        with trio.fail_after(WAIT_TIMEOUT_S):
+            while b"\n" not in self._heard:
+                chunk = await self.process.stdout.receive_some()
+                assert chunk, f"it ended after {self._heard!r}"
+                self._heard += chunk
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode()
+
+    async def say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(f"{line}\n".encode())
+
+    async def ask(self, line: str) -> str:
+        await self.say(line)
+        return await self.hear()
+
+
+@asynccontextmanager
+async def talk_to(command: Sequence[str]) -> AsyncIterator[Dialogue]:
+    """Run a command beside the block, and end it by ending its input."""
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield Dialogue(process)
+    finally:
+        with trio.CancelScope(shield=True):
+            await process.stdin.aclose()
+            with trio.move_on_after(5):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            await process.stdout.aclose()
 
 
 async def receive(process: trio.Process, text: str) -> None:

@@ -49,6 +49,15 @@ class RecordingGuard:
             self.asked.append({"pod": pod_uid, "volume": volume, "path": path, "tid": ctx.tid, "kind": kind})
         return volume not in self.closed
 
+    def may_read(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
+        return True
+
+    def is_revoked(self, pod_uid: str, volume: str) -> bool:
+        return False
+
+    def may_look(self, pod_uid: str, volume: str, path: str, ctx: CallerContext) -> bool:
+        return True
+
 
 class MortalOperations(Operations):
     """The handlers, and death at a chosen change: just before it is made, or when it is made but not answered."""

@@ -22,10 +22,22 @@ READER = 17
 @dataclass
 class Guard:
     allows: bool = True
+    revoked: bool = False
     asked: list[tuple[object, ...]] = field(default_factory=list)
 
     def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
         self.asked.append((pod_uid, volume, path, ctx, kind))
+        return self.allows
+
+    def may_read(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
+        self.asked.append((pod_uid, volume, path, ctx, kind))
+        return not self.revoked
+
+    def is_revoked(self, pod_uid: str, volume: str) -> bool:
+        return self.revoked
+
+    def may_look(self, pod_uid: str, volume: str, path: str, ctx: CallerContext) -> bool:
+        self.asked.append((pod_uid, volume, path, ctx, "lookup"))
         return self.allows
 
 
@@ -129,7 +141,10 @@ def test_node_that_left_the_store_is_estale(fs: Filesystem) -> None:
     file, directory = fs.number(f"{UID}/v/{TS}/key"), fs.number(f"{UID}/v")
     fs.tree.remove_volume(UID, "v")
     assert fs.error(Opcode.OPEN, file) == "ESTALE"
-    assert fs.error(Opcode.READ, file, read_body(file, 0, 1)) == "ESTALE"
+    assert fs.error(Opcode.READ, file, read_body(file, 0, 1)) == "EIO"
+    by_handle = struct.pack("<IIQ", 1, 0, file)
+    assert fs.error(Opcode.GETATTR, file, by_handle) == "EIO"  # which a read may begin with
+    assert fs.ask(Opcode.GETATTR, file, bytes(16)) is None
     assert fs.error(Opcode.OPENDIR, directory) == "ESTALE"
     assert fs.error(Opcode.OPENDIR, directory, tid=WRITER) == "ESTALE"
     assert fs.guard.asked == []
@@ -140,12 +155,49 @@ def test_errors_of_the_store_keep_their_errno(fs: Filesystem) -> None:
     assert fs.error(Opcode.READ, link, read_body(link, 0, 1)) == "ELOOP"
 
 
+def test_nothing_of_a_revoked_volume_is_read(fs: Filesystem) -> None:
+    file, directory = fs.number(f"{UID}/v/{TS}/key"), fs.number(f"{UID}/v")
+    fs.guard.revoked = True
+    assert fs.error(Opcode.READ, file, read_body(file, 0, 1)) == "EACCES"
+    for opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
+        assert fs.error(opcode, directory, read_body(directory, 0, 4096)) == "EACCES"
+    caller = CallerContext(READER, 1000, 2000)
+    assert fs.guard.asked[0] == (UID, "v", f"{TS}/key", caller, "read")
+    assert fs.guard.asked[1:] == [(UID, "v", "", caller, "readdir")] * 2
+
+
+def test_writer_brings_no_pages_of_a_revoked_volume_back(fs: Filesystem) -> None:
+    """It compares the version there is with the next one, and what it reads others would find in the kernel's cache."""
+    file, direct_io, keep_cache = f"{UID}/v/{TS}/key", 1, 2
+    assert fs.open(file, tid=WRITER) == (fs.number(file), keep_cache)
+    fs.guard.revoked = True
+    assert fs.open(file, tid=WRITER) == (fs.number(file), direct_io)
+
+
+def test_names_within_a_volume_are_judged_and_those_above_are_not(fs: Filesystem) -> None:
+    """Whoever attaches or takes away a volume walks to it, which is not the guard's business."""
+    version, link = fs.number(f"{UID}/v/{TS}"), fs.number(f"{UID}/v/..data")
+    caller = CallerContext(READER, 1000, 2000)
+    for allows in (True, False):
+        fs.guard.allows, fs.guard.asked = allows, []
+        assert fs.ask(Opcode.LOOKUP, 1, UID.encode() + b"\0") is None
+        assert fs.ask(Opcode.LOOKUP, fs.number(UID), b"v\0") is None
+        assert fs.ask(Opcode.LOOKUP, version, b"absent\0", tid=WRITER) is None
+        assert fs.guard.asked == []
+        answers = [fs.ask(Opcode.LOOKUP, version, b"absent\0"), fs.ask(Opcode.READLINK, link, b"")]
+        assert answers == ([None, None] if allows else [struct.pack("<IiQ", 16, -errno.EACCES, 7)] * 2)
+        assert fs.guard.asked == [
+            (UID, "v", f"{TS}/absent", caller, "lookup"),
+            (UID, "v", "..data", caller, "lookup"),
+        ]
+
+
 @pytest.mark.parametrize("opcode", [Opcode.RELEASE, Opcode.RELEASEDIR])
 def test_closing_always_succeeds(fs: Filesystem, opcode: Opcode) -> None:
     assert fs.ask(opcode, 99999, bytes(24)) == struct.pack("<IiQ", 16, 0, 7)
 
 
-@pytest.mark.parametrize("opcode", [Opcode.INIT, Opcode.READDIRPLUS, Opcode.INTERRUPT, 1, 3, 6, 9999])
+@pytest.mark.parametrize("opcode", [Opcode.INIT, Opcode.INTERRUPT, Opcode.GETATTR, 6, 9999])
 def test_everything_else_is_for_others(fs: Filesystem, opcode: int) -> None:
     request = make_request(opcode, bytes(64))
     assert fs.desk.answer(parse_header(request), request) is None

@@ -90,6 +90,19 @@ def test_what_is_moved_directly_is_followed(tree: Tree, store: int) -> None:
     assert tree.identity(node).path == f"{TS}/sub/new"
 
 
+def test_files_of_a_volume_are_those_of_all_versions(tree: Tree, store: int) -> None:
+    """Also what is unlinked and still open somewhere; nothing of other volumes."""
+    write_directly(store, f"{UID}/token/..2/key", b"two")
+    write_directly(store, f"{UID}/other/{TS}/key", b"x")
+    live, dead = find(tree, f"{UID}/token/..2/key"), find(tree, f"{UID}/token/{TS}/sub/key")
+    tree.remember(dead)
+    tree.unlink(find(tree, f"{UID}/token/{TS}/sub"), b"key")
+    numbers = tree.files_of(UID, "token")
+    assert {live.number, dead.number} <= set(numbers)
+    assert find(tree, f"{UID}/other/{TS}/key").number not in numbers
+    assert tree.files_of(UID, "absent") == []
+
+
 def test_graveyard_has_no_name(tree: Tree) -> None:
     with pytest.raises(FileNotFoundError):
         tree.lookup(tree.root, b".grave")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Pair:
     store: int
     agent_end: socket.socket
     writer_end: socket.socket
+    device: socket.socket  # in place of /dev/fuse, which is only written to
+    kernel: socket.socket  # what was written there
     threads: list[trio.Event] = field(default_factory=list)
 
     def client(self) -> WriterClient:
@@ -53,7 +56,7 @@ class Pair:
 
         def work() -> None:
             with end:
-                run_writer(end, self.store)
+                run_writer(end, self.store, self.device.fileno())
 
         async def run() -> None:
             await trio.to_thread.run_sync(work)
@@ -66,7 +69,8 @@ class Pair:
 @asynccontextmanager
 async def open_pair(store: int) -> AsyncIterator[tuple[Pair, trio.Nursery]]:
     agent_end, writer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pair = Pair(store, agent_end, writer_end)
+    device, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pair = Pair(store, agent_end, writer_end, device, kernel)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             try:
@@ -79,6 +83,8 @@ async def open_pair(store: int) -> AsyncIterator[tuple[Pair, trio.Nursery]]:
                 nursery.cancel_scope.cancel()
                 agent_end.close()
                 writer_end.close()
+                device.close()
+                kernel.close()
 
 
 def make_volume(store: int) -> None:
@@ -144,6 +150,17 @@ async def test_failures_keep_their_kind(store: int) -> None:
         os.symlink("/", "uid/v/out", dir_fd=store)
         with pytest.raises(NotADirectoryError):
             await client.make_nested_directory("uid", "v", "out/tmp")
+
+
+async def test_dropped_pages_are_the_whole_files(store: int) -> None:
+    async with open_pair(store) as (pair, nursery):
+        pair.start_writer(nursery)
+        client = pair.client()
+        await nursery.start(client.run)
+        await client.drop_pages([1001, 1002])
+        told = [pair.kernel.recv(100) for _ in range(2)]
+    notify_inval_inode = 2
+    assert told == [struct.pack("<IiQQqq", 40, notify_inval_inode, 0, number, 0, 0) for number in (1001, 1002)]
 
 
 async def test_new_writer_ignores_what_was_meant_for_its_predecessor(store: int) -> None:

@@ -5,6 +5,7 @@ The same through a mount, with containers looking on: tests/access/test_guarded_
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,7 @@ class LocalWriter:
     """Carries orders out in this process, on the store itself. Counts updates, and can be held up."""
 
     def __init__(self, store_fd: int) -> None:
-        self._hands = Writer(store_fd)
+        self._hands = Writer(store_fd, fuse_fd=-1)
         self.updates = 0
         self.gate: trio.Event | None = None
         self.entered = trio.Event()
@@ -197,6 +198,37 @@ async def test_tear_down_leaves_nothing(node: Node, tmp_path: Path) -> None:
     assert not node.db.exists()
     await node.volumes.tear_down_pod(UID)
     assert os.listdir(tmp_path / "pods") == []
+
+
+class Withdrawal:
+    """Notes what is withdrawn and what there is of it at that moment; may fail."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.said: list[object] = []
+        self.error: OSError | None = None
+
+    async def withdraw(self, pod_uid: str, volume: str) -> None:
+        self.said.append((pod_uid, volume, self.store.has_volume(pod_uid, volume)))
+        if self.error is not None:
+            raise self.error
+
+    def forget_pod(self, pod_uid: str) -> None:
+        self.said.append((pod_uid, self.store.has_volume(pod_uid, "db")))
+
+
+async def test_volume_is_withdrawn_before_it_is_removed(node: Node) -> None:
+    """Afterwards nobody knows any more which pages the kernel holds of it."""
+    withdrawal = Withdrawal(node.store)
+    node.volumes = VolumeManager(node.store, node.layout, node.writer, withdrawal=withdrawal)
+    await node.show({"a": "1"})
+    withdrawal.error = OSError(errno.EAGAIN, "not now")
+    with pytest.raises(OSError, match="not now"):
+        await node.volumes.tear_down_pod(UID)
+    assert shown(node.db) == {"a": b"1"}
+    withdrawal.error = None
+    await node.volumes.tear_down_pod(UID)
+    assert withdrawal.said == [(UID, "db", True), (UID, "db", True), (UID, False)]
 
 
 async def test_tear_down_pod_takes_every_type(node: Node, tmp_path: Path) -> None:
