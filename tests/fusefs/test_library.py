@@ -109,6 +109,54 @@ def test_longest_listing_passes(library: Library, tree: Tree, store: int) -> Non
     assert 1 << 15 < len(entries) <= 1 << 16
 
 
+def list_part(library: Library, node: int, offset: int, size: int) -> list[tuple[str, int, int]]:
+    """One READDIRPLUS: (name, number of the node as a lookup would give it, position behind it) of each entry."""
+    body = struct.pack("<QQIIQII", node, offset, size, 0, 0, 0, 0)
+    error, _, rest = only(library.answer(make_request(READDIRPLUS, body, node=node)))
+    assert error == 0
+    assert len(rest) <= size
+    entries, at = [], 0
+    while at < len(rest):
+        (number,) = struct.unpack_from("<Q", rest, at)
+        _, position, length, _ = struct.unpack_from("<QQII", rest, at + 128)
+        entries.append((rest[at + 152 : at + 152 + length].decode(), number, position))
+        at += (152 + length + 7) // 8 * 8
+    return entries
+
+
+def test_listing_in_parts_gives_every_name_once(library: Library, tree: Tree, store: int) -> None:
+    names = [f"name-{number}" for number in range(20)]
+    for name in names:
+        write_directly(store, f"{UID}/v/{TS}/{name}")
+    node = find(tree, f"{UID}/v/{TS}")
+    found: list[str] = []
+    position = 0
+    while part := list_part(library, node.number, position, 600):
+        assert len(part) <= 3
+        found += [name for name, _, _ in part]
+        position = part[-1][2]
+    assert found[:2] == [".", ".."]
+    assert sorted(found[2:]) == sorted([*names, "key"])
+    assert [find(tree, f"{UID}/v/{TS}/{name}").lookups for name in names] == [1] * 20, (
+        "the kernel will forget each once"
+    )
+    assert find(tree, f"{UID}/v/{TS}").lookups == 0, "not for the dots"
+    again = list_part(library, node.number, 0, 1 << 16)
+    assert len(again) == 23
+
+
+def test_listing_that_goes_on_after_a_removal_skips_what_is_gone(library: Library, tree: Tree, store: int) -> None:
+    for name in ("a", "b", "c"):
+        write_directly(store, f"{UID}/v/{TS}/{name}")
+    node = find(tree, f"{UID}/v/{TS}").number
+    order = [name for name, _, _ in list_part(library, node, 0, 1 << 16)][2:]
+    first = list_part(library, node, 0, 500)
+    assert [name for name, _, _ in first] == [".", "..", order[0]]
+    os.unlink(f"{UID}/v/{TS}/{order[1]}", dir_fd=store)
+    rest = list_part(library, node, first[-1][2], 1 << 16)
+    assert [name for name, _, _ in rest] == order[2:]
+
+
 def test_what_libfuse_does_not_know_is_enosys(library: Library) -> None:
     assert only(library.answer(make_request(TMPFILE, bytes(64))))[0] == -errno.ENOSYS
     assert only(library.answer(make_request(999)))[0] == -errno.ENOSYS

@@ -1,0 +1,237 @@
+"""The loop between the kernel and those who answer: a socket stands in for /dev/fuse, and once the device itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from kubelet_secrets.errors import HostError
+from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
+from kubelet_secrets.fusefs.init import InitFlag, make_init_answer, make_resend_notification, parse_init
+from kubelet_secrets.fusefs.operations import Operations
+from kubelet_secrets.fusefs.session import serve
+from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.wire import Opcode, make_attribute_invalidation
+from tests.fusefs.test_init import KERNEL_6_1, KERNEL_6_18, init_request
+from tests.fusefs.test_library import FORGET, LOOKUP
+from tests.fusefs.test_tree import TS, UID, find, write_directly
+from tests.fusefs.test_wire import make_request
+
+CAN_RESEND = init_request(minor=45, flags=KERNEL_6_18 | InitFlag.HAS_RESEND)
+CANNOT_RESEND = init_request(minor=38, flags=KERNEL_6_1)
+
+
+@dataclass
+class Guard:
+    """Allows everything.
+
+    Attributes:
+        pause_s: how long each verdict keeps the program busy.
+    """
+
+    pause_s: float = 0
+    asked: list[str] = field(default_factory=list)
+
+    def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
+        self.asked.append(path)
+        ends = time.perf_counter() + self.pause_s
+        while time.perf_counter() < ends:
+            pass
+        return True
+
+
+@dataclass
+class Kernel:
+    """The other end of the device: gives requests, takes answers, a datagram each."""
+
+    wire: socket.socket
+    fd: int  # the program's end
+    tree: Tree
+    guard: Guard
+
+    def ask(self, *requests: bytes) -> None:
+        for request in requests:
+            self.wire.send(request)
+
+    async def answers(self, count: int) -> list[tuple[int, int, bytes]]:
+        """The next *count* answers as (number, error, rest)."""
+        found = []
+        with trio.fail_after(10):
+            while len(found) < count:
+                await trio.lowlevel.wait_readable(self.wire)
+                datagram = self.wire.recv(1 << 20)
+                length, error, unique = struct.unpack_from("<IiQ", datagram)
+                assert length == len(datagram)
+                found.append((unique, error, datagram[16:]))
+        return found
+
+    def rest(self) -> list[bytes]:
+        """What else has been said so far."""
+        found = []
+        while True:
+            try:
+                found.append(self.wire.recv(1 << 20))
+            except BlockingIOError:
+                return found
+
+
+@pytest.fixture
+def kernel(store: int) -> Iterator[Kernel]:
+    write_directly(store, f"{UID}/v/{TS}/key", b"one")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        yield Kernel(ours, theirs.fileno(), Tree(store, resumed=False), Guard())
+
+
+@asynccontextmanager
+async def serving(kernel: Kernel, *, init: bytes = CAN_RESEND, resume: bool = False) -> AsyncIterator[None]:
+    operations = Operations(kernel.tree, lambda tid: False, resumed=resume)
+    desk = FrontDesk(kernel.tree, kernel.guard, lambda tid: False)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, kernel.fd, init, desk, operations, resume=resume))
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def lookup(name: str, unique: int) -> bytes:
+    return make_request(LOOKUP, name.encode() + b"\0", unique=unique)
+
+
+async def test_each_request_gets_its_answer_in_turn_whoever_gives_it(kernel: Kernel) -> None:
+    """Opens are the front desk's, lookups the library's; all that waits is answered without another word from the kernel."""
+    key = find(kernel.tree, f"{UID}/v/{TS}/key").number
+    async with serving(kernel):
+        kernel.ask(
+            lookup(UID, 10),
+            make_request(Opcode.OPEN, bytes(8), unique=12, node=key),
+            lookup("missing", 14),
+            make_request(Opcode.RELEASE, bytes(24), unique=16, node=key),
+        )
+        assert [(unique, error) for unique, error, _ in await kernel.answers(4)] == [
+            (10, 0),
+            (12, 0),
+            (14, -2),
+            (16, 0),
+        ]
+        assert kernel.guard.asked == [f"{TS}/key"]
+
+
+async def test_what_wants_no_answer_gets_none(kernel: Kernel) -> None:
+    """An INTERRUPT comes after the request it is about, which has been answered; a FORGET is a message, not a question."""
+    pod = find(kernel.tree, UID).number
+    async with serving(kernel):
+        kernel.ask(
+            make_request(Opcode.INTERRUPT, struct.pack("<Q", 10), unique=11),
+            make_request(FORGET, struct.pack("<Q", 1), node=pod),
+            lookup(UID, 14),
+        )
+        assert [unique for unique, _, _ in await kernel.answers(1)] == [14]
+        assert kernel.rest() == []
+
+
+async def test_next_request_does_not_see_the_one_before(kernel: Kernel) -> None:
+    """One buffer serves all of them."""
+    async with serving(kernel):
+        kernel.ask(lookup("x" * 200, 2), lookup(UID, 4))
+        assert [(unique, error) for unique, error, _ in await kernel.answers(2)] == [(2, -2), (4, 0)]
+
+
+async def test_listing_is_given_in_parts_however_much_is_asked_for(kernel: Kernel, store: int) -> None:
+    """Linux 6.16 asks for up to 1 MiB, which libfuse's buffer does not hold."""
+    for number in range(400):
+        write_directly(store, f"{UID}/v/{TS}/{number:03}-{'n' * 200}")
+    directory = find(kernel.tree, f"{UID}/v/{TS}").number
+    async with serving(kernel):
+        body = struct.pack("<QQIIQII", directory, 0, 1 << 20, 0, 0, 0, 0)
+        kernel.ask(make_request(Opcode.READDIRPLUS, body, node=directory, unique=8))
+        ((_, error, entries),) = await kernel.answers(1)
+        assert error == 0
+        assert 1 << 15 < len(entries) <= 1 << 16
+
+
+async def test_rest_of_the_program_has_its_turns_while_requests_keep_coming(kernel: Kernel) -> None:
+    kernel.guard.pause_s = 0.002  # longer than a burst may last
+    key = find(kernel.tree, f"{UID}/v/{TS}/key").number
+    turns: list[int] = []
+    async with serving(kernel):
+        kernel.ask(*(make_request(Opcode.OPEN, bytes(8), unique=2 * number, node=key) for number in range(10)))
+        while len(kernel.guard.asked) < 10:
+            turns.append(len(kernel.guard.asked))
+            await trio.lowlevel.checkpoint()
+    # One round of trio's loop each; the order within a round is random.
+    assert max(later - earlier for earlier, later in pairwise([0, *turns, 10])) <= 2
+
+
+async def test_ended_service_leaves_what_it_has_not_read_to_the_next(kernel: Kernel) -> None:
+    async with serving(kernel):
+        kernel.ask(lookup(UID, 2))
+        await kernel.answers(1)
+    kernel.ask(lookup(UID, 4))
+    async with serving(kernel, resume=True):
+        first, second = sorted(await kernel.answers(2))
+        assert first[0] == 0  # the notification
+        assert (second[0], second[1]) == (4, 0)
+
+
+async def test_successor_asks_for_what_was_under_way_and_after_the_buried(kernel: Kernel) -> None:
+    directory, key = find(kernel.tree, f"{UID}/v/{TS}"), find(kernel.tree, f"{UID}/v/{TS}/key")
+    kernel.tree.remember(key)
+    kernel.tree.unlink(directory, b"key")
+    async with serving(kernel, resume=True):
+        said = kernel.rest()
+    assert said == [make_resend_notification(), make_attribute_invalidation(key.number)]
+
+
+async def test_kernel_that_cannot_deliver_again_is_not_asked_to(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(kernel, init=CANNOT_RESEND, resume=True):
+        assert kernel.rest() == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "callers from before the restart hang" in caplog.text
+
+
+async def test_first_agent_asks_for_nothing(kernel: Kernel) -> None:
+    async with serving(kernel):
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.rest() == []
+
+
+@pytest.mark.fuse
+async def test_filesystem_ended_from_outside_is_said_in_one_line(tmp_path: Path, store: int) -> None:
+    """The one part of the device that no socket has: ENODEV."""
+    fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mounts.mount_fuse(fuse_fd, tmp_path)
+        init = os.read(fuse_fd, 1 << 18)
+        os.write(fuse_fd, make_init_answer(parse_init(init)))
+        tree = Tree(store, resumed=False)
+        desk = FrontDesk(tree, Guard(), lambda tid: False)
+        operations = Operations(tree, lambda tid: False, resumed=False)
+
+        async def serve_and_unmount() -> None:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(serve, fuse_fd, init, desk, operations, resume=False))
+                mounts.umount_lazy(tmp_path)
+
+        with trio.fail_after(10):
+            with pytest.raises(ExceptionGroup) as caught:
+                await serve_and_unmount()
+    finally:
+        mounts.umount_all_below(tmp_path)
+        os.close(fuse_fd)
+    assert caught.group_contains(HostError, match="aborted, or unmounted everywhere")
