@@ -42,6 +42,7 @@ def _texts(errors: Any) -> list[str]:
 
 @pytest.mark.parametrize("key", ["a", "good", "a-b", "A.b_c-1", ".dotfile", ".hidden", "1234", "x" * 253])
 def test_good_keys(key: str) -> None:
+    """§1.2"""
     assert validate_secret(_secret({key: b"v"})) == []
     assert validate_config_map(_config_map({key: "v"})) == []
 
@@ -59,23 +60,49 @@ def test_good_keys(key: str) -> None:
         ("..", ["must not be '..'"]),
         ("..x", ["must not start with '..'"]),
         ("x" * 254, ["must be no more than 253 characters"]),
+        ("x y" * 100, ["must be no more than 253 characters", KEY_TEXT]),
+        (".." + "x" * 252, ["must be no more than 253 characters", "must not start with '..'"]),
     ],
 )
 def test_bad_keys(key: str, details: list[str]) -> None:
+    """§1.2: every check that fails is told, in this order."""
     shown = key.replace("\n", "\\n")
     expected = [f'data[{key}]: Invalid value: "{shown}": {detail}' for detail in details]
     assert _texts(validate_secret(_secret({key: b"v"}))) == expected
     assert _texts(validate_config_map(_config_map({key: "v"}))) == expected
 
 
-def test_size_counts_decoded_values_and_not_keys() -> None:
-    mib = 1024 * 1024
-    assert validate_secret(_secret({"a": b"x" * (mib - 1), "b" * 200: b"y"})) == []
-    too_much = validate_secret(_secret({"a": b"x" * mib, "b": b"y"}))
-    assert _texts(too_much) == ["data: Too long: may not be more than 1048576 bytes"]
-    assert validate_config_map(_config_map({"a": "é" * (mib // 2)})) == []
-    whole = validate_config_map(_config_map({"a": "é" * (mib // 2)}, binaryData={"b": "eA=="}))
-    assert _texts(whole) == ["[]: Too long: may not be more than 1048576 bytes"]
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("data", "fits"),
+    [
+        pytest.param({"a": b"x" * MIB}, True, id="exactly"),
+        pytest.param({"a": b"x" * MIB, "b": b"y"}, False, id="one-byte-more"),
+        pytest.param({"a": b"x" * (MIB - 1), "b" * 200: b"y"}, True, id="keys-do-not-count"),
+        pytest.param({"a": b"", "b": b""}, True, id="empty"),
+    ],
+)
+def test_size_of_a_secret_counts_decoded_values(data: dict[str, bytes], fits: bool) -> None:
+    """§1.3"""
+    expected = [] if fits else ["data: Too long: may not be more than 1048576 bytes"]
+    assert _texts(validate_secret(_secret(data))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "binary", "fits"),
+    [
+        pytest.param("é" * (MIB // 2), {}, True, id="bytes-not-characters"),
+        pytest.param("é" * (MIB // 2), {"b": "eA=="}, False, id="both-maps-together"),
+        pytest.param("", {"b": base64.b64encode(b"x" * MIB).decode()}, True, id="binary-decoded"),
+        pytest.param("x" * MIB + "y", {}, False, id="one-byte-more"),
+    ],
+)
+def test_size_of_a_config_map_counts_both_maps(text: str, binary: dict[str, str], fits: bool) -> None:
+    """§1.3: an error of the whole object, which has no field path."""
+    expected = [] if fits else ["[]: Too long: may not be more than 1048576 bytes"]
+    assert _texts(validate_config_map(_config_map({"a": text}, binaryData=binary))) == expected
 
 
 @pytest.mark.parametrize("length", range(9))
@@ -88,7 +115,23 @@ def test_decoded_length(length: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "errors"),
     [
+        ("", {}, []),
+        ("Opaque", {}, []),
         ("kubernetes.io/dockercfg", {}, ["data[.dockercfg]: Required value"]),
+        (
+            "kubernetes.io/dockercfg",
+            {".dockercfg": b'"canary"'},
+            [
+                'data[.dockercfg]: Invalid value: "<secret contents redacted>": json: cannot unmarshal string into Go value of '
+                "type map[string]interface {}"
+            ],
+        ),
+        ("kubernetes.io/dockerconfigjson", {}, ["data[.dockerconfigjson]: Required value"]),
+        (
+            "kubernetes.io/dockerconfigjson",
+            {".dockercfg": b"{}"},
+            ["data[.dockerconfigjson]: Required value"],
+        ),
         ("kubernetes.io/dockercfg", {".dockercfg": b'{"r.example": {}}'}, []),
         ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": b'{"auths": {}}'}, []),
         ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": b"null"}, []),
@@ -107,8 +150,11 @@ def test_decoded_length(length: int) -> None:
         ),
         ("kubernetes.io/basic-auth", {}, ["data[username]: Required value", "data[password]: Required value"]),
         ("kubernetes.io/basic-auth", {"password": b""}, []),
+        ("kubernetes.io/basic-auth", {"username": b"u"}, []),
+        ("kubernetes.io/ssh-auth", {}, ["data[ssh-privatekey]: Required value"]),
         ("kubernetes.io/ssh-auth", {"ssh-privatekey": b""}, ["data[ssh-privatekey]: Required value"]),
         ("kubernetes.io/ssh-auth", {"ssh-privatekey": b"k"}, []),
+        ("kubernetes.io/tls", {}, ["data[tls.crt]: Required value", "data[tls.key]: Required value"]),
         ("kubernetes.io/tls", {"tls.crt": b""}, ["data[tls.key]: Required value"]),
         ("kubernetes.io/tls", {"tls.crt": b"", "tls.key": b""}, []),
         ("bootstrap.kubernetes.io/token", {}, []),
@@ -121,7 +167,10 @@ def test_decoded_length(length: int) -> None:
     ],
 )
 def test_types(kind: str, data: dict[str, bytes], errors: list[str]) -> None:
-    assert _texts(validate_secret(_secret(data, type=kind))) == errors
+    """§1.4: the same when it is created and at every update."""
+    found = _secret(data, type=kind)
+    assert _texts(validate_secret(found)) == errors
+    assert _texts(validate_secret(found, found)) == errors
 
 
 def test_a_service_account_token_names_its_account() -> None:
@@ -140,12 +189,22 @@ def test_a_service_account_token_names_its_account() -> None:
             {"immutable": True, "data": {"a": b"x"}},
             ["data: Forbidden: field is immutable when `immutable` is set"],
         ),
+        (
+            {"immutable": True, "data": {"a": b"x"}},
+            {"immutable": False, "data": {}},
+            [
+                "immutable: Forbidden: field is immutable when `immutable` is set",
+                "data: Forbidden: field is immutable when `immutable` is set",
+            ],
+        ),
         ({"data": {}}, {"immutable": True, "data": {"a": b"x"}}, []),
+        ({"data": {"a": b"x"}}, {"immutable": True, "data": {"a": b"x"}}, []),
         ({"immutable": False}, {}, []),
         ({"immutable": True}, {"immutable": True, "metadata": {"labels": {"a": "b"}}}, []),
     ],
 )
 def test_updates(old: Obj, new: Obj, errors: list[str]) -> None:
+    """§1.5"""
     assert _texts(validate_secret(_secret(**new), _secret(**old))) == errors
 
 

@@ -551,7 +551,7 @@ async def test_get_strategy_asks_every_time_and_needs_no_registration() -> None:
     ],
 )
 def test_ttl_annotation(annotations: dict[str, str], ttl_s: float | None) -> None:
-    """Source: TestParseNodeAnnotation."""
+    """Source: TestParseNodeAnnotation; semantics §7.6."""
     assert ttl_from_annotations(annotations) == ttl_s
 
 

@@ -1,4 +1,4 @@
-"""The grammar of env files."""
+"""The grammar of env files: semantics §6.5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Pull secrets: parsing, index order, matching. Source: pkg/credentialprovider keyring_test.go, config_test.go."""
+"""Pull secrets: parsing, index order, matching. Source: pkg/credentialprovider keyring_test.go, config_test.go;
+semantics §9.2, §9.3.
+"""
 
 from __future__ import annotations
 

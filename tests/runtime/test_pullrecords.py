@@ -1,4 +1,6 @@
-"""Who may use a present image. Source: pkg/kubelet/images/pullmanager, TestFileBasedImagePullManager_MustAttemptImagePull."""
+"""Who may use a present image. Source: pkg/kubelet/images/pullmanager, TestFileBasedImagePullManager_MustAttemptImagePull;
+semantics §9.5.
+"""
 
 from __future__ import annotations
 

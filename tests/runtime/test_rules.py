@@ -65,7 +65,7 @@ def test_image_names_are_normalised(name: str, canonical: str) -> None:
     ],
 )
 def test_bad_image_names_get_the_kubelets_text(name: str, problem: str) -> None:
-    """Source: pkg/kubelet/images/image_manager_test.go."""
+    """Source: pkg/kubelet/images/image_manager_test.go; semantics §9.4."""
     with pytest.raises(ImageError) as caught:
         parse_reference(name)
     assert caught.value.reason == "InvalidImageName"
@@ -79,7 +79,7 @@ def test_bad_image_names_get_the_kubelets_text(name: str, problem: str) -> None:
     ("name", "expected"), [("root", "root:latest"), ("root:tag", "root:tag"), (f"root@{DIGEST}", f"root@{DIGEST}")]
 )
 def test_default_tag(name: str, expected: str) -> None:
-    """Source: TestApplyDefaultImageTag."""
+    """Source: TestApplyDefaultImageTag; semantics §9.4."""
     assert apply_default_tag(name) == expected
 
 
@@ -153,7 +153,7 @@ def test_user_files_are_read_inside_the_image_only(tmp_path: Path) -> None:
     ],
 )
 def test_run_as_non_root(image_user: str, run_as_user: int | None, text: str | None) -> None:
-    """Source: TestVerifyRunAsNonRoot."""
+    """Source: TestVerifyRunAsNonRoot; semantics §6.6."""
     arguments = {"run_as_non_root": True, "run_as_user": run_as_user, "pod": "p_ns(u)", "container": "c"}
     if text is None:
         verify_non_root(image_user, **arguments)  # type: ignore[arg-type]

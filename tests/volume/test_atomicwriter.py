@@ -223,6 +223,59 @@ def test_fs_group_opens_the_volume_to_the_group(fd: int, root: Path, mode: int, 
     assert mode_of(root / "a/b") == expected
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "update"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("mkdir", id="5-version-directory"),
+        pytest.param("write", id="6-file"),
+        pytest.param("chmod", id="5-mode"),
+        pytest.param("symlink", id="8-data-tmp"),
+        pytest.param("rename", id="9-switch"),
+    ],
+)
+def test_step_that_fails_leaves_what_was_and_the_next_write_succeeds(
+    fd: int, root: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_first: bool
+) -> None:
+    """The error is passed on, ``..data`` is not touched. Source: the table of §3.2."""
+    before = {} if is_first else {"stays": "1", "gone": "1"}
+    if not is_first:
+        write(fd, files(before))
+    links = set(os.listdir(root))
+
+    class FailingOs:
+        def __getattr__(self, attribute: str) -> object:
+            if attribute != name:
+                return getattr(os, attribute)
+
+            def fail(*args: object, **kwargs: object) -> object:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            return fail
+
+    monkeypatch.setattr(atomicwriter, "os", FailingOs())
+    with pytest.raises(OSError, match="No space left on device"):
+        write(fd, files({"stays": "2", "new": "2"}))
+    monkeypatch.undo()
+    assert {each for each in os.listdir(root) if not each.startswith("..2")} == {
+        each for each in links if not each.startswith("..2")
+    }
+    assert "..data_tmp" not in os.listdir(root)
+    if not is_first:
+        assert shown(root) == {"stays": b"1", "gone": b"1"}
+    version = write(fd, files({"stays": "3"})).version
+    assert machinery(root) == sorted(["..data", version])
+    assert shown(root) == {"stays": b"3"}
+
+
+def test_what_stands_in_place_of_the_link_stops_the_writer(fd: int, root: Path) -> None:
+    """§3.2, step 2: any error but NotExist is returned, and nothing changed."""
+    (root / "..data").mkdir()
+    with pytest.raises(OSError, match="Invalid argument"):
+        write(fd, {"foo": file("1")})
+    assert os.listdir(root) == ["..data"]
+
+
 @pytest.mark.parametrize("died_after", range(1, 13))
 def test_killed_after_any_step_then_written_again(
     fd: int, root: Path, monkeypatch: pytest.MonkeyPatch, died_after: int

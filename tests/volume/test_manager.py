@@ -1,6 +1,7 @@
 """The manager over a real store, with the real writer's hands on the store's own directory instead of a FUSE mount.
 
 The same through a mount, with containers looking on: tests/access/test_guarded_containers.py.
+Source: pkg/volume/secret/secret.go, SetUpAt; semantics §2.2, §2.5, §5.2.
 """
 
 from __future__ import annotations
