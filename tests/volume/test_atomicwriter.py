@@ -7,7 +7,9 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -349,56 +351,116 @@ def test_events_of_an_update_come_in_the_kubelets_order(fd: int, root: Path) -> 
     ]
 
 
-def _open_current(root: Path) -> int | None:
-    """Open what ``..data`` points to. The version may be retired between following the link and opening it: follow it again."""
-    for _ in range(100):
-        try:
-            return os.open(root / "..data", os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue
-    return None
-
-
 NAMES = st.sampled_from(["a", "b", "c", "d/x", "d/y", "e/f/g"])
+PAYLOADS = st.lists(st.sets(NAMES), min_size=2, max_size=6)
+"""Keys of one payload after the other. The value of each is the payload's number, so a mix shows."""
+
+
+class WatchedOs:
+    """``os`` to the writer: before and after each call that changes something, *look* is called."""
+
+    CHANGING = frozenset({"mkdir", "write", "chmod", "chown", "symlink", "rename", "unlink", "rmdir", "open"})
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+
+    def __getattr__(self, name: str) -> object:
+        real = getattr(os, name)
+        if name not in self.CHANGING:
+            return real
+
+        def watched(*args: object, **kwargs: object) -> object:
+            self._look()
+            result = real(*args, **kwargs)
+            self._look()
+            return result
+
+        return watched
+
+
+def firsts(paths: Iterable[str]) -> set[str]:
+    return {path.split("/", 1)[0] for path in paths}
+
+
+@contextmanager
+def volume_on(store_fd: int) -> Iterator[tuple[Path, int]]:
+    root = Path(tempfile.mkdtemp(dir=f"/proc/self/fd/{store_fd}"))
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield root, fd
+    finally:
+        os.close(fd)
+        atomicwriter.remove_tree(store_fd, root.name)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key_sets=PAYLOADS)
+def test_between_any_two_system_calls_a_reader_finds_one_whole_version(store_fd: int, key_sets: list[set[str]]) -> None:
+    """Whoever looks at any moment sees the version before or the one after, and every key of both by its name."""
+    payloads = [{key: str(number) for key in keys} for number, keys in enumerate(key_sets)]
+    with volume_on(store_fd) as (root, fd), pytest.MonkeyPatch.context() as patch:
+        write(fd, files(payloads[0]))
+        for before, after in pairwise(payloads):
+            allowed = [{path: text.encode() for path, text in each.items()} for each in (before, after)]
+            looks = 0
+
+            def look(allowed: list[dict[str, bytes]] = allowed) -> None:
+                nonlocal looks
+                looks += 1
+                current = shown(root / "..data")
+                assert current in allowed
+                for key in allowed[0].keys() & allowed[1].keys():
+                    assert (root / key).read_bytes() == current[key]
+                # §3.2: links of new keys come after the switch, those of removed ones go after it.
+                dangling = {name for name in os.listdir(root) if name[:2] != ".." and not (root / name).exists()}
+                assert dangling <= firsts(allowed[0]) - firsts(allowed[1])
+
+            patch.setattr(atomicwriter, "os", WatchedOs(look))
+            write(fd, files(after))
+            patch.undo()
+            assert looks or before.keys() == after.keys() == set()
+            assert shown(root) == allowed[1]
+            assert not [name for name in os.listdir(root) if not (root / name).exists()]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(key_sets=st.lists(st.sets(NAMES), min_size=2, max_size=6))
+@given(key_sets=PAYLOADS)
 def test_a_concurrent_reader_never_sees_a_mix(store_fd: int, key_sets: list[set[str]]) -> None:
-    """Through one opened ``..data`` a reader finds one whole version; a key that stays is never missing."""
-    root = Path(tempfile.mkdtemp(dir=f"/proc/self/fd/{store_fd}"))
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    """The same with a thread that reads while another writes, which is how a container does.
+
+    What it finds is a whole payload, and a key that stays is there - unless the version it had begun to read was retired
+    meanwhile, which is upstream's way, too.
+    """
     staying = set.intersection(*key_sets)
     payloads = [{key: str(number) for key in keys} for number, keys in enumerate(key_sets)]
-    try:
+    problems: list[str] = []
+    done = threading.Event()
+
+    def look(root: Path) -> None:
+        version = os.readlink(root / "..data")
+        lost, found = [], {}
+        for key in staying:
+            try:
+                (root / key).read_text()
+            except FileNotFoundError:
+                lost.append(key)
+        try:
+            found = {path: data.decode() for path, data in shown(root / version).items()}
+        except FileNotFoundError:
+            pass  # retired while we read
+        is_retired = os.readlink(root / "..data") != version
+        if not is_retired and (lost or found not in payloads):
+            problems.append(f"missing {lost}, found {found}")
+        elif len(set(found.values())) > 1:
+            problems.append(f"a mix: {found}")
+
+    with volume_on(store_fd) as (root, fd):
         write(fd, files(payloads[0]))
-        problems: list[str] = []
-        done = threading.Event()
 
         def read() -> None:
-            while True:
-                last = done.is_set()
-                for key in staying:
-                    try:
-                        (root / key).read_text()
-                    except OSError as error:
-                        # Between resolving ..data and opening the file, upstream removes the old version as well.
-                        if error.errno != errno.ENOENT or not any((root / key).exists() for _ in range(20)):
-                            problems.append(f"{key}: {error}")
-                current = _open_current(root)
-                if current is None:
-                    problems.append("no ..data")
-                    continue
-                try:
-                    found = dict(_tree(current))
-                except FileNotFoundError:
-                    found = None  # retired while we read: nothing seen
-                finally:
-                    os.close(current)
-                if found is not None and len(set(found.values())) > 1:
-                    problems.append(f"a mix: {found}")
-                if last:
-                    return
+            while not done.is_set():
+                look(root)
+            look(root)
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -408,21 +470,9 @@ def test_a_concurrent_reader_never_sees_a_mix(store_fd: int, key_sets: list[set[
         finally:
             done.set()
             reader.join(10)
+        assert not reader.is_alive()
         assert problems == []
         assert shown(root) == {path: text.encode() for path, text in payloads[-1].items()}
-    finally:
-        atomicwriter.remove_tree(store_fd, root.name)
-        os.close(fd)
-
-
-def _tree(fd: int) -> Iterator[tuple[str, str]]:
-    for path, _, names, directory in os.fwalk(".", dir_fd=fd):
-        for name in names:
-            opened = os.open(name, os.O_RDONLY, dir_fd=directory)
-            try:
-                yield f"{path}/{name}", os.read(opened, 100).decode()
-            finally:
-                os.close(opened)
 
 
 def test_no_descriptor_stays_open(fd: int) -> None:
