@@ -3,7 +3,7 @@
 ::
 
     run_agent
-    ├── audit            folds and publishes verdicts
+    ├── audit            folds verdicts, copies them to file and journal
     ├── fusefs session   answers the kernel; nothing else may start before it does, or after it ends
     ├── writer client    orders for later versions
     ├── registration     the Node object; lease beside it
@@ -20,6 +20,7 @@ Killed at any instant: the next agent finds volumes, sandboxes and containers as
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -30,8 +31,9 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.access.audit import AuditLog
+from kubelet_secrets.access.bookkeeping import Bookkeeping
 from kubelet_secrets.access.guard import ContainerGuard
+from kubelet_secrets.access.journal import journal_socket
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.sources import NodeInfo
@@ -99,6 +101,8 @@ class AgentOptions:
     image_gc_low_percent: int = 80
     cni_conf_dir: Path | None = None  # None: pods see nothing but themselves
     cni_bin_dirs: tuple[Path, ...] = ()
+    audit_file: Path | None = None  # a durable copy of the audit trail
+    audit_journal: str = "auto"  # "off", or the path of journald's socket; "auto": journald's, when we log to it
     stop_grace_s: float = 30.0  # for all containers together, when the node is told to stop
     store_size_bytes: int = 512 << 20  # of the node; the store's own size, where its filesystem has one
     store_files: int = 400_000
@@ -125,8 +129,14 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     # Kept on the run tmpfs: whom an earlier agent let in must not be refused by the first answer of this one.
     registry = ContainerRegistry(run_dir / "containers.json")
     revocations = RevocationList(run_dir / "revocations.json")
-    audit = AuditLog()
-    guard = ContainerGuard(registry, audit, revocations=revocations)
+    audit = Bookkeeping(
+        run_dir / "audit",
+        file=options.audit_file,
+        journal=journal_socket(options.audit_journal, os.environ),
+        resumed=handover.resume,
+        now=wall_clock,
+    )
+    guard = ContainerGuard(registry, audit.log, revocations=revocations)
     writer = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
     tree = Tree(handover.store_fd, resumed=handover.resume)
     revoker = Revoker(revocations, tree, writer, now=wall_clock)
@@ -136,6 +146,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     pods_layout = PodsLayout(options.root_dir / "pods")
 
     async with AsyncExitStack() as undo:
+        undo.callback(audit.close)
         undo.callback(guard.close)
         client = await undo.enter_async_context(open_client(load_kubeconfig(options.kubeconfig)))
         # Services wake pods, and pods read services: the closures meet below, before either runs.
@@ -204,7 +215,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         )
 
         async with trio.open_nursery() as base:
-            base.start_soon(audit.run, wall_clock)
+            base.start_soon(audit.run)
             device = (handover.fuse_fd, handover.init_request)
             serve = partial(session.serve, resume=handover.resume, tell_alive=handover.tell_alive)
             await base.start(serve, *device, front_desk, operations)
@@ -237,6 +248,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     working.start_soon(PodSource(client, options.node_name, pods).run)
                     handover.tell_ready()
                 await stop_everything(parts, grace_s=options.stop_grace_s)
+                await audit.end()
             base.cancel_scope.cancel()
 
 

@@ -13,10 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kubelet_secrets.access.audit import AuditLog, AuditRecord
+from kubelet_secrets.access.bookkeeping import Bookkeeping
+from kubelet_secrets.access.record import Entry
 from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.references import config_map_names, secret_names
 from kubelet_secrets.control.protocol import (
+    AuditCopy,
+    AuditSummary,
     AuditView,
     ContainerSummary,
     EnvView,
@@ -56,7 +59,7 @@ class Inspection:
         pods: PodManager,
         parts: NodeParts,
         store: Store,
-        audit: AuditLog,
+        audit: Bookkeeping,
         revocations: RevocationList,
         revoker: Revoker,
     ) -> None:
@@ -91,6 +94,7 @@ class Inspection:
                 resumed=self._resumed,
                 root_dir=self._root_dir,
                 pods=tuple(self._summary(view) for view in self._pods.views()),
+                audit=make_audit_summary(self._audit),
             )
         )
 
@@ -142,16 +146,20 @@ class Inspection:
         await send(answer(pod, container, question, node))
 
     async def audit(self, params: Mapping[str, Any], send: Send) -> None:
-        denied_only = bool(params.get("denied"))
-        self._audit.expire(datetime.now(UTC))  # what is being folded counts as well
-        with self._audit.subscribe() as subscription:
-            for record in self._audit.records(denied_only=denied_only):
-                await send(make_audit_view(record))
-            if not params.get("follow"):
-                return
-            async for event in subscription:
-                if not (denied_only and event.record.allowed):
-                    await send(make_audit_view(event.record, dropped=event.dropped))
+        log, denied_only = self._audit.log, bool(params.get("denied"))
+        log.expire(datetime.now(UTC))  # what is being folded counts as well
+        entries = log.entries()
+        for entry in entries:
+            if entry.record.is_denied or not denied_only:
+                await send(make_audit_view(entry))
+        if not params.get("follow"):
+            return
+        dropped = 0  # also those before a record that is not shown
+        async for event in log.follow(entries[-1].record.seq if entries else log.head.seq):
+            dropped += event.dropped
+            if event.entry.record.is_denied or not denied_only:
+                await send(make_audit_view(event.entry, dropped=dropped))
+                dropped = 0
 
     async def revoke(self, params: Mapping[str, Any], send: Send) -> None:
         """End a volume's readability, or with ``undo`` give it back; answered when the kernel holds nothing of it any more."""
@@ -289,14 +297,22 @@ def read_credentials(pid: int | None) -> Credentials | None:
     return Credentials(uid=uid, gids=gids, overrides_modes=overrides)
 
 
-def make_audit_view(record: AuditRecord, *, dropped: int = 0) -> AuditView:
+def make_audit_view(entry: Entry, *, dropped: int = 0) -> AuditView:
+    record = entry.record
     who = record.container or f"host pid {record.pid} ({record.exe or 'unknown'}), uid {record.uid}"
+    if not record.verdict:
+        who = f"agent pid {record.pid}" if record.pid else "agent"
+    if record.merged and not record.container:
+        who = f"{who} and others"
+    times = f" (x{record.count})" if record.count > 1 else ""
     return AuditView(
         time=format_time(record.time),
+        seq=record.seq,
+        kind=record.kind,
         verdict=record.verdict,
-        file="/".join(part for part in (record.volume, record.path) if part) or "/",
+        file="/".join(part for part in (record.volume, record.path) if part) or ("/" if record.verdict else "-"),
         who=who,
-        why=record.reason + (f" (x{record.count})" if record.count > 1 else ""),
+        why=record.reason + (times if record.verdict else ""),
         count=record.count,
         namespace=record.namespace,
         pod=record.pod,
@@ -309,5 +325,28 @@ def make_audit_view(record: AuditRecord, *, dropped: int = 0) -> AuditView:
         uid=record.uid,
         exe=record.exe,
         chain=record.chain,
+        line=entry.line.decode(),
         dropped=dropped,
+    )
+
+
+def make_audit_summary(audit: Bookkeeping) -> AuditSummary:
+    log = audit.log
+    return AuditSummary(
+        head=log.head.seq,
+        oldest=log.oldest,
+        chain=log.head.chain,
+        verdicts=log.verdicts,
+        denied=log.denied,
+        dropped=log.dropped,
+        copies=tuple(
+            AuditCopy(
+                name=each.outlet.name,
+                path=str(each.outlet.path),
+                delivered=each.delivered,
+                dropped=each.dropped,
+                problem=each.problem,
+            )
+            for each in audit.deliveries
+        ),
     )

@@ -66,6 +66,8 @@ class StackOptions:
     pod_store_files: int = 100_000
     scratch_size_bytes: int = 1 << 30
     logs_size_bytes: int = 256 << 20
+    audit_file: Path | None = None
+    audit_journal: str = "auto"
     stop_grace_s: float = 3.0
     verbose: int = 0
 
@@ -173,6 +175,7 @@ async def run_stack(
             "--image-gc-high-threshold": str(options.image_gc_high_percent),
             "--image-gc-low-threshold": str(options.image_gc_low_percent),
             "--stop-grace": str(options.stop_grace_s),
+            "--audit-journal": options.audit_journal,
             "--config-map-and-secret-change-detection-strategy": options.change_detection,
         }
         switches = ["--emulate-kubelet-delays"] if options.emulates_delays else []
@@ -183,6 +186,8 @@ async def run_stack(
         if options.cni_conf_dir is not None:
             flags["--cni-conf-dir"] = str(options.cni_conf_dir)
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
+        if options.audit_file is not None:
+            flags["--audit-file"] = str(options.audit_file)
         keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options.verbose)
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)

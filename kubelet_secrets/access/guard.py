@@ -13,7 +13,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
 
-from kubelet_secrets.access.audit import AuditLog, AuditRecord, Clock, Window
+from kubelet_secrets.access.audit import AuditLog, Clock
+from kubelet_secrets.access.folding import Window
 from kubelet_secrets.access.identity import (
     Caller,
     CallerIdentifier,
@@ -23,6 +24,7 @@ from kubelet_secrets.access.identity import (
     printable,
 )
 from kubelet_secrets.access.policy import Reason, Verdict, decide, split_version
+from kubelet_secrets.access.record import AuditRecord
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import RevocationList
 
@@ -184,7 +186,7 @@ class ContainerGuard:
             owner = next(iter(self._registry.containers(pod_uid)), None)
         return AuditRecord(
             time=self._now(),
-            allowed=verdict.allowed,
+            verdict="allowed" if verdict.allowed else "denied",
             reason=verdict.reason.value,
             kind=kind,
             pod_uid=pod_uid,

@@ -164,6 +164,19 @@ _NODE_OPTIONS = (
         help="Where CNI plugins are. May be repeated.",
     ),
     click.option(
+        "--audit-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        help="Keep a copy of the audit trail in this file, 0600; it holds no values. May be rotated at any time.",
+    ),
+    click.option(
+        "--audit-journal",
+        metavar="auto|off|SOCKET",
+        default="auto",
+        show_default=True,
+        help="Send the audit trail to journald. auto: when this runs as a systemd unit that logs there.",
+    ),
+    click.option(
         "--stop-grace",
         type=click.FloatRange(min=0),
         default=3.0,
@@ -232,6 +245,8 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                     "image_gc_low_percent": node["image_gc_low_threshold"],
                     "cni_conf_dir": _absolute(node["cni_conf_dir"]),
                     "cni_bin_dirs": [os.path.abspath(each) for each in node["cni_bin_dirs"]],
+                    "audit_file": _absolute(node["audit_file"]),
+                    "audit_journal": node["audit_journal"],
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },

@@ -1,4 +1,4 @@
-"""``env``, ``tree``, ``audit``, ``status``: what the running agent knows, asked over its root-only socket."""
+"""``env``, ``tree``, ``status``, ``logs``: what the running agent knows, asked over its root-only socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import click
 
 from kubelet_secrets.cli.output import output_option, print_objects, print_table
 from kubelet_secrets.control.client import ask, ask_one
-from kubelet_secrets.control.protocol import DEFAULT_SOCKET, AuditView, EnvRow, EnvView, LogPart, NodeSummary, TreeView
+from kubelet_secrets.control.protocol import (
+    DEFAULT_SOCKET,
+    AuditSummary,
+    EnvRow,
+    EnvView,
+    LogPart,
+    NodeSummary,
+    TreeView,
+)
 
 socket_option = click.option(
     "--socket",
@@ -127,32 +135,19 @@ def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> 
     print_table(headers, rows)
 
 
-@click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on printing as verdicts are taken.")
-@click.option("--denied", is_flag=True, help="Only refusals.")
-@output_option("table", "json")
-@socket_option
-def audit(follow: bool, denied: bool, output: str, socket: str) -> None:
-    """Show who opened which secret file, and who was refused. Never values.
-
-    The agent keeps the most recent verdicts in memory; repeats within a moment are folded into one line with a count.
-    """
-    layout = "{:<24}  {:<7}  {:<28}  {:<34}  {}"
-    records = ask(socket, "audit", AuditView, follow=follow, denied=denied)
-    if output == "table":
-        click.echo(layout.format("TIME", "VERDICT", "FILE", "WHO", "WHY"))
-    for record in records:
-        if output == "json":
-            sys.stdout.buffer.write(_json_line(record))
-        else:
-            click.echo(layout.format(record.time, record.verdict, record.file, record.who, record.why))
-        sys.stdout.flush()
-
-
-def _json_line(record: AuditView) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(record) + b"\n"
+def audit_lines(audit: AuditSummary) -> list[str]:
+    """The state of the audit trail, in a line, and one for each copy that is kept."""
+    dropped = f"records dropped: {audit.dropped}" if audit.dropped else "no record dropped"
+    verdicts = "1 verdict" if audit.verdicts == 1 else f"{audit.verdicts} verdicts"
+    lines = [f"audit trail: {verdicts}, {audit.denied} denied, {dropped}; the last record is {audit.head}"]
+    for copy in audit.copies:
+        parts = [f"has record {copy.delivered}"]
+        if copy.dropped:
+            parts.append(f"lacks {copy.dropped} records")
+        if copy.problem:
+            parts.append(f"takes none now: {copy.problem}")
+        lines.append(f"audit {copy.name} {copy.path}: {', '.join(parts)}")
+    return lines
 
 
 @click.command()
@@ -175,6 +170,8 @@ def status(output: str, socket: str) -> None:
     for pod in summary.pods:
         for volume in pod.revoked:
             click.echo(f"{pod.namespace}/{pod.name}: volume {volume} is revoked")
+    for line in audit_lines(summary.audit) if summary.audit is not None else ():
+        click.echo(line)
 
 
 @click.command()

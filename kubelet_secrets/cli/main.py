@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tree": ("inspect:tree", "Show the secret files of a container as it sees them."),
     "why": ("why:why", "Say where a variable or a file comes from, or the exact rule that stops it."),
     "who-can": ("who_can:who_can", "Say who gets at a Secret: by role, by creating pods, by exec, as a node."),
-    "audit": ("inspect:audit", "Show who opened which secret file, and who was refused."),
+    "audit": ("audit:audit", "Show who opened which secret file, and who was refused; check the trail."),
     "revoke": ("revoke:revoke", "End the readability of a pod's volume at once, also where it is open."),
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
     "logs": ("inspect:logs", "Print what a container wrote to its output."),

@@ -85,6 +85,8 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         pod_store_files=options["pod_store_files"],
         scratch_size_bytes=options["scratch_size"],
         logs_size_bytes=options["logs_size"],
+        audit_file=Path(os.path.abspath(options["audit_file"])) if options["audit_file"] else None,
+        audit_journal=options["audit_journal"],
         stop_grace_s=options["stop_grace"],
         verbose=verbose or 0,
     )

@@ -43,6 +43,28 @@ class PodSummary(msgspec.Struct, frozen=True, kw_only=True):
     revoked: tuple[str, ...] = ()  # of the volumes, those that nobody reads any more
 
 
+class AuditCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """One place that the audit trail is copied to."""
+
+    name: str  # "file" or "journal"
+    path: str
+    delivered: int  # number of the last record that it has
+    dropped: int  # records that it will never have
+    problem: str  # why it does not take any at the moment
+
+
+class AuditSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The audit trail as a whole."""
+
+    head: int  # number of the last record
+    oldest: int  # number of the oldest one that the agent can show
+    chain: str  # of the last record
+    verdicts: int  # taken since this agent started, repeats included
+    denied: int
+    dropped: int  # records that some reader or copy was too slow for, since this agent started
+    copies: tuple[AuditCopy, ...] = ()
+
+
 class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ``status``."""
 
@@ -51,6 +73,7 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool  # this agent took over from one that died
     root_dir: str
     pods: tuple[PodSummary, ...] = ()
+    audit: AuditSummary | None = None
 
 
 class EnvRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +197,9 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Answer item of ``audit``: one verdict, or several alike folded into one."""
 
     time: str  # RFC 3339 with milliseconds, UTC
-    verdict: str  # "allowed" or "denied"
+    seq: int
+    kind: str  # "open", "opendir"; of the trail itself "start", "stop", "gap"
+    verdict: str  # "allowed" or "denied"; "" of the trail itself
     file: str  # "<volume>/<path>" within the pod
     who: str  # "ns/pod/container" or "host pid 123 (/usr/bin/cat)"
     why: str
@@ -190,7 +215,8 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: int = 0
     exe: str = ""
     chain: str = ""
-    dropped: int = 0  # verdicts that this reader was too slow to be shown, before this one
+    line: str = ""  # the record itself, as it is chained
+    dropped: int = 0  # records that this reader was too slow to be shown, before this one
 
 
 class LogPart(msgspec.Struct, frozen=True):

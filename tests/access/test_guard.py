@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from kubelet_secrets.access.audit import AuditLog, AuditRecord
+from kubelet_secrets.access.audit import AuditLog
 from kubelet_secrets.access.guard import ContainerGuard
 from kubelet_secrets.access.identity import CallerIdentifier, mount_namespace
 from kubelet_secrets.access.policy import Reason
+from kubelet_secrets.access.record import AuditRecord
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import Revocation, RevocationList
 

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from inotify_simple import INotify, flags
 
-from kubelet_secrets.access.audit import AuditRecord
 from kubelet_secrets.access.policy import Reason
+from kubelet_secrets.access.record import AuditRecord
 from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from tests.fusefs.running_node import RunningNode
 
@@ -85,7 +85,7 @@ def test_who_may_open_and_what_the_trail_says(guarded: GuardedNode) -> None:
     read = app.run("cat", "/etc/db/password")
     assert (read.stdout, read.returncode) == ("canary-1", 0), read.stderr
     verdict = guarded.last_verdict()
-    assert verdict["allowed"]
+    assert verdict["verdict"] == "allowed"
     assert verdict["reason"] == Reason.MOUNTED
     assert (verdict["pod_uid"], verdict["volume"], verdict["path"]) == (POD, "db", "password")
     assert verdict["version"] == version
@@ -110,7 +110,7 @@ def test_who_may_open_and_what_the_trail_says(guarded: GuardedNode) -> None:
         assert result.stdout == ""
     host("cat", f"/proc/{pid}/root/etc/db/password")
     trail = node.call("audit")
-    denied = [record for record in trail if not record["allowed"]]
+    denied = [record for record in trail if record["verdict"] == "denied"]
     assert [record["reason"] for record in denied] == [*refused, Reason.HOST_PROCESS]
     assert [record["container"] for record in denied] == [
         "",

@@ -88,9 +88,9 @@ async def test_every_process_that_holds_values_is_locked_in_memory(cluster: Clus
 
 
 async def test_a_command_that_prints_values_is_locked_in_memory(cluster: Cluster) -> None:
-    await cluster.put_secret("shown", {"key": "a-value-on-a-screen"})
-    await cluster.run_pod("shown", container(env=[secret_env("SHOWN", "shown", "key")]))
-    command = [*COMMAND, "env", "shown", "--show-values", "--watch", "--socket", str(cluster.stack.socket)]
+    await cluster.put_secret("printed", {"key": "a-value-on-a-screen"})
+    await cluster.run_pod("printed", container(env=[secret_env("PRINTED", "printed", "key")]))
+    command = [*COMMAND, "env", "printed", "--show-values", "--watch", "--socket", str(cluster.stack.socket)]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=environment())
     assert process.stdout is not None
     async with process.stdout:
