@@ -9,19 +9,44 @@ from __future__ import annotations
 
 import os
 import signal
+import site
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import kubelet_secrets
 from kubelet_secrets.fusefs.handover import Handover, News, Turn
 from kubelet_secrets.fusefs.hardening import set_parent_death_signal
 from kubelet_secrets.watchdog import Watchdog, read_queued_s
 
+_MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s
+_FREE_DEATHS = 3  # in quick succession, before the back-off begins
 _STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
 _SPARE_NICENESS = 10
 _NEWS_BYTES = 1 << 16  # all that a pipe holds
 _ABORT_S = 1.0
+
+
+def restart_delay_s(quick_deaths: int, *, came_up: bool) -> float:
+    """How long to wait before the next agent; containers' opens wait for as long.
+
+    Args:
+        quick_deaths: how many agents in a row died soon after they took over, this one included; 1..n.
+        came_up: whether this one had said that it is ready. One that did deserves more patience than one that cannot start.
+    """
+    repeated = quick_deaths - (_FREE_DEATHS if came_up else 1)
+    return 0.0 if repeated <= 0 else min(0.1 * 2**repeated, _MAX_BACKOFF_S)
+
+
+def base_environ(*, without: Collection[str]) -> dict[str, str]:
+    """The children's environment: ours *without* some variables, and able to import this very package."""
+    environ = {name: value for name, value in os.environ.items() if name not in without}
+    assert kubelet_secrets.__file__ is not None
+    package_parent = str(Path(kubelet_secrets.__file__).parent.parent)
+    if package_parent not in site.getsitepackages():  # a checkout; -P keeps the current directory out
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environ.get("PYTHONPATH", "")]))
+    return environ
 
 
 class Child:

@@ -9,36 +9,31 @@ Called by ``cli.agent``; children are ``kubelet_secrets.agent_process`` and ``ku
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import select
-import signal
-import site
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import kubelet_secrets
-from kubelet_secrets.children import AgentChild, Child
+from kubelet_secrets.children import AgentChild, Child, base_environ, restart_delay_s
 from kubelet_secrets.fusefs.handover import Handover, Turn
 from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.fusefs.mounts import NoswapFallback
 from kubelet_secrets.fusefs.nodemounts import NodeMounts
-from kubelet_secrets.notify import notify
+from kubelet_secrets.notify import take_descriptors
 from kubelet_secrets.runtime.cgroups import CgroupTree, parse_mountinfo
+from kubelet_secrets.supervisor import VARIABLES, Supervisor, signal_pipe, watch_parent
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _KILL_TIMEOUT_S = 5.0
 _WRITER_PAUSE_S = 0.2
-_MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s
-_FREE_DEATHS = 3  # in quick succession, before the back-off begins
 _CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError
 
 
@@ -62,13 +57,14 @@ class KeeperOptions:
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
     silence_s: float = 10.0  # an agent that does not say for so long that it is well is wedged, and replaced
     start_silence_s: float = 60.0  # the same for one that starts
-    healthy_after_s: float = 10.0  # an agent that lived this long is replaced at once; repeated earlier deaths back off
+    healthy_after_s: float = 2.0  # an agent that lived this long is replaced at once; repeated earlier deaths back off
 
 
 def run_keeper(options: KeeperOptions) -> int:
     """Run the node until SIGTERM, SIGINT or SIGHUP, the parent's death (``KS_PDEATHSIG``), or an agent that cannot start.
 
-    A second signal cuts the agent's time to stop short.
+    A second signal cuts the agent's time to stop short. Under a supervisor that keeps descriptors (``Supervisor``) a keeper
+    that fails, or is killed, leaves mounts and containers as they are: the one after it carries on with them.
 
     Returns:
         Exit status: 0 when told to stop, else the agent's, which has printed why.
@@ -77,9 +73,10 @@ def run_keeper(options: KeeperOptions) -> int:
         HostError: this machine lacks something, or the root directory is in use.
     """
     harden_process()
-    with (
-        _signal_pipe() as signals,
-        NodeMounts(
+    supervisor = Supervisor()
+    kept = take_descriptors()
+    with signal_pipe() as signals:
+        with NodeMounts(
             options.root_dir,
             keep=options.image_dir,
             store_size_bytes=options.store_size_bytes,
@@ -88,26 +85,28 @@ def run_keeper(options: KeeperOptions) -> int:
             scratch_size_bytes=options.scratch_size_bytes,
             logs_size_bytes=options.logs_size_bytes,
             fallback=options.noswap_fallback,
-        ) as node,
-    ):
-        _sweep_containers(options.cgroup_instance)
-        keeper = Keeper(options, node)
-        try:
-            return keeper.run(signals)
-        finally:
+            kept=kept,
+        ) as node:
+            if node.is_adopted:
+                logger.warning("carrying on with the mounts and containers of the keeper before")
+            else:
+                _sweep_containers(options.cgroup_instance)
+                supervisor.keep(node.keep_for_next())
+            keeper = Keeper(options, node, supervisor)
+            try:
+                status = keeper.run(signals)
+            except BaseException:
+                if supervisor.keeps_descriptors:
+                    node.leave()
+                    keeper.abandon_children()
+                else:
+                    keeper.kill_children()
+                    _sweep_containers(options.cgroup_instance)
+                raise
             keeper.kill_children()
             _sweep_containers(options.cgroup_instance)
-
-
-def restart_delay_s(quick_deaths: int, *, came_up: bool) -> float:
-    """How long to wait before the next agent; containers' opens wait for as long.
-
-    Args:
-        quick_deaths: how many agents in a row died soon after they took over, this one included; 1..n.
-        came_up: whether this one had said that it is ready. One that did deserves more patience than one that cannot start.
-    """
-    repeated = quick_deaths - (_FREE_DEATHS if came_up else 1)
-    return 0.0 if repeated <= 0 else min(0.1 * 2**repeated, _MAX_BACKOFF_S)
+        supervisor.forget()
+    return status
 
 
 def _sweep_containers(instance: str) -> None:
@@ -123,33 +122,17 @@ def _sweep_containers(instance: str) -> None:
         logger.warning("killed %d processes of containers that no agent had stopped", killed)
 
 
-@contextlib.contextmanager
-def _signal_pipe() -> Iterator[int]:
-    """A descriptor that becomes readable, one byte per signal, when the keeper is told to stop."""
-    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    old_wakeup_fd = signal.set_wakeup_fd(write_fd)
-    try:
-        yield read_fd
-    finally:
-        signal.set_wakeup_fd(old_wakeup_fd)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(read_fd)
-        os.close(write_fd)
-
-
 class Keeper:
     """The loop.
 
     One agent and one writer at work; a spare agent that waits for its turn; *lingering* agents, dead but for a stuck thread.
     """
 
-    def __init__(self, options: KeeperOptions, node: NodeMounts) -> None:
+    def __init__(self, options: KeeperOptions, node: NodeMounts, supervisor: Supervisor) -> None:
         self._options = options
         self._node = node
-        self._environ = _base_environ()
+        self._supervisor = supervisor
+        self._environ = base_environ(without=VARIABLES)
         # Both ends stay here: orders and answers under way survive the death of either process.
         self._agent_end, self._writer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._writer: Child | None = None
@@ -157,7 +140,11 @@ class Keeper:
         self._spare: AgentChild | None = None
         self._lingering: list[AgentChild] = []
         self._was_ready = False
-        self._has_served = False
+        self._has_served = node.is_adopted  # some agent, this mount
+        self._serves_containers = (
+            node.is_adopted
+        )  # there may be some: an agent that cannot start is no reason to end them
+        self._replaced = 0  # agents
         self._quick_deaths = 0
         self._restart_at_s: float | None = None
         self._writer_restart_at_s: float | None = None
@@ -166,7 +153,7 @@ class Keeper:
 
     def run(self, signals: int) -> int:
         """Supervise until told to stop; returns the exit status."""
-        parent_fd = _watch_parent()
+        parent_fd = watch_parent()
         try:
             self._start_writer()
             self._start_agent()
@@ -187,6 +174,7 @@ class Keeper:
                 if status is not None:
                     return status
                 self._keep_time()
+                self._supervisor.ping()
         finally:
             if parent_fd is not None:
                 os.close(parent_fd)
@@ -206,6 +194,12 @@ class Keeper:
         self._agent = self._writer = None
         self._agent_end.close()
         self._writer_end.close()
+
+    def abandon_children(self) -> None:
+        """Kill them and wait for none: what they serve is left to the keeper after this one."""
+        for child in (self._spare, self._agent, self._writer):
+            if child is not None:
+                child.process.kill()
 
     # --- children ---------------------------------------------------------------------------------------------------
 
@@ -273,6 +267,7 @@ class Keeper:
     def _renew_mount(self) -> None:
         self._drop_spare()  # it was given the mount that ended
         self._node.renew_fuse()
+        self._supervisor.keep(self._node.keep_for_next())
         self._has_served = False
         if self._writer is not None:  # it stands in the mount that ended
             self._writer.process.kill()
@@ -286,8 +281,10 @@ class Keeper:
         # Whatever poll said: were we stopped since, there is more to hear, and silence must not be counted before.
         if self._agent.hear():
             if not self._was_ready:
-                self._was_ready = True
-                notify("READY=1")  # once: a supervisor that stops reading must not block us
+                self._was_ready = self._serves_containers = True
+                self._supervisor.ready()
+            restarts = f", the {self._replaced + 1}. of this keeper" if self._replaced else ""
+            self._supervisor.say(f"serving by agent {self._agent.process.pid}{restarts}")
             self._make_spare()
             if self._must_terminate:
                 self._agent.process.terminate()
@@ -311,13 +308,15 @@ class Keeper:
         self._agent = None
         if self._stop_deadline_s is not None:
             return 0
-        if not self._was_ready and status in _CONFIGURATION_ERRORS:
+        if not self._serves_containers and status in _CONFIGURATION_ERRORS:
             return status
         lived_s = time.monotonic() - agent.started_s
         self._quick_deaths = 1 if lived_s >= self._options.healthy_after_s else self._quick_deaths + 1
         delay_s = restart_delay_s(self._quick_deaths, came_up=agent.was_ready)
         logger.warning("the agent ended with status %s; starting it again in %.1f s", status, delay_s)
         self._restart_at_s = time.monotonic() + delay_s
+        self._replaced += 1
+        self._supervisor.say(f"the agent ended with status {status}: starting it again")
         return None
 
     # --- time and stopping ------------------------------------------------------------------------------------------
@@ -358,32 +357,13 @@ class Keeper:
         An agent that is still starting after a crash would die of SIGTERM and leave its predecessor's containers behind, so
         it is told when it says that it is ready.
         """
-        notify("STOPPING=1")
+        self._supervisor.stopping()
+        self._supervisor.say("stopping containers")
         if self._agent is None:
             self._start_agent()
         assert self._agent is not None
-        if self._was_ready and not self._agent.was_ready:
+        if self._serves_containers and not self._agent.was_ready:
             self._must_terminate = True
         else:
             self._agent.process.terminate()
         self._stop_deadline_s = time.monotonic() + (0.0 if at_once else self._options.stop_timeout_s)
-
-
-def _base_environ() -> dict[str, str]:
-    """The children's environment: ours, without what is for us alone, and able to import this very package."""
-    environ = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "KS_PDEATHSIG")}
-    assert kubelet_secrets.__file__ is not None
-    package_parent = str(Path(kubelet_secrets.__file__).parent.parent)
-    if package_parent not in site.getsitepackages():  # a checkout; -P keeps the current directory out
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environ.get("PYTHONPATH", "")]))
-    return environ
-
-
-def _watch_parent() -> int | None:
-    """A descriptor that becomes readable when our parent dies, if it asked for that.
-
-    Not PR_SET_PDEATHSIG, which fires when the parent's *thread* ends that started us.
-    """
-    if not os.environ.get("KS_PDEATHSIG"):
-        return None
-    return os.pidfd_open(os.getppid())

@@ -62,7 +62,7 @@ class Watchdog:
     def is_overdue(self) -> bool:
         """Whether it was silent for longer than allowed. Hear what it has said before asking."""
         now_s, queued_s = self._clock(), self._read_queued_s()
-        elapsed_s = min(now_s - self._seen_s, LONGEST_GAP_S, self._allowance_s / 2)
-        self._silence_s += max(0.0, elapsed_s - (queued_s - self._queued_s))
+        own_s = (now_s - self._seen_s) - (queued_s - self._queued_s)
+        self._silence_s += min(max(own_s, 0.0), LONGEST_GAP_S, self._allowance_s / 2)
         self._seen_s, self._queued_s = now_s, queued_s
         return self._silence_s >= self._allowance_s

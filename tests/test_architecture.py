@@ -39,6 +39,7 @@ LEVELS = {
     "inspection": 7,
     "agent": 8,
     "children": 7,
+    "supervisor": 7,
     "keeper": 8,
     "agent_process": 9,
     "stack": 9,

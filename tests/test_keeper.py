@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kubelet_secrets import linux
+from kubelet_secrets.children import restart_delay_s
 from kubelet_secrets.fusefs import mounts
-from kubelet_secrets.keeper import restart_delay_s
 from tests.fusefs.running_node import RunningNode, running_node, wait_end
 
 pytestmark = pytest.mark.fuse

@@ -78,6 +78,7 @@ class MountEntry:
     """One line of /proc/self/mountinfo."""
 
     mount_id: int
+    device: str  # "0:57", st_dev of what is mounted
     root: str  # path of the mounted subtree inside its filesystem, "/" for all of it
     target: str  # mount point, decoded
     options: frozenset[str]  # per-mount: ro, nosuid, …
@@ -355,6 +356,7 @@ def parse_mount_table(text: str) -> list[MountEntry]:
         entries.append(
             MountEntry(
                 mount_id=int(fields[0]),
+                device=fields[2],
                 root=_decode(fields[3]),
                 target=_decode(fields[4]),
                 options=frozenset(fields[5].split(",")),

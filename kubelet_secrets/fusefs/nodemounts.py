@@ -22,12 +22,14 @@ import logging
 import os
 import select
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import kubelet_secrets.fusefs.mounts as mounts
 from kubelet_secrets.errors import HostError
 from kubelet_secrets.fusefs.init import READ_BUFFER_BYTES, InitRequest, make_init_answer, parse_init
+from kubelet_secrets.fusefs.kept import NAMES, KeptState, NotAdoptable
 from kubelet_secrets.fusefs.mounts import NoswapFallback, StoreKind
 
 logger = logging.getLogger(__name__)
@@ -70,8 +72,12 @@ class NodeMounts:
         store_fd: the detached store.
         store_kind: what the store and run/ lie on.
         fuse: the FUSE mount as it is now.
+        is_adopted: whether all of it was made by a keeper before this one.
 
-    Use as a context manager: leaving it unmounts and removes everything but *keep*.
+    Args:
+        kept: what that keeper left, ``kept.NAMES``; ours from now on. What cannot be carried on with is cleaned up, and said.
+
+    Use as a context manager: leaving it unmounts and removes everything but *keep*, unless :meth:`leave` was called.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class NodeMounts:
         scratch_size_bytes: int,
         logs_size_bytes: int,
         fallback: NoswapFallback = NoswapFallback.RAMFS,
+        kept: Mapping[str, int] | None = None,
     ) -> None:
         self.root_dir = root_dir
         self.fuse_dir = root_dir / "fuse"
@@ -98,6 +105,12 @@ class NodeMounts:
         self._run_sizes_bytes = {".": run_size_bytes, "scratch": scratch_size_bytes, "logs": logs_size_bytes}
         self._fallback = fallback
         self._undo = contextlib.ExitStack()
+        self.is_adopted = False
+        self._kept = dict(kept or {})
+        self._lock_fd = -1
+        self._state_fd = -1
+        self._made_root = False
+        self._mounts_before = 0
 
     def __enter__(self) -> NodeMounts:
         with contextlib.ExitStack() as undo:
@@ -107,6 +120,26 @@ class NodeMounts:
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
+
+    def leave(self) -> None:
+        """Have everything stay as it is at the end: for the keeper after this one, which is given :meth:`keep_for_next`."""
+        self._undo.pop_all()
+
+    def keep_for_next(self) -> dict[str, int]:
+        """The descriptors that a successor needs, by name; they stay ours. Ask again after :meth:`renew_fuse`."""
+        if self._state_fd >= 0:
+            os.close(self._state_fd)
+        state = KeptState(
+            root_dir=str(self.root_dir),
+            made_root=self._made_root,
+            mounts_before=self._mounts_before,
+            fuse_device=self._find_fuse_device(),
+            fuse_init=self.fuse.init.raw.hex(),
+            store_kind=self.store_kind.value,
+        )
+        self._state_fd = state.to_memfd()
+        descriptors = (self._lock_fd, self.store_fd, self.fuse.fuse_fd, self._state_fd)
+        return dict(zip(NAMES, descriptors, strict=True))
 
     def _set_up(self, undo: contextlib.ExitStack) -> None:
         """Steps, each undone by *undo* in reverse order.
@@ -118,8 +151,11 @@ class NodeMounts:
         5. The FUSE mount, its INIT answered.
         """
         check_host()
+        if self._kept and self._adopt(undo):
+            return
         # (1) Nothing secret lies in the directory itself, but names of pods do.
         if not self.root_dir.exists():
+            self._made_root = True
             undo.callback(self._remove_root)
         try:
             self.root_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,6 +185,52 @@ class NodeMounts:
         self.fuse_dir.mkdir(mode=0o700)
         self._mount_fuse()
         undo.callback(self._end_fuse)
+
+    def _adopt(self, undo: contextlib.ExitStack) -> bool:
+        """Carry on from the keeper before, with its descriptors; False when that is not possible, and nothing was done.
+
+        Raises:
+            HostError: it served another directory, which must be cleaned up first.
+        """
+        try:
+            if set(NAMES) - set(self._kept):
+                raise NotAdoptable(f"of {', '.join(NAMES)} it left only {', '.join(self._kept)}")
+            state = KeptState.from_memfd(self._kept["state"])
+            if state.root != self.root_dir:
+                raise HostError(
+                    f"the keeper before served {state.root_dir}: stop it there, then start with {self.root_dir}"
+                )
+            init = parse_init(bytes.fromhex(state.fuse_init))
+            self.fuse = FuseMount(fuse_fd=self._kept["fuse"], init=init)
+            self.store_fd, self.store_kind = self._kept["store"], StoreKind(state.store_kind)
+            self._mounts_before, self._made_root = state.mounts_before, state.made_root
+            if not self.fuse.is_alive():
+                raise NotAdoptable("its filesystem was ended")
+            if not init.can_resend:
+                raise NotAdoptable("this kernel cannot deliver requests again (Linux 6.9 can)")
+            if self._count_root_mounts() != state.mounts_before + 1 or self._find_fuse_device() != state.fuse_device:
+                raise NotAdoptable("its mounts are gone")
+        except (NotAdoptable, ValueError) as error:
+            logger.warning("cannot carry on from the keeper before, cleaning up after it: %s", error)
+            for name in set(self._kept) - {"lock"}:
+                os.close(self._kept.pop(name))
+            return False
+        # The same as what _set_up leaves, in the same order.
+        if state.made_root:
+            undo.callback(self._remove_root)
+        self._lock(undo)
+        undo.callback(self._remove_files)
+        undo.callback(mounts.umount_lazy, self.root_dir)
+        undo.callback(os.close, self.store_fd)
+        undo.callback(self._end_fuse)
+        self._state_fd = self._kept["state"]
+        self.is_adopted = True
+        return True
+
+    def _find_fuse_device(self) -> str:
+        """The device of what is mounted as the filesystem, by the mount table: stat would ask the agent."""
+        found = [each.device for each in mounts.read_mount_table() if each.target == str(self.fuse_dir)]
+        return found[-1] if found else ""
 
     @classmethod
     def clean_up(cls, root_dir: Path, *, keep: Path) -> None:
@@ -213,7 +295,11 @@ class NodeMounts:
         os.close(self.fuse.fuse_fd)
 
     def _lock(self, undo: contextlib.ExitStack) -> None:
-        lock_fd = os.open(self.root_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # A supervisor that keeps the lock still holds it: another open file would be locked out by ourselves.
+        lock_fd = self._kept.pop("lock", -1)
+        if lock_fd < 0 or not os.path.samestat(os.fstat(lock_fd), os.stat(self.root_dir)):
+            lock_fd = os.open(self.root_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock_fd = lock_fd
         undo.callback(os.close, lock_fd)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,7 +313,8 @@ class NodeMounts:
 
     def _record_depth(self) -> None:
         """Note how many mounts were on the root directory before ours: only what is above is ours to take away."""
-        state = {"boot_id": _BOOT_ID.read_text().strip(), "mounts": self._count_root_mounts()}
+        self._mounts_before = self._count_root_mounts()
+        state = {"boot_id": _BOOT_ID.read_text().strip(), "mounts": self._mounts_before}
         (self.root_dir / _STATE).write_text(json.dumps(state))
 
     def _remove_stale_mounts(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.fusefs import mounts
-from kubelet_secrets.notify import NotifySocket
+from kubelet_secrets.notify import NotifySocket, parse_notification
 
 AGENT = Path(__file__).with_name("serving_agent.py")
 _TIMEOUT_S = 30
@@ -39,8 +39,25 @@ sys.exit(status)
 """
 
 
+# What systemd does between fork and exec: the stored descriptors become 3, 4, …, and LISTEN_PID is known.
+_WITH_DESCRIPTORS = """
+import fcntl, json, os, sys
+stored = json.loads(sys.argv[1])
+copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in stored.values()]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number, inheritable=True)
+    os.close(copy)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(stored)), "LISTEN_FDNAMES": ":".join(stored)}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 class RunningNode:
-    """Start, drive and stop; see ``running_node``."""
+    """Start, drive and stop; see ``running_node``.
+
+    Attributes:
+        stored: the descriptors that the keeper had us keep, by name. As systemd does we give them to the next keeper.
+    """
 
     def __init__(self, root: Path, **options: object) -> None:
         self.root = root
@@ -52,6 +69,8 @@ class RunningNode:
         self.command = [sys.executable, str(AGENT)]
         self.prefix: list[str] = []
         self.environ: Mapping[str, str] = {}
+        self.stored: dict[str, int] = {}
+        self.notified: list[dict[str, str]] = []
         self._notifications = NotifySocket()
         self._process: subprocess.Popen[str] | None = None
 
@@ -69,19 +88,43 @@ class RunningNode:
             "store_size_bytes": self.store_size_bytes,
             "silence_s": self.silence_s,
         }
+        prefix = self.prefix
+        if self.stored:
+            prefix = [sys.executable, "-c", _WITH_DESCRIPTORS, json.dumps(self.stored), *prefix]
         self._process = subprocess.Popen(
-            [*self.prefix, sys.executable, "-c", _KEEPER, json.dumps(given)],
+            [*prefix, sys.executable, "-c", _KEEPER, json.dumps(given)],
             env={**os.environ, "NOTIFY_SOCKET": self._notifications.address, **self.environ},
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=tuple(self.stored.values()),
+            start_new_session=True,  # without a terminal, as a daemon
         )
         if wait:
             self.wait_notification("READY=1")
 
     def wait_notification(self, text: str) -> None:
         self._notifications.socket.settimeout(_TIMEOUT_S)
-        while text not in self._notifications.socket.recv(4096).decode():
+        while text not in self._receive():
             pass
+
+    def drain_notifications(self) -> None:
+        """Read what is there."""
+        self._notifications.socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._receive()
+
+    def _receive(self) -> str:
+        data, descriptors, _, _ = socket.recv_fds(self._notifications.socket, 4096, 1)
+        message = parse_notification(data)
+        self.notified.append(message)
+        name = message.get("FDNAME", "")
+        if "FDSTORE" in message:
+            (descriptor,) = descriptors
+            self.stored[name] = descriptor
+        elif "FDSTOREREMOVE" in message and name in self.stored:
+            os.close(self.stored.pop(name))
+        return data.decode()
 
     def call(self, name: str, **arguments: object) -> Any:
         """Have the agent do something; OSError comes back as OSError."""
@@ -144,6 +187,8 @@ class RunningNode:
             print(self._process.stderr.read())
             self._process.stderr.close()
         self._notifications.close()
+        for descriptor in self.stored.values():
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             mounts.umount_lazy(self.fuse, force=True)
         mounts.umount_all_below(self.root)
