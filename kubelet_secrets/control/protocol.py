@@ -210,6 +210,7 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     volume: str = ""
     path: str = ""
     version: str = ""
+    kind: str = ""  # "open", "opendir", "read", "readdir" or "lookup"
     tid: int = 0
     pid: int = 0
     uid: int = 0

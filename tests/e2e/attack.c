@@ -96,22 +96,37 @@ static int in_namespaces(int flags, const char *path) {
     return 0;
 }
 
-static int by_handle(const char *path, const char *mount_path) {
+/* Joins namespaces of another process: letters as nsenter(1) has them. All are opened first: joining one hides the others. */
+static int enter(const char *pid, const char *letters, const char *path) {
+    static const struct {
+        char letter;
+        const char *name;
+    } kinds[] = {{'C', "cgroup"}, {'u', "uts"}, {'i', "ipc"}, {'n', "net"}, {'p', "pid"}, {'m', "mnt"}};
+    int fds[6];
+    char link[64];
+    for (int index = 0; index < 6; index++) {
+        snprintf(link, sizeof link, "/proc/%s/ns/%s", pid, kinds[index].name);
+        fds[index] = strchr(letters, kinds[index].letter) ? open(link, O_RDONLY) : -2;
+        if (fds[index] == -1) stop(link);
+    }
+    for (int index = 0; index < 6; index++)
+        if (fds[index] >= 0 && setns(fds[index], 0)) stop(kinds[index].name);
+    pid_t child = fork(); /* a pid namespace is for children */
+    if (child == 0) exit(show_path(path));
+    waitpid(child, NULL, 0);
+    return 0;
+}
+
+static int by_handle(const char *path, const char *directory) {
     struct {
         struct file_handle head;
         unsigned char body[MAX_HANDLE_SZ];
     } handle = {.head.handle_bytes = MAX_HANDLE_SZ};
     int mount_id;
     if (name_to_handle_at(AT_FDCWD, path, &handle.head, &mount_id, AT_SYMLINK_FOLLOW)) stop("name_to_handle_at");
-    int mount_fd = open(mount_path, O_PATH);
-    int any_fd = open("/", O_RDONLY);
-    int fd = open_by_handle_at(mount_fd, &handle.head, O_RDONLY);
-    if (fd < 0 && errno == EBADF) { /* O_PATH is not enough for it: a descriptor that needs no permission on the mount */
-        int tree = syscall(SYS_open_tree, AT_FDCWD, mount_path, 1 /* OPEN_TREE_CLONE */);
-        fd = open_by_handle_at(tree, &handle.head, O_RDONLY);
-    }
-    close(any_fd);
-    return show(fd);
+    /* It wants a descriptor of the filesystem, which it would take an open to get; the current directory serves as well. */
+    if (chdir(directory)) stop("chdir");
+    return show(open_by_handle_at(AT_FDCWD, &handle.head, O_RDONLY));
 }
 
 static int by_tree(const char *directory, const char *name) {
@@ -220,6 +235,7 @@ int main(int count, char **words) {
     if (!strcmp(way, "mntns")) return in_namespaces(CLONE_NEWNS, one);
     if (!strcmp(way, "pidns")) return in_namespaces(CLONE_NEWPID, one);
     if (!strcmp(way, "chroot")) return chroot(one) ? (stop("chroot"), 1) : show_path(two);
+    if (!strcmp(way, "enter")) return count == 5 ? enter(one, two, words[4]) : 2;
     if (!strcmp(way, "handle")) return by_handle(one, two);
     if (!strcmp(way, "open-tree")) return by_tree(one, two);
     if (!strcmp(way, "fanotify")) return by_fanotify(one);

@@ -77,7 +77,9 @@ async def test_root_on_the_host_is_refused(scene: Scene, name: str) -> None:
     path = scene.on_host.parent / name
     assert refused(await trio.to_thread.run_sync(run, "cat", str(path)))
     record = scene.denials()[-1]
-    assert (record.verdict, record.pod, record.container, record.path) == ("denied", "victim", "", "key")
+    assert (record.verdict, record.pod, record.container) == ("denied", "victim", "")
+    # Stopped on its way, at ..data, when the kernel's cache was emptied just now.
+    assert (record.kind, record.path) in [("open", "key"), ("lookup", name.removeprefix("..data/key"))]
     assert record.why.startswith("host process")
     assert record.exe == os.path.realpath("/bin/cat")
 
