@@ -46,10 +46,12 @@ from kubelet_secrets.fusefs import session
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import Hardening
+from kubelet_secrets.fusefs.init import parse_init
 from kubelet_secrets.fusefs.mounts import StoreKind
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.revoker import Revoker
 from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.writerclient import WriterClient
 from kubelet_secrets.inspection import Inspection
 from kubelet_secrets.node.facts import read_facts
@@ -217,7 +219,13 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         async with trio.open_nursery() as base:
             base.start_soon(audit.run)
             device = (handover.fuse_fd, handover.init_request)
-            serve = partial(session.serve, resume=handover.resume, tell_alive=handover.tell_alive)
+            can_resend = parse_init(handover.init_request).can_resend
+            serve = partial(
+                session.serve,
+                resume=handover.resume,
+                unanswered=None if can_resend else Unanswered(handover.store_fd, size_bytes=session.REQUEST_BYTES),
+                tell_alive=handover.tell_alive,
+            )
             await base.start(serve, *device, front_desk, operations)
             await base.start(writer.run)
             await revoker.resume()

@@ -224,9 +224,9 @@ class Keeper:
             self._writer_restart_at_s = time.monotonic() + (_WRITER_PAUSE_S if status and status > 0 else 0.0)
 
     def _start_agent(self) -> None:
-        """Start an agent; carry the mount over from its predecessor where the kernel can, make a new one where not."""
+        """Start an agent; carry the mount over from its predecessor, make a new one if it was ended."""
         self._restart_at_s = None
-        if self._has_served and not (self._node.fuse.init.can_resend and self._node.fuse.is_alive()):
+        if self._has_served and not self._node.fuse.is_alive():
             logger.warning("the mount did not survive its agent: mounting anew, running containers lose their secrets")
             self._renew_mount()
         self._agent, self._spare = self._spare or self._make_agent(), None

@@ -257,8 +257,7 @@ class NodeMounts:
     def renew_fuse(self) -> None:
         """End the FUSE connection and mount a new one over the same store.
 
-        For kernels that cannot deliver requests again, and after an abort: callers that wait get ENOTCONN, clones that
-        containers hold are dead, and the agent attaches new ones. The weaker path of design decision 11.
+        For after an abort from outside: callers that wait get ENOTCONN, clones that containers hold are dead.
         """
         self._end_fuse()
         for entry in mounts.mounts_below(self.root_dir):

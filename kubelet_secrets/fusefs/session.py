@@ -6,7 +6,7 @@
                            └── library      everything else: pyfuse3 and ``operations``, stepped by hand
 
 A request is answered before the next one is read. What has not been read waits in the kernel, also for the next agent; what
-was read by an agent that was killed over it is delivered again to the next, which asks for that.
+was read by an agent that was killed over it is delivered again to the next, which asks for that, or finds it in ``unanswered``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import trio
 
 from kubelet_secrets.errors import HostError
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
-from kubelet_secrets.fusefs.init import make_resend_notification, parse_init
+from kubelet_secrets.fusefs.init import make_resend_notification
 from kubelet_secrets.fusefs.library import ANSWER_BYTES, Library
 from kubelet_secrets.fusefs.operations import Operations
+from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.wire import Opcode, limit_read, make_attribute_invalidation, parse_header
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_BYTES = (1 << 17) + (1 << 13)  # max_write and its headers; the kernel refuses to fill a smaller buffer
+REQUEST_BYTES = (1 << 17) + (1 << 13)
+"""max_write and its headers; the kernel refuses to fill a smaller buffer."""
 _LISTING_BYTES = ANSWER_BYTES // 2
 _BURST_S = 0.001
 ALIVE_INTERVAL_S = 0.5
@@ -42,6 +44,7 @@ async def serve(
     operations: Operations,
     *,
     resume: bool,
+    unanswered: Unanswered | None = None,
     tell_alive: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -52,7 +55,9 @@ async def serve(
         init_request: the FUSE_INIT as the kernel sent it.
         front_desk: is given every request first.
         operations: the handlers for the rest.
-        resume: an earlier process served this mount: ask for its unanswered requests, and index its nodes.
+        resume: an earlier process served this mount: answer what it did not, and index its nodes.
+        unanswered: where to keep the request at hand, REQUEST_BYTES long; the same for every process that serves this
+            mount. None: the kernel delivers again what was not answered (Linux 6.9).
         tell_alive: called again and again between requests, for who has to notice when there is no such moment any more.
 
     Cancellation: orderly, between two requests. The rest waits in the kernel for the next agent.
@@ -64,25 +69,37 @@ async def serve(
     # The device can become readable and then have nothing to read (the caller was killed): never block on it.
     os.set_blocking(fuse_fd, False)
     with Library(operations, init_request) as library:
+        counter = _Counter(fuse_fd, front_desk, library, unanswered)
         async with trio.open_nursery() as nursery:
             if resume:
-                _ask_again(fuse_fd, init_request)
+                counter.resume()
                 _exhume(fuse_fd, operations)
                 nursery.start_soon(_index, operations)
+            elif unanswered is not None:
+                unanswered.done()  # of another mount, whose callers have been told that it ended
             nursery.start_soon(_say_alive, tell_alive)
             task_status.started()
-            await _Counter(fuse_fd, front_desk, library).run()
+            await counter.run()
 
 
 class _Counter:
     """Where requests come in, one after the other."""
 
-    def __init__(self, fuse_fd: int, front_desk: FrontDesk, library: Library) -> None:
+    def __init__(self, fuse_fd: int, front_desk: FrontDesk, library: Library, unanswered: Unanswered | None) -> None:
         self._fuse_fd = fuse_fd
         self._front_desk = front_desk
         self._library = library
-        self._buffer = bytearray(_REQUEST_BYTES)
+        self._unanswered = unanswered  # holds one request: with it, none may be read before the last one is answered
+        self._buffer = bytearray(REQUEST_BYTES) if unanswered is None else unanswered.buffer
         self._view = memoryview(self._buffer)
+
+    def resume(self) -> None:
+        """Have what an earlier process read and did not answer."""
+        if self._unanswered is None:
+            os.write(self._fuse_fd, make_resend_notification())
+        elif size := self._unanswered.left_behind():
+            logger.info("answering the request that the agent before left")
+            self._serve(size)
 
     async def run(self) -> NoReturn:
         """Serve for ever.
@@ -111,33 +128,33 @@ class _Counter:
             raise HostError(
                 "the filesystem's connection was ended from outside: aborted, or unmounted everywhere"
             ) from None
+        self._serve(size)
+        return True
+
+    def _serve(self, size: int) -> None:
+        """Answer the request in the buffer."""
+        self._answer(size)
+        if self._unanswered is not None:
+            self._unanswered.done()
+
+    def _answer(self, size: int) -> None:
         header = parse_header(self._buffer)
         answer = self._front_desk.answer(header, self._buffer)
         if answer is not None:
             self._tell(answer)
-            return True
+            return
         if header.opcode == Opcode.INTERRUPT:
-            return True  # comes after the request it is about, which has been answered
+            return  # comes after the request it is about, which has been answered
         if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
             limit_read(self._buffer, _LISTING_BYTES)  # Linux 6.16 asks for up to 1 MiB; several answers do as well
         for answer in self._library.answer(self._view[:size]):
             self._tell(answer)
-        return True
 
     def _tell(self, answer: bytes) -> None:
         try:
             os.write(self._fuse_fd, answer)
         except FileNotFoundError:
             pass  # its caller was killed, or the mount is being ended: nobody waits for it
-
-
-def _ask_again(fuse_fd: int, init_request: bytes) -> None:
-    if not parse_init(init_request).can_resend:
-        logger.warning(
-            "this kernel cannot deliver requests again (Linux 6.9 can): callers from before the restart hang"
-        )
-        return
-    os.write(fuse_fd, make_resend_notification())
 
 
 def _exhume(fuse_fd: int, operations: Operations) -> None:

@@ -22,10 +22,13 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 
-from kubelet_secrets.fusefs import graveyard
+from kubelet_secrets.fusefs import graveyard, unanswered
 from kubelet_secrets.fusefs.graveyard import GRAVE
 from kubelet_secrets.fusefs.node import NUMBER_BASE, ROOT_NUMBER, VOLUME_DEPTH, Identity, Node, UnknownNode
 from kubelet_secrets.fusefs.walk import Directory, scan, walk_bottom_up
+
+_HIDDEN = frozenset({GRAVE, unanswered.NAME})
+"""In the store's root, and not in the filesystem's."""
 
 
 class Tree:
@@ -71,7 +74,7 @@ class Tree:
         Raises:
             OSError: ENOENT, ENOTDIR.
         """
-        if parent is self.root and name == GRAVE:
+        if parent is self.root and name in _HIDDEN:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         result = self._stat_path(self._join(parent, name))
         return self._meet(parent, name, result.st_ino), result
@@ -112,7 +115,7 @@ class Tree:
         with scan(self._store, self.path(node)) as entries:
             found = [(entry.inode() + NUMBER_BASE, os.fsencode(entry.name)) for entry in entries]
         if node is self.root:
-            found.remove((self._grave.number, GRAVE))
+            found = [each for each in found if each[1] not in _HIDDEN]
         found.sort()
         return found
 
@@ -377,12 +380,12 @@ class Tree:
             try:
                 with scan(self._store, self.path(directory)) as entries:
                     for entry in entries:
+                        if directory is self.root and os.fsencode(entry.name) in _HIDDEN:
+                            continue
                         number = entry.inode() + NUMBER_BASE
                         node = self._nodes.get(number)
                         if node is None:
                             node = self._nodes[number] = Node(number, directory, os.fsencode(entry.name))
-                        elif node is self._grave:
-                            continue
                         elif self.is_buried(node):
                             # Linked into the graveyard by a rename that was cut off before its second step: still alive.
                             self._move(node, directory, os.fsencode(entry.name))

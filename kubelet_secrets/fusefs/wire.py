@@ -10,6 +10,7 @@ fuse_notify_inval_inode_out.
 from __future__ import annotations
 
 import enum
+import mmap
 import struct
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ _ATTRIBUTES_ONLY = -1
 _TO_THE_END = 0
 _GETATTR_FH = 1 << 0
 
-Request = bytes | bytearray | memoryview
+Request = bytes | bytearray | memoryview | mmap.mmap
 """One request as read from /dev/fuse, header and all; a buffer may be longer than the request."""
 
 
@@ -36,14 +37,18 @@ class Opcode(enum.IntEnum):
     LOOKUP = 1
     GETATTR = 3
     READLINK = 5
+    FORGET = 2
     OPEN = 14
     READ = 15
+    WRITE = 16
     RELEASE = 18
+    SETXATTR = 21
     INIT = 26
     OPENDIR = 27
     READDIR = 28
     RELEASEDIR = 29
     INTERRUPT = 36
+    BATCH_FORGET = 42
     READDIRPLUS = 44
 
 
@@ -91,7 +96,7 @@ def parse_read(request: Request) -> tuple[int, int, int]:
     return fh, offset, size
 
 
-def limit_read(request: bytearray, size_bytes: int) -> None:
+def limit_read(request: bytearray | memoryview | mmap.mmap, size_bytes: int) -> None:
     """Make a READ, READDIR or READDIRPLUS ask for no more than *size_bytes*."""
     fh, offset, size = _READ_IN.unpack_from(request, IN_HEADER.size)
     _READ_IN.pack_into(request, IN_HEADER.size, fh, offset, min(size, size_bytes))

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class RunningNode:
 
     def call(self, name: str, **arguments: object) -> Any:
         """Have the agent do something; OSError comes back as OSError."""
-        deadline = 200
+        deadline_s = time.monotonic() + _TIMEOUT_S
         while True:
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(_TIMEOUT_S)
@@ -138,8 +139,7 @@ class RunningNode:
                     with client.makefile() as lines:
                         line = lines.readline()
                 except (ConnectionRefusedError, FileNotFoundError):  # an agent is starting
-                    deadline -= 1
-                    assert deadline, "the agent does not come up"
+                    assert time.monotonic() < deadline_s, "the agent does not come up"
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self.keeper.wait(0.05)
                     continue

@@ -24,10 +24,13 @@ from kubelet_secrets.errors import KubeletSecretsError
 from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import harden_process
+from kubelet_secrets.fusefs.init import parse_init
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.orders import FileEntry
-from kubelet_secrets.fusefs.session import serve
+from kubelet_secrets.fusefs.session import REQUEST_BYTES, serve
 from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.unanswered import NAME as UNANSWERED
+from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.writerclient import WriterClient
 from kubelet_secrets.sensitive import SensitiveBytes
 from kubelet_secrets.volume import atomicwriter
@@ -172,11 +175,11 @@ class Remote:
         return {"agent": os.getpid(), "writer": writer, "resume": self._handover.resume}
 
     async def store(self) -> list[str]:
-        """Every path in the store, graveyard included."""
+        """Every path in the store, graveyard included, but for the request at hand."""
         found = []
         for directory, subdirectories, files, _ in os.fwalk(".", dir_fd=self._handover.store_fd):
             found += [os.path.normpath(os.path.join(directory, name)) for name in (*subdirectories, *files)]
-        return sorted(found)
+        return sorted(set(found) - {os.fsdecode(UNANSWERED)})
 
     async def die_over_change(self, number: int, moment: str) -> None:
         self._operations.die_over = (number, moment)
@@ -189,6 +192,10 @@ class Remote:
         """Never come back to the event loop, busily."""
         while True:
             pass
+
+    async def die_over_open(self) -> None:
+        """Be killed when somebody opens something, its request read and not answered."""
+        self._guard.is_deadly = True
 
     async def open_own_mount_and_die(self, path: str) -> None:
         """A thread asks our own mount, and we are killed between taking its question and answering."""
@@ -240,8 +247,11 @@ async def main(handover: Handover) -> None:
 
             nursery.start_soon(stop_on_signal)
 
+            # As agent.py does; a test may ask for what older kernels need.
+            keeps = options.get("keeps_unanswered") or not parse_init(handover.init_request).can_resend
+            unanswered = Unanswered(handover.store_fd, size_bytes=REQUEST_BYTES) if keeps else None
             await nursery.start(
-                partial(serve, resume=handover.resume, tell_alive=handover.tell_alive),
+                partial(serve, resume=handover.resume, unanswered=unanswered, tell_alive=handover.tell_alive),
                 handover.fuse_fd,
                 handover.init_request,
                 front_desk,

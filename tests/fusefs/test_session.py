@@ -22,16 +22,16 @@ from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
 from kubelet_secrets.fusefs.init import InitFlag, make_init_answer, make_resend_notification, parse_init
 from kubelet_secrets.fusefs.operations import Operations
-from kubelet_secrets.fusefs.session import serve
+from kubelet_secrets.fusefs.session import REQUEST_BYTES, serve
 from kubelet_secrets.fusefs.tree import Tree
+from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.wire import Opcode, make_attribute_invalidation
-from tests.fusefs.test_init import KERNEL_6_1, KERNEL_6_18, init_request
+from tests.fusefs.test_init import KERNEL_6_18, init_request
 from tests.fusefs.test_library import FORGET, LOOKUP
 from tests.fusefs.test_tree import TS, UID, find, write_directly
 from tests.fusefs.test_wire import make_request
 
-CAN_RESEND = init_request(minor=45, flags=KERNEL_6_18 | InitFlag.HAS_RESEND)
-CANNOT_RESEND = init_request(minor=38, flags=KERNEL_6_1)
+INIT = init_request(minor=45, flags=KERNEL_6_18 | InitFlag.HAS_RESEND)
 
 
 @dataclass
@@ -44,6 +44,9 @@ class Guard:
 
     pause_s: float = 0
     asked: list[str] = field(default_factory=list)
+
+    def may_read(self, *_: object) -> bool:
+        return True
 
     def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
         self.asked.append(path)
@@ -98,11 +101,12 @@ def kernel(store: int) -> Iterator[Kernel]:
 
 
 @asynccontextmanager
-async def serving(kernel: Kernel, *, init: bytes = CAN_RESEND, resume: bool = False) -> AsyncIterator[None]:
+async def serving(kernel: Kernel, *, unanswered: Unanswered | None = None, resume: bool = False) -> AsyncIterator[None]:
     operations = Operations(kernel.tree, lambda tid: False, resumed=resume)
     desk = FrontDesk(kernel.tree, kernel.guard, lambda tid: False)
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, kernel.fd, init, desk, operations, resume=resume))
+        serves = partial(serve, kernel.fd, INIT, desk, operations, resume=resume, unanswered=unanswered)
+        await nursery.start(serves)
         yield
         nursery.cancel_scope.cancel()
 
@@ -196,13 +200,25 @@ async def test_successor_asks_for_what_was_under_way_and_after_the_buried(kernel
     assert said == [make_resend_notification(), make_attribute_invalidation(key.number)]
 
 
-async def test_kernel_that_cannot_deliver_again_is_not_asked_to(
-    kernel: Kernel, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with serving(kernel, init=CANNOT_RESEND, resume=True):
+async def test_kernel_that_cannot_deliver_again_is_not_asked_to(kernel: Kernel, store: int) -> None:
+    """What the agent before had read lies in the store, and is answered first."""
+    kept = Unanswered(store, size_bytes=REQUEST_BYTES)
+    left = lookup(UID, 2)
+    kept.buffer[: len(left)] = left
+    kernel.ask(lookup("missing", 4))
+    async with serving(kernel, unanswered=Unanswered(store, size_bytes=REQUEST_BYTES), resume=True):
+        assert [(unique, error) for unique, error, _ in await kernel.answers(2)] == [(2, 0), (4, -2)]
         assert kernel.rest() == []
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "callers from before the restart hang" in caplog.text
+    assert kept.left_behind() == 0
+
+
+async def test_request_of_an_earlier_mount_is_not_answered_on_the_next(kernel: Kernel, store: int) -> None:
+    left = lookup(UID, 2)
+    kept = Unanswered(store, size_bytes=REQUEST_BYTES)
+    kept.buffer[: len(left)] = left
+    async with serving(kernel, unanswered=kept):
+        await trio.testing.wait_all_tasks_blocked()
+        assert kernel.rest() == []
 
 
 async def test_first_agent_asks_for_nothing(kernel: Kernel) -> None:

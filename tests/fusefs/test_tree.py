@@ -329,7 +329,7 @@ def test_full_store_can_still_shrink() -> None:
     """No inode is left for a grave: the file goes at once."""
     from kubelet_secrets.fusefs import mounts
 
-    store, _ = mounts.make_store(size_bytes=1 << 20, inodes=8)
+    store = mounts.make_mount("tmpfs", {"nr_inodes": "8"}, attributes=mounts.MountAttr(0), source="test")
     try:
         tree = Tree(store, resumed=False)
         write_directly(store, f"{UID}/v/key")
