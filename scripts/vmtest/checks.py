@@ -1,0 +1,88 @@
+"""What the guest checks. Each check is a function that returns an :class:`Outcome`; what it prints goes to the log.
+
+Run inside the guest only (``guest``): a check may use up memory, fill swap and start services.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    held: bool
+    detail: str
+
+
+def _run(*command: str, **environ: str) -> tuple[int, str]:
+    """Run a command; its output goes to the log as it comes, and is returned."""
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, env=os.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        output += line
+    return process.wait(), output
+
+
+def facts() -> Outcome:
+    """The guest is what it should be: its own kernel, cgroup v2 and nothing else, swap on."""
+    cgroup_types = {
+        line.split()[2]
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if line.split()[2].startswith("cgroup")
+    }
+    swaps = Path("/proc/swaps").read_text().splitlines()[1:]
+    init = Path("/proc/1/comm").read_text().strip()
+    held = cgroup_types == {"cgroup2"} and len(swaps) == 1 and init == "systemd"
+    return Outcome(
+        held, f"Linux {platform.release()}, {init}, {'+'.join(sorted(cgroup_types))}, {len(swaps)} swap disk"
+    )
+
+
+def demo() -> Outcome:
+    """The guided tour, to its end."""
+    status, output = _run("scripts/demo")
+    return Outcome(status == 0, f"{output.count('✓')} steps" if status == 0 else f"exit status {status}")
+
+
+def _pytest(*arguments: str, **environ: str) -> Outcome:
+    command = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "scripts.vmtest.patience",
+        "-m",
+        "not slow",
+    )
+    status, output = _run(*command, *arguments, **environ)
+    summary = re.sub(r"^=+ | in [\d.]+s.*$", "", output.rstrip().rpartition("\n")[2]).strip("= ")
+    return Outcome(status == 0, summary or f"exit status {status}")
+
+
+CHECKS: Mapping[str, Callable[[], Outcome]] = {
+    "facts": facts,
+    "demo": demo,
+    "fusefs": lambda: _pytest("tests/fusefs", "tests/test_keeper.py"),
+    "volume": lambda: _pytest("tests/volume"),
+    "access": lambda: _pytest("tests/access"),
+    "runtime": lambda: _pytest("tests/runtime"),
+    "e2e": lambda: _pytest(
+        *(f"tests/e2e/test_{name}.py" for name in ("volumes", "rotation", "access", "canary", "crashes"))
+    ),
+}

@@ -1,0 +1,192 @@
+"""One boot of qemu: disks made, the kernel started, the guest's report read, the disks searched afterwards.
+
+The guest has no network. Three disks: its root (an overlay: what this boot writes and nothing else), swap, and the checkout as
+a tar archive. Two ports: a report, one JSON line per check, and a log of whatever the checks print. Called by ``__main__``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.vmtest.image import CHECKOUT, Kernel, run
+from scripts.vmtest.initramfs import make_initramfs
+
+_SWAP_BYTES = 1 << 30
+_KVM_PROBE_S = 20
+_QEMU = "qemu-system-x86_64"
+
+
+@dataclass(slots=True, kw_only=True)
+class Boot:
+    """What a boot left behind.
+
+    Attributes:
+        status: "finished", or why the guest did not report its end.
+        reports: the guest's lines, in order.
+        root_disk, swap_disk: for the search; the first holds this boot's writes only.
+    """
+
+    status: str
+    seconds: float
+    root_disk: Path
+    swap_disk: Path
+    console: Path
+    log: Path
+    reports: list[dict[str, object]] = field(default_factory=list)
+
+
+def usable_accelerator(kernel: Kernel, scratch: Path) -> str:
+    """``kvm`` if a guest gets anywhere with it, else ``tcg``.
+
+    Tried, because in a virtual machine /dev/kvm may be there and its guests hang.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    console = scratch / "kvm-probe.console"
+    command = [_QEMU, *_basics("kvm", memory_mib=256), "-serial", f"file:{console}"]
+    command += ["-kernel", str(kernel.vmlinuz), "-append", "console=ttyS0 panic=-1", "-no-reboot"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # Without a root filesystem it panics in a second, and panic=-1 ends qemu.
+        process.wait(_KVM_PROBE_S)
+        return "kvm" if b"Kernel panic" in console.read_bytes() else "tcg"
+    except (subprocess.TimeoutExpired, FileNotFoundError):
+        return "tcg"
+    finally:
+        process.kill()
+        process.wait()
+        console.unlink(missing_ok=True)
+
+
+def _basics(accelerator: str, *, memory_mib: int) -> list[str]:
+    accelerators = {
+        "kvm": ["-accel", "kvm", "-cpu", "host"],
+        "tcg": ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"],
+    }
+    sizes = ["-smp", "2", "-m", str(memory_mib)]
+    return ["-machine", "q35", *accelerators[accelerator], *sizes, "-nodefaults", "-no-user-config", "-display", "none"]
+
+
+def boot(
+    kernel: Kernel,
+    image: Path,
+    work: Path,
+    *,
+    accelerator: str,
+    memory_mib: int,
+    timeout_s: float,
+    arguments: Sequence[str] = (),
+    progress: Callable[[dict[str, object]], None] = lambda report: None,
+) -> Boot:
+    """Boot *kernel* on an overlay of *image* and return when it has powered off, or is killed after *timeout_s*.
+
+    Args:
+        work: an empty directory for the disks and what the guest says; stays the caller's.
+        arguments: for the guest, through the kernel's command line.
+        progress: called with each report as it comes.
+    """
+    root_disk, swap_disk, code = work / "root.qcow2", work / "swap.raw", work / "checkout.tar"
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image, root_disk])
+    swap_disk.touch()
+    os.truncate(swap_disk, _SWAP_BYTES)
+    run(["mkswap", "-q", swap_disk])
+    _pack_checkout(code)
+    initramfs = work / "initramfs"
+    with contextlib.suppress(FileNotFoundError):
+        initramfs.unlink()
+    initramfs.write_bytes(make_initramfs(kernel.modules))
+    command = [
+        *(_QEMU, *_basics(accelerator, memory_mib=memory_mib)),
+        *("-kernel", str(kernel.vmlinuz), "-initrd", str(initramfs), "-no-reboot"),
+        *("-append", " ".join(["console=ttyS0 quiet panic=-1 systemd.show_status=false", *arguments])),
+        *("-drive", f"file={root_disk},if=virtio,format=qcow2,cache=unsafe"),
+        *("-drive", f"file={swap_disk},if=virtio,format=raw,cache=unsafe"),
+        *("-drive", f"file={code},if=virtio,format=raw,readonly=on"),
+        *("-device", "virtio-rng-pci", "-serial", f"file:{work / 'console'}", "-device", "virtio-serial-pci"),
+    ]
+    for name in ("report", "log"):
+        (work / name).touch()
+        command += [
+            "-chardev",
+            f"file,id={name},path={work / name}",
+            "-device",
+            f"virtserialport,chardev={name},name={name}",
+        ]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    result = Boot(
+        status="finished",
+        seconds=0,
+        root_disk=root_disk,
+        swap_disk=swap_disk,
+        console=work / "console",
+        log=work / "log",
+    )
+    try:
+        for report in _follow(work / "report", process, started + timeout_s):
+            result.reports.append(report)
+            progress(report)
+        if process.poll() is None:
+            result.status = f"killed after {timeout_s:.0f} s"
+        elif process.returncode != 0:
+            assert process.stderr is not None
+            result.status = f"qemu: {process.stderr.read().strip()}"
+        elif not any(report.get("check") == "end" for report in result.reports):
+            result.status = "it went down before its checks were done"
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _follow(path: Path, process: subprocess.Popen[str], deadline_s: float) -> Iterator[dict[str, object]]:
+    """The JSON lines of a file that grows, until the process has ended and all is read, or the deadline."""
+    with path.open("rb") as lines:
+        rest = b""
+        while True:
+            has_ended = process.poll() is not None
+            rest += lines.read()
+            *complete, rest = rest.split(b"\n")
+            for line in complete:
+                yield json.loads(line)
+            if has_ended or time.monotonic() > deadline_s:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+
+
+def _pack_checkout(target: Path) -> None:
+    """What git knows of the checkout, as it is now: changes that are not committed are tested too."""
+    names = run(
+        [
+            "git",
+            "-C",
+            CHECKOUT,
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]
+    )
+    existing = [name for name in names.split("\0") if name and (CHECKOUT / name).exists()]
+    listing = target.with_suffix(".names")
+    listing.write_text("\0".join(existing))
+    run(["tar", "-C", CHECKOUT, "--null", "-T", listing, "-cf", target])
+    listing.unlink()
+    # A disk has whole sectors; tar ends in zeros, so that more of them do no harm.
+    os.truncate(target, -(-target.stat().st_size // 4096) * 4096)
