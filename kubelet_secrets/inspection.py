@@ -320,7 +320,6 @@ def make_audit_view(entry: Entry, *, dropped: int = 0) -> AuditView:
         volume=record.volume,
         path=record.path,
         version=record.version,
-        kind=record.kind,
         tid=record.tid,
         pid=record.pid,
         uid=record.uid,

@@ -198,7 +198,7 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     time: str  # RFC 3339 with milliseconds, UTC
     seq: int
-    kind: str  # "open", "opendir"; of the trail itself "start", "stop", "gap"
+    kind: str  # "open", "opendir", "read", "readdir", "lookup"; of the trail itself "start", "stop", "gap"
     verdict: str  # "allowed" or "denied"; "" of the trail itself
     file: str  # "<volume>/<path>" within the pod
     who: str  # "ns/pod/container" or "host pid 123 (/usr/bin/cat)"
@@ -210,7 +210,6 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     volume: str = ""
     path: str = ""
     version: str = ""
-    kind: str = ""  # "open", "opendir", "read", "readdir" or "lookup"
     tid: int = 0
     pid: int = 0
     uid: int = 0
