@@ -25,7 +25,7 @@ import msgspec
 import yaml
 
 from kubelet_secrets.api.decode import strip_nulls
-from kubelet_secrets.client.tls import make_client_context
+from kubelet_secrets.client.tls import make_client_context, split_pem
 from kubelet_secrets.errors import UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
@@ -224,11 +224,10 @@ def read_key_pair(config: ClusterConfig) -> ClusterConfig:
     """
     if config.client_cert_file is None or config.client_key_file is None:
         return config
-    return dataclasses.replace(
-        config,
-        client_cert_pem=_read_file(config.client_cert_file, "client-certificate"),
-        client_key_pem=SensitiveBytes(_read_file(config.client_key_file, "client-key")),
+    cert, key = _key_pair(
+        _read_file(config.client_cert_file, "client-certificate"), _read_file(config.client_key_file, "client-key")
     )
+    return dataclasses.replace(config, client_cert_pem=cert, client_key_pem=key)
 
 
 def _parse(path: Path) -> _Kubeconfig:
@@ -296,13 +295,14 @@ def _with_user(config: ClusterConfig, user: _User, place: _Place) -> ClusterConf
     if bool(cert) != bool(key):
         missing = "client-key" if cert else "client-certificate"
         raise (place / missing).error("a client certificate and its key come together; this one is missing")
+    cert_pem, key_pem = _key_pair(cert, key) if cert else (b"", None)
     token_file = place.path.parent / user.token_file if user.token_file else None
     if token_file is not None:
         _read_file(token_file, f"{place.path}: {place.field}.tokenFile")
     config = dataclasses.replace(
         config,
-        client_cert_pem=cert,
-        client_key_pem=SensitiveBytes(key) if key else None,
+        client_cert_pem=cert_pem,
+        client_key_pem=key_pem,
         client_cert_file=cert_file if cert_file is not None and key_file is not None else None,
         client_key_file=key_file if cert_file is not None else None,
         token=SensitiveBytes(user.token.encode()) if user.token else None,
@@ -312,6 +312,14 @@ def _with_user(config: ClusterConfig, user: _User, place: _Place) -> ClusterConf
     if cert:
         ssl_context(config)  # complain now, with the file's name, and not at the first request
     return config
+
+
+def _key_pair(certificate: bytes, key: bytes) -> tuple[bytes, SensitiveBytes]:
+    """The two as they are kept: one file may hold both, and the key must not pass for a certificate, which is not secret.
+
+    What is no certificate stays where it was found: the error will say which field is wrong.
+    """
+    return split_pem(certificate)[0] or b"(no certificate)", SensitiveBytes(split_pem(key)[1])
 
 
 def _read_exec(plugin: _Exec, place: _Place) -> ExecConfig:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 from kubelet_secrets.errors import UsageError
 from kubelet_secrets.memoryfile import memory_file
 from kubelet_secrets.sensitive import SensitiveBytes
+
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----[ \t]*\r?\n?", re.DOTALL)
 
 
 def make_client_context(
@@ -47,6 +50,16 @@ def make_client_context(
             reason = error.reason or "not PEM, or encrypted"
             raise UsageError(f"{source}: client-certificate and client-key: cannot be used ({reason})") from None
     return context
+
+
+def split_pem(content: bytes) -> tuple[bytes, bytes]:
+    """Certificates and everything else of one PEM file: the kubelet keeps a certificate and its key together.
+
+    Returns:
+        (certificates, the rest). A file without any PEM block is all rest.
+    """
+    certificates = b"".join(match[0] for match in _CERTIFICATE.finditer(content))
+    return certificates, _CERTIFICATE.sub(b"", content)
 
 
 def load_key_pair(context: ssl.SSLContext, cert_pem: bytes, key_pem: SensitiveBytes) -> None:

@@ -13,7 +13,13 @@ import trustme
 import yaml
 
 from kubelet_secrets.client import tls
-from kubelet_secrets.client.kubeconfig import ClusterConfig, in_cluster_config, load_kubeconfig, ssl_context
+from kubelet_secrets.client.kubeconfig import (
+    ClusterConfig,
+    in_cluster_config,
+    load_kubeconfig,
+    read_key_pair,
+    ssl_context,
+)
 from kubelet_secrets.errors import UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
@@ -272,3 +278,21 @@ def test_encrypted_key_is_refused_without_asking(tmp_path: Path) -> None:
 def test_garbage_authority_is_refused() -> None:
     with pytest.raises(UsageError, match="no PEM certificate"):
         ssl_context(ClusterConfig(server="https://x", ca_pem=b"canary"))
+
+
+def test_certificate_and_key_in_one_file_are_told_apart(tmp_path: Path) -> None:
+    """As the kubelet keeps them; a certificate is not secret and may be shown, the key may not."""
+    (tmp_path / "current.pem").write_bytes(CERT + KEY)
+    user = {"client-certificate": "current.pem", "client-key": "current.pem"}
+    config = load_kubeconfig(write(tmp_path, kubeconfig(user=user)))
+    assert config.client_cert_pem == CERT
+    assert config.client_key_pem == SensitiveBytes(KEY)
+    assert b"PRIVATE" not in repr(config).encode()
+    assert read_key_pair(config) == config
+
+
+def test_file_without_a_certificate_is_no_certificate(tmp_path: Path) -> None:
+    (tmp_path / "current.pem").write_bytes(KEY)
+    user = {"client-certificate": "current.pem", "client-key": "current.pem"}
+    with pytest.raises(UsageError, match="client-certificate and client-key: cannot be used"):
+        load_kubeconfig(write(tmp_path, kubeconfig(user=user)))
