@@ -7,6 +7,7 @@
     ├── fusefs session   answers the kernel; nothing else may start before it does, or after it ends
     ├── writer client    orders for later versions
     ├── registration     the Node object; lease beside it
+    ├── rotation         of the node's client certificate, where that is ours
     ├── events
     ├── secrets, config maps, services, pods    reflectors
     ├── pod manager      one worker (a nursery) per pod
@@ -39,7 +40,6 @@ from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
 from kubelet_secrets.cache.manager import ObjectManager, Strategy
-from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.control.server import serve_control
 from kubelet_secrets.fusefs import session
@@ -54,9 +54,12 @@ from kubelet_secrets.fusefs.tree import Tree
 from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.writerclient import WriterClient
 from kubelet_secrets.inspection import Inspection
+from kubelet_secrets.node.bootstrap import Identity, find_identity
+from kubelet_secrets.node.certificates import client_template
 from kubelet_secrets.node.facts import read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.registration import NodeReporter
+from kubelet_secrets.node.rotation import CertificateRotation
 from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
@@ -84,12 +87,16 @@ from kubelet_secrets.volume.store import Store
 
 log = logging.getLogger(__name__)
 
+ROTATION_DELAY_S = 30.0  # reading a certificate takes a process; the first seconds belong to the pods
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentOptions:
     """What ``kubelet-secrets agent`` passes on through the keeper. Paths are absolute; there is no secret in it."""
 
     kubeconfig: Path
+    bootstrap_kubeconfig: Path | None = None  # to make *kubeconfig* with, where it is missing or has expired
+    cert_dir: Path
     node_name: str
     root_dir: Path
     image_dir: Path
@@ -150,7 +157,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     async with AsyncExitStack() as undo:
         undo.callback(audit.close)
         undo.callback(guard.close)
-        client = await undo.enter_async_context(open_client(load_kubeconfig(options.kubeconfig)))
+        identity = await _find_identity(options, handover)
+        client = await undo.enter_async_context(open_client(identity.config))
         # Services wake pods, and pods read services: the closures meet below, before either runs.
         services = ServiceCache(client, changed=lambda: pods.services_changed())
         trust_bundles = TrustBundleCache(client, changed=lambda: pods.trust_bundles_changed())
@@ -236,6 +244,17 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     await base.start(listen)
                     working.start_soon(partial(reporter.run, task_status=trio.TASK_STATUS_IGNORED))
                     working.start_soon(lease.run)
+                    if identity.files is not None:
+                        rotation = CertificateRotation(
+                            "client certificate",
+                            client,
+                            lambda: client_template(options.node_name),
+                            identity.files,
+                            lambda pair: client.use_key_pair(pair.certificate_pem, pair.key_pem),
+                            clock=wall_clock,
+                            bootstrap=identity.bootstrap,
+                        )
+                        working.start_soon(partial(rotation.run, delay_s=ROTATION_DELAY_S))
                     if strategy is Strategy.CACHE:
                         working.start_soon(ttl.run)
                     for service in (events, secrets, config_maps, pods):
@@ -258,6 +277,28 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 await stop_everything(parts, grace_s=options.stop_grace_s)
                 await audit.end()
             base.cancel_scope.cancel()
+
+
+async def _find_identity(options: AgentOptions, handover: Handover) -> Identity:
+    """The node's kubeconfig. May take as long as somebody takes to approve a request: no sign that this process hangs."""
+
+    async def say_alive() -> None:
+        while True:
+            handover.tell_alive()
+            await trio.sleep(session.ALIVE_INTERVAL_S)
+
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(say_alive)
+        identity = await find_identity(
+            kubeconfig=options.kubeconfig,
+            bootstrap_kubeconfig=options.bootstrap_kubeconfig,
+            cert_dir=options.cert_dir,
+            node_name=options.node_name,
+            clock=wall_clock,
+            is_resumed=handover.resume,
+        )
+        waiting.cancel_scope.cancel()
+    return identity
 
 
 def _store_limits(options: AgentOptions, handover: Handover) -> StoreLimits:

@@ -3,26 +3,32 @@ pytest plugin run.
 
 The children are the very commands a user can run alone (``kubelet-secrets apiserver``, ``kubelet-secrets agent``). This module
 starts them in order, waits until each says ``READY=1`` (sd_notify), and takes everything down again: containers first, then
-mounts, then the server, then the credentials' tmpfs. It holds admin credentials and no secret values.
+mounts, then the server, then the credentials' tmpfs. The node joins with a bootstrap token, as any other node would. No secret
+values are held here but that token and the admin's credentials.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trio
 
+from kubelet_secrets.api import bootstraptoken
+from kubelet_secrets.api.bootstraptoken import BootstrapToken
 from kubelet_secrets.api.core import Node
-from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.api.meta import NODES, SECRETS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
+from kubelet_secrets.client.kubeconfigfile import make_bootstrap_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import AlreadyTold, ApiUnavailable, HostError, NotFound
 from kubelet_secrets.fusefs import mounts
@@ -34,6 +40,7 @@ from kubelet_secrets.runtime.tools import find_tools
 RUN_DIR = Path("/run/kubelet-secrets")
 CREDENTIALS_SIZE_BYTES = 4 * 1024 * 1024
 START_TIMEOUT_S = 60
+JOIN_TOKEN_TTL = timedelta(minutes=10)
 _CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError: the child has printed its one line
 STOP_TIMEOUT_S = 60  # the keeper bounds the agent's own clean-up; this is the last resort behind it
 
@@ -139,7 +146,6 @@ async def run_stack(
         notifications = NotifySocket()
         undo.callback(notifications.close)
         admin_kubeconfig = options.kubeconfig or credentials / "kubeconfig"
-        node_kubeconfig = credentials / "node.kubeconfig"
 
         storage = ["--data-dir", str(options.data_dir)] if options.data_dir else ["--in-memory"]
         if options.encryption_config is not None:
@@ -149,8 +155,6 @@ async def run_stack(
         flags = {
             "--port": str(options.port),
             "--kubeconfig": str(admin_kubeconfig),
-            "--node-kubeconfig": str(node_kubeconfig),
-            "--node-name": options.node_name,
         }
         apiserver = _spawn(["apiserver", *storage, *_flatten(flags)], notifications, options.verbose)
         undo.callback(lambda: admin_kubeconfig.unlink(missing_ok=True))
@@ -159,8 +163,16 @@ async def run_stack(
         cluster = load_kubeconfig(admin_kubeconfig)
         progress(f"API server at {cluster.server}, objects in {options.data_dir or 'memory'}")
 
+        client = await undo.enter_async_context(open_client(cluster))
+        token = await _create_join_token(client, options.node_name)
+        bootstrap = credentials / "bootstrap.kubeconfig"
+        bootstrap.touch(mode=0o600)
+        bootstrap.write_bytes(make_bootstrap_kubeconfig(cluster, token.text).reveal())
+
         flags = {
-            "--kubeconfig": str(node_kubeconfig),
+            "--bootstrap-kubeconfig": str(bootstrap),
+            "--kubeconfig": str(credentials / "node.kubeconfig"),
+            "--cert-dir": str(credentials / "pki"),
             "--node-name": options.node_name,
             "--root-dir": str(options.root_dir),
             "--image-dir": str(options.image_dir),
@@ -192,7 +204,9 @@ async def run_stack(
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)
         await _wait_ready(keeper, notifications, "the node")
-        client = await undo.enter_async_context(open_client(cluster))
+        # The node has its own certificate by now, and nobody else is to come in by this token.
+        await client.delete(SECRETS, bootstraptoken.NAMESPACE, token.name)
+        bootstrap.unlink()
         with trio.fail_after(START_TIMEOUT_S):
             await wait_node_ready(client, options.node_name)
         progress(f"node {options.node_name} is Ready")
@@ -204,6 +218,21 @@ async def run_stack(
             keeper=keeper,
             apiserver=apiserver,
         )
+
+
+async def _create_join_token(client: ApiClient, node_name: str) -> BootstrapToken:
+    """A token that one node joins with, and that ends by itself should this process be killed."""
+    token_id, token_secret = bootstraptoken.generate(secrets.choice)
+    token = BootstrapToken(
+        id=token_id,
+        secret=token_secret,
+        description=f"The token that `kubelet-secrets up` starts node {node_name} with.",
+        expires=datetime.now(UTC) + JOIN_TOKEN_TTL,
+        usages=("authentication",),
+        groups=(bootstraptoken.DEFAULT_GROUP,),
+    )
+    await client.create(SECRETS, bootstraptoken.NAMESPACE, bootstraptoken.make_secret(token))
+    return token
 
 
 async def wait_node_ready(client: ApiClient, name: str) -> None:

@@ -172,6 +172,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
     """docs/threat-model.md: whoever reviews the path of a secret reads these files."""
     found = {own_name(path) for path in modules() if ".reveal(" in path.read_text()}
     assert found == {
+        "api.bootstraptoken",
         "api.decode",
         "apiserver.encryption_providers",
         "apiserver.kms",
@@ -181,12 +182,15 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "apiserver.tokens",
         "cli.explain",
         "client.credentials",
+        "client.kubeconfigfile",
         "client.tls",
         "envvars.environment",
         "explain.certificates",
         "fusefs.orders",
+        "node.certfiles",
         "node.certificates",
         "runtime.keyring",
         "sensitive",
+        "stack",
         "volume.atomicwriter",
     }

@@ -200,14 +200,38 @@ def node_options(command: F) -> F:
 @click.command()
 @click.option(
     "--kubeconfig",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    help="Credentials for the API server, of the identity system:node:<node name>.",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Credentials for the API server, of the identity system:node:<node name>. With --bootstrap-kubeconfig: written when "
+    "missing or expired.  [default with --bootstrap-kubeconfig: kubeconfig in the root directory]",
+)
+@click.option(
+    "--bootstrap-kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Credentials that may ask for a client certificate: a bootstrap token. May be gone once the node has joined.",
+)
+@click.option(
+    "--cert-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Where the node's certificates and keys are kept, 0600, and replaced in time.  [default: pki in the root directory]",
 )
 @node_options
 @click.pass_obj
-def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **node: Any) -> None:
+def agent(
+    verbose: int | None,
+    /,
+    kubeconfig: Path | None,
+    bootstrap_kubeconfig: Path | None,
+    cert_dir: Path | None,
+    node_name: str | None,
+    **node: Any,
+) -> None:
     """Run the node: bring Secrets to the pods bound to it, until SIGTERM or Ctrl-C.
+
+    With --bootstrap-kubeconfig it joins first, as a kubelet does: it asks for a client certificate, and waits until the request
+    is approved and signed. From then on the certificate is replaced at 70 to 90 % of its life.
 
     When it stops, its containers are stopped and every mount is gone. Killing the agent process alone (it is a child of this
     one) disturbs no container.
@@ -216,6 +240,12 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
     from kubelet_secrets.runtime.cgroups import instance_name
 
     root_dir, name = Path(os.path.abspath(node["root_dir"])), node_name or default_node_name()
+    if kubeconfig is None:
+        if bootstrap_kubeconfig is None:
+            raise click.UsageError("Missing option '--kubeconfig' or '--bootstrap-kubeconfig'")
+        kubeconfig = root_dir / "kubeconfig"
+    elif bootstrap_kubeconfig is None and not kubeconfig.is_file():
+        raise click.BadParameter(f"File '{kubeconfig}' does not exist.", param_hint="'--kubeconfig'")
     raise SystemExit(
         run_keeper(
             KeeperOptions(
@@ -228,6 +258,8 @@ def agent(verbose: int | None, /, kubeconfig: Path, node_name: str | None, **nod
                 cgroup_instance=instance_name(name, root_dir),
                 agent_options={
                     "kubeconfig": os.path.abspath(kubeconfig),
+                    "bootstrap_kubeconfig": _absolute(bootstrap_kubeconfig),
+                    "cert_dir": os.path.abspath(cert_dir or root_dir / "pki"),
                     "node_name": name,
                     "root_dir": str(root_dir),
                     "image_dir": os.path.abspath(node["image_dir"]),

@@ -345,6 +345,10 @@ class ApiClient:
         except msgspec.DecodeError:
             raise DecodeError(f"{path}: not valid JSON") from None
 
+    async def request_text(self, path: str) -> str:
+        """An endpoint that answers with text: ``/healthz``."""
+        return (await self._lanes.request("GET", path)).decode("utf-8", "replace")
+
 
 class _WatchEvents(Generic[K]):
     """Iterator over a watch's events. An object, not a generator: a task may leave it at any event."""
