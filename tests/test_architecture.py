@@ -40,6 +40,7 @@ LEVELS = {
     "agent": 8,
     "children": 7,
     "supervisor": 7,
+    "systemd": 0,
     "keeper": 8,
     "agent_process": 9,
     "stack": 9,

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
     "logs": ("inspect:logs", "Print what a container wrote to its output."),
     "image": ("image:image", "Import, list and remove container images of this machine's store."),
+    "systemd-unit": ("systemd_unit:systemd_unit", "Print a systemd service that runs the node on this machine."),
     "demo": ("demo:demo", "Take the guided tour, on real containers, in under a minute."),
 }
 
