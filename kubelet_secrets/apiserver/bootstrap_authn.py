@@ -81,13 +81,13 @@ def judge(secret: Object, token_id: str, token_secret: str, now: datetime) -> Us
         raise TokenRefused(f"{subject} is deleted and awaiting removal")
     if secret.get("type") != SECRET_TYPE or data is None:
         raise TokenRefused(f"{subject} has invalid type, expected {SECRET_TYPE}.")
-    if not hmac.compare_digest(_value(data, "token-secret"), token_secret.encode("ascii")):
+    if not hmac.compare_digest(value_of(data, "token-secret"), token_secret.encode("ascii")):
         raise TokenRefused(f"{subject} has invalid value for key token-secret.")
-    if _value(data, "token-id") != token_id.encode("ascii"):
+    if value_of(data, "token-id") != token_id.encode("ascii"):
         raise TokenRefused(f"{subject} has invalid value for key token-id.")
     if is_expired(data, now):
         raise TokenRefused(f"{subject} has expired.")
-    if _value(data, "usage-bootstrap-authentication") != b"true":
+    if value_of(data, "usage-bootstrap-authentication") != b"true":
         raise TokenRefused(f"{subject} not marked usage-bootstrap-authentication=true.")
     try:
         groups = extra_groups(data)
@@ -98,7 +98,7 @@ def judge(secret: Object, token_id: str, token_secret: str, now: datetime) -> Us
 
 def is_expired(data: Object, now: datetime) -> bool:
     """Whether the token's time is over. None set is never; one that cannot be read is over."""
-    text = _value(data, "expiration").decode("utf-8", "replace")
+    text = value_of(data, "expiration").decode("utf-8", "replace")
     if not text:
         return False
     expires = parse_rfc3339(text) if _RFC3339.fullmatch(text) else None
@@ -107,7 +107,7 @@ def is_expired(data: Object, now: datetime) -> bool:
 
 def extra_groups(data: Object) -> list[str]:
     """The groups in ``auth-extra-groups``. Raises: ValueError: one is not below ``system:bootstrappers:``."""
-    text = _value(data, "auth-extra-groups").decode("utf-8", "replace")
+    text = value_of(data, "auth-extra-groups").decode("utf-8", "replace")
     groups = text.split(",") if text else []
     for group in groups:
         if not _EXTRA_GROUP_PATTERN.fullmatch(group):
@@ -115,5 +115,6 @@ def extra_groups(data: Object) -> list[str]:
     return groups
 
 
-def _value(data: Object, key: str) -> bytes:
+def value_of(data: Object, key: str) -> bytes:
+    """A value of a Secret as stored; empty when it is missing."""
     return base64.b64decode(data.get(key) or "")

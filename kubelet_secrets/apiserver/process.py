@@ -232,7 +232,7 @@ async def _serve(
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)
-            await nursery.start(run_joining, registry, authorizers, authority)
+            await nursery.start(run_joining, registry, authorizers, authority, url)
             log.info("API server listening on %s", handle.url)
             task_status.started(handle)
             await listener.serve(application, shutdown, hub.close)
