@@ -4,7 +4,6 @@ that Debian's libfuse3-dev ships.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import time
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
-from harness import Place, exec_command, pod, remove, secret, wait_running
+from harness import Place, exec_command, measure, pod, remove, secret, wait_running
 
 from kubelet_secrets.api.meta import PODS, SECRETS
 from kubelet_secrets.stack import Stack, run_stack
@@ -57,15 +56,6 @@ async def filesystem(stack: Stack, probe_dir: Path) -> None:
             ratio = f"{ours / other:.2f}" if other else "-"
             print(f"| {label} | {ours / 1e3:.1f} µs | {tmpfs / 1e3:.1f} µs | {shown} | {ours / tmpfs:.2f} | {ratio} |")
     await remove(stack, {"reader"})
-
-
-async def measure(command: list[str]) -> float:
-    """Median ns of three runs of the probe."""
-    runs = []
-    for _ in range(3):
-        result = await trio.run_process(command, capture_stdout=True)
-        runs.append(int(result.stdout))
-    return statistics.median(runs)
 
 
 @contextmanager

@@ -5,16 +5,27 @@
  *   probe open FILE COUNT      print ns per open+read+close, the median of COUNT rounds
  *   probe read FILE COUNT      print ns per pread of 4 KiB of an open file, the median of COUNT rounds
  *   probe wait PREFIX N FILE   wait until PREFIX<i>/FILE is readable for every i below N, then print the time, in ns
+ *   probe latency FILE SECONDS one open+read+close every 2 ms: print count and p50, p99 and the longest, in ns
+ *   probe list DIRECTORY COUNT print ns per listing with a stat of each name, the median of COUNT rounds
+ *   probe storm KIND PATH N    N threads that ask as much as they can until they are killed; prints "ready"
+ *                              open: open+read+close; hold: the same, with 1000 descriptors each kept open; absent: stat of
+ *                              names that do not exist; list: read the directory; part: read its beginning; watch: inotify
+ *                              watches set and removed, poll
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,6 +94,97 @@ static int rounds(const char *path, int count, int reopen) {
     return 0;
 }
 
+static int latency(const char *path, int seconds) {
+    static char buffer[65536];
+    int most = seconds * 1000, count = 0;
+    int64_t *taken = calloc((size_t)most, sizeof *taken), until = now() + (int64_t)seconds * 1000000000;
+    while (count < most && now() < until) {
+        int64_t start = now();
+        if (slurp(path, buffer, sizeof buffer) < 0)
+            return perror(path), 1;
+        taken[count++] = now() - start;
+        usleep(2000);
+    }
+    qsort(taken, (size_t)count, sizeof *taken, compare);
+    printf("%d %lld %lld %lld\n", count, (long long)taken[count / 2], (long long)taken[count * 99 / 100],
+           (long long)taken[count - 1]);
+    return 0;
+}
+
+static int list(const char *path, int count) {
+    int64_t *taken = calloc((size_t)count, sizeof *taken);
+    for (int i = 0; i < count; i++) {
+        int64_t start = now();
+        DIR *directory = opendir(path);
+        if (directory == NULL)
+            return perror(path), 1;
+        struct stat found;
+        for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
+            fstatat(dirfd(directory), entry->d_name, &found, 0);
+        closedir(directory);
+        taken[i] = now() - start;
+    }
+    qsort(taken, (size_t)count, sizeof *taken, compare);
+    printf("%lld\n", (long long)taken[count / 2]);
+    return 0;
+}
+
+static const char *storm_kind, *storm_path;
+
+static void *storm(void *argument) {
+    char buffer[65536], name[4096];
+    long thread = (long)argument;
+    if (!strcmp(storm_kind, "hold"))
+        for (int i = 0; i < 1000; i++)
+            (void)!open(storm_path, O_RDONLY | O_CLOEXEC);
+    for (long i = 0;; i++) {
+        if (!strcmp(storm_kind, "absent")) {
+            struct stat found;
+            snprintf(name, sizeof name, "%s/absent-%ld-%ld", storm_path, thread, i);
+            stat(name, &found);
+        } else if (!strcmp(storm_kind, "list") || !strcmp(storm_kind, "part")) {
+            DIR *directory = opendir(storm_path);
+            if (directory == NULL)
+                continue;
+            while (readdir(directory) != NULL && !strcmp(storm_kind, "list"))
+                ;
+            closedir(directory);
+        } else if (!strcmp(storm_kind, "watch")) {
+            int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+            struct pollfd waiting = {fd, POLLIN, 0};
+            inotify_add_watch(fd, storm_path, IN_ALL_EVENTS);
+            poll(&waiting, 1, 0);
+            close(fd);
+            int file = open(storm_path, O_RDONLY | O_CLOEXEC);
+            waiting.fd = file;
+            poll(&waiting, 1, 0);
+            close(file);
+        } else
+            slurp(storm_path, buffer, sizeof buffer);
+    }
+    return NULL;
+}
+
+static int storms(const char *kind, const char *path, int threads) {
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    storm_kind = kind, storm_path = path;
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 256 << 10);
+    for (long i = 0; i < threads; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, &small, storm, (void *)i))
+            return perror("pthread_create"), 1;
+    }
+    printf("ready\n");
+    fflush(stdout);
+    pause();
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc == 4 && !strcmp(argv[1], "watch"))
         return watch(argv[2], atoi(argv[3]));
@@ -90,6 +192,12 @@ int main(int argc, char **argv) {
         return rounds(argv[2], atoi(argv[3]), 1);
     if (argc == 4 && !strcmp(argv[1], "read"))
         return rounds(argv[2], atoi(argv[3]), 0);
+    if (argc == 4 && !strcmp(argv[1], "latency"))
+        return latency(argv[2], atoi(argv[3]));
+    if (argc == 4 && !strcmp(argv[1], "list"))
+        return list(argv[2], atoi(argv[3]));
+    if (argc == 5 && !strcmp(argv[1], "storm"))
+        return storms(argv[2], argv[3], atoi(argv[4]));
     if (argc == 5 && !strcmp(argv[1], "wait")) {
         char path[4096], byte;
         for (int i = 0; i < atoi(argv[3]); i++) {
@@ -100,6 +208,6 @@ int main(int argc, char **argv) {
         printf("%lld\n", (long long)now());
         return 0;
     }
-    fprintf(stderr, "usage: probe watch|open|read FILE COUNT, or probe wait PREFIX N FILE\n");
+    fprintf(stderr, "usage: probe watch|open|read|latency|list FILE N, probe wait PREFIX N FILE, probe storm KIND PATH N\n");
     return 2;
 }
