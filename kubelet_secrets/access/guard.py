@@ -142,6 +142,11 @@ class ContainerGuard:
         self._audit.append(self._record(verdict, caller, ctx, pod_uid, volume, path, "lookup"))
         return False
 
+    def group(self, tid: int) -> str:
+        """Id of the container that a thread is in; empty when it is in none. For fairness, not for a verdict."""
+        containers = self._registry.find_by_cgroups(self._identifier.cgroups_of(tid))
+        return containers[0].container_id if containers else ""
+
     def close(self) -> None:
         """Give back the descriptors of remembered callers."""
         self._identifier.close()

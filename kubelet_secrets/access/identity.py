@@ -178,6 +178,13 @@ class CallerIdentifier:
             mnt_ns=mount_namespace(tid),
         )
 
+    def cgroups_of(self, tid: int) -> tuple[str, ...]:
+        """The cgroups that a thread is in now; none when there is no such thread."""
+        try:
+            return parse_cgroups(_read(tid, "cgroup"))
+        except CallerUnknown:
+            return ()
+
     def recognise(self, tid: int) -> Sighting | None:
         """Look again, briefly, at a thread that is blocked in a request: is it alive, in which mount namespace and cgroups.
 

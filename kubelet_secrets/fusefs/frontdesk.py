@@ -71,6 +71,9 @@ class Guard(Protocol):
     def may_look(self, pod_uid: str, volume: str, path: str, ctx: CallerContext) -> bool:
         """Decide whether the caller may know of a name, which need not exist. Like :meth:`may_open` in all else."""
 
+    def group(self, tid: int) -> str:
+        """Which callers share a turn when many ask for one pod's files: those of a container. Must not wait."""
+
 
 class FrontDesk:
     """Answers what it can, as bytes.
@@ -79,12 +82,15 @@ class FrontDesk:
         tree: the node table.
         guard: asked on every open and opendir by anybody but the writer.
         is_writer: whether a thread id is the writer's.
+
+    Attributes:
+        is_writer: as given.
     """
 
     def __init__(self, tree: Tree, guard: Guard, is_writer: Callable[[int], bool]) -> None:
         self._tree = tree
         self._guard = guard
-        self._is_writer = is_writer
+        self.is_writer = is_writer
         self._desks: dict[int, Callable[[Header, Request], bytes | None]] = {
             Opcode.LOOKUP.value: self._look_up,
             Opcode.READLINK.value: self._read_link,
@@ -97,6 +103,10 @@ class FrontDesk:
             Opcode.RELEASE.value: self._release,
             Opcode.RELEASEDIR.value: self._release,
         }
+
+    def whose(self, tid: int) -> str:
+        """Who has a turn of its own when many ask, see ``Guard.group``."""
+        return self._guard.group(tid)
 
     def answer(self, header: Header, request: Request) -> bytes | None:
         """Answer one request.
@@ -122,7 +132,7 @@ class FrontDesk:
     def _open(self, header: Header, request: Request) -> bytes:
         node = self._tree.node(header.node)
         flags = parse_open(request)
-        if not self._is_writer(header.tid):
+        if not self.is_writer(header.tid):
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 return make_error(header.unique, errno.EROFS)
             if not self._is_allowed(node, header, "open"):
@@ -133,7 +143,7 @@ class FrontDesk:
 
     def _cache_flag(self, node: Node, header: Header) -> OpenFlag:
         """The writer compares the version there is with the next: of a revoked one it must bring no pages back."""
-        if self._is_writer(header.tid):
+        if self.is_writer(header.tid):
             who = self._tree.identity(node)
             if self._guard.is_revoked(who.pod_uid, who.volume):
                 return OpenFlag.DIRECT_IO
@@ -141,7 +151,7 @@ class FrontDesk:
 
     def _open_directory(self, header: Header, request: Request) -> bytes:
         node = self._tree.node(header.node)
-        if not self._is_writer(header.tid) and not self._is_allowed(node, header, "opendir"):
+        if not self.is_writer(header.tid) and not self._is_allowed(node, header, "opendir"):
             return make_error(header.unique, errno.EACCES)
         return make_open(header.unique, header.node, OpenFlag(0))
 
@@ -179,7 +189,7 @@ class FrontDesk:
         return self._judge_look(header, self._tree.node(header.node), b"")
 
     def _judge_look(self, header: Header, node: Node, name: bytes) -> bytes | None:
-        if self._is_writer(header.tid):
+        if self.is_writer(header.tid):
             return None
         who = self._tree.identity(node)
         path = "/".join(part for part in (who.path, os.fsdecode(name)) if part)
@@ -188,7 +198,7 @@ class FrontDesk:
         return make_error(header.unique, errno.EACCES)
 
     def _may_read(self, node: Node, header: Header, kind: Literal["read", "readdir"]) -> bool:
-        if self._is_writer(header.tid):
+        if self.is_writer(header.tid):
             return True
         who = self._tree.identity(node)
         return self._guard.may_read(who.pod_uid, who.volume, who.path, _context(header), kind)

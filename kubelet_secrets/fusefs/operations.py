@@ -74,6 +74,10 @@ class Operations(pyfuse3.Operations):
         """Index one more directory after a restart; False when none is left. For ``fusefs.session``."""
         return self._tree.index_step()
 
+    def pod_of(self, number: int) -> bytes:
+        """The pod that a node belongs to. For ``fusefs.session``."""
+        return self._tree.pod_of(number)
+
     def buried(self) -> list[int]:
         """Numbers of nodes that wait for the kernel to forget them. For ``fusefs.session``."""
         return self._tree.buried()

@@ -3,10 +3,12 @@
 ::
 
     /dev/fuse ── session ──┬── frontdesk    open, read, close: bytes in, bytes out
-                           └── library      everything else: pyfuse3 and ``operations``, stepped by hand
+                    │      └── library      everything else: pyfuse3 and ``operations``, stepped by hand
+                  crowd                     whose turn it is, when many wait
 
-A request is answered before the next one is read. What has not been read waits in the kernel, also for the next agent; what
-was read by an agent that was killed over it is delivered again to the next, which asks for that, or finds it in ``unanswered``.
+Requests are answered one at a time. What has not been read waits in the kernel, also for the next agent; what was read by an
+agent that was killed over it is delivered again to the next, which asks for that, or finds it in ``unanswered``. The writer, on
+whom every pod's news depends, does not wait its turn.
 """
 
 from __future__ import annotations
@@ -21,12 +23,19 @@ from typing import NoReturn
 import trio
 
 from kubelet_secrets.errors import HostError
+from kubelet_secrets.fusefs.crowd import MAX_WAITING, Crowd, Waiting
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.init import make_resend_notification
 from kubelet_secrets.fusefs.library import ANSWER_BYTES, Library
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.unanswered import Unanswered
-from kubelet_secrets.fusefs.wire import Opcode, limit_read, make_attribute_invalidation, parse_header
+from kubelet_secrets.fusefs.wire import (
+    Header,
+    Opcode,
+    limit_read,
+    make_attribute_invalidation,
+    parse_header,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +43,8 @@ REQUEST_BYTES = (1 << 17) + (1 << 13)
 """max_write and its headers; the kernel refuses to fill a smaller buffer."""
 _LISTING_BYTES = ANSWER_BYTES // 2
 _BURST_S = 0.001
+_FEW = 8  # answered in the order they come before it is looked whether they are many
+_AT_ONCE = frozenset({Opcode.INTERRUPT, Opcode.BATCH_FORGET})  # of no pod: nothing to do, and little
 ALIVE_INTERVAL_S = 0.5
 
 
@@ -69,7 +80,7 @@ async def serve(
     # The device can become readable and then have nothing to read (the caller was killed): never block on it.
     os.set_blocking(fuse_fd, False)
     with Library(operations, init_request) as library:
-        counter = _Counter(fuse_fd, front_desk, library, unanswered)
+        counter = _Counter(fuse_fd, front_desk, operations, library, unanswered)
         async with trio.open_nursery() as nursery:
             if resume:
                 counter.resume()
@@ -83,13 +94,23 @@ async def serve(
 
 
 class _Counter:
-    """Where requests come in, one after the other."""
+    """Where requests come in. A few are answered in the order they come; a crowd, in turns (``crowd``)."""
 
-    def __init__(self, fuse_fd: int, front_desk: FrontDesk, library: Library, unanswered: Unanswered | None) -> None:
+    def __init__(
+        self,
+        fuse_fd: int,
+        front_desk: FrontDesk,
+        operations: Operations,
+        library: Library,
+        unanswered: Unanswered | None,
+    ) -> None:
         self._fuse_fd = fuse_fd
         self._front_desk = front_desk
         self._library = library
-        self._unanswered = unanswered  # holds one request: with it, none may be read before the last one is answered
+        self._crowd = Crowd(operations.pod_of, front_desk.whose)
+        self._in_a_row = 0  # answered since it was last looked how many wait
+        # Holds one request: with it none may be read before the last one is answered, so there are no turns.
+        self._unanswered = unanswered
         self._buffer = bytearray(REQUEST_BYTES) if unanswered is None else unanswered.buffer
         self._view = memoryview(self._buffer)
 
@@ -99,7 +120,7 @@ class _Counter:
             os.write(self._fuse_fd, make_resend_notification())
         elif size := self._unanswered.left_behind():
             logger.info("answering the request that the agent before left")
-            self._serve(size)
+            self._serve_buffer(size)
 
     async def run(self) -> NoReturn:
         """Serve for ever.
@@ -109,45 +130,67 @@ class _Counter:
         to fall asleep here is dearer than that way, in the course of which it mostly comes.
         """
         while True:
-            await trio.lowlevel.wait_readable(self._fuse_fd)
+            if self._crowd:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._fuse_fd)
             ends = time.perf_counter() + _BURST_S
-            while self._serve_one() and time.perf_counter() < ends:
+            while self._serve_one(ends) and time.perf_counter() < ends:
                 pass
 
-    def _serve_one(self) -> bool:
-        """Read and answer a request; False when none waits."""
-        try:
-            size = os.readv(self._fuse_fd, [self._buffer])
-        except BlockingIOError:
+    def _serve_one(self, ends: float) -> bool:
+        """Answer a request; False when none waits. May only look who waits, until *ends*."""
+        if self._unanswered is not None or (not self._crowd and self._in_a_row < _FEW):
+            size = self._read()
+            if size:
+                self._serve_buffer(size)
+            self._in_a_row = self._in_a_row + 1 if size else 0
+            return bool(size)
+        self._in_a_row = 0
+        while len(self._crowd) < MAX_WAITING and (size := self._read()):
+            header = parse_header(self._buffer)
+            if header.opcode in _AT_ONCE or self._front_desk.is_writer(header.tid):
+                self._serve_buffer(size)
+            else:
+                self._crowd.add(Waiting(header, bytearray(self._view[:size])))
+            if time.perf_counter() >= ends:
+                return True  # the end of the line is for the next burst
+        if not self._crowd:
             return False
-        except FileNotFoundError:
-            return True  # its caller was killed while it was being read
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-            raise HostError(
-                "the filesystem's connection was ended from outside: aborted, or unmounted everywhere"
-            ) from None
-        self._serve(size)
+        self._crowd.serve_next(lambda waiting: self._serve(*waiting))
         return True
 
-    def _serve(self, size: int) -> None:
-        """Answer the request in the buffer."""
-        self._answer(size)
+    def _read(self) -> int:
+        """Read a request into the buffer; its size, 0 when none waits."""
+        while True:
+            try:
+                return os.readv(self._fuse_fd, [self._buffer])
+            except BlockingIOError:
+                return 0
+            except FileNotFoundError:
+                continue  # its caller was killed while it was being read
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                raise HostError(
+                    "the filesystem's connection was ended from outside: aborted, or unmounted everywhere"
+                ) from None
+
+    def _serve_buffer(self, size: int) -> None:
+        self._serve(parse_header(self._buffer), self._view[:size])
         if self._unanswered is not None:
             self._unanswered.done()
 
-    def _answer(self, size: int) -> None:
-        header = parse_header(self._buffer)
-        answer = self._front_desk.answer(header, self._buffer)
+    def _serve(self, header: Header, request: bytearray | memoryview) -> None:
+        answer = self._front_desk.answer(header, request)
         if answer is not None:
             self._tell(answer)
             return
         if header.opcode == Opcode.INTERRUPT:
-            return  # comes after the request it is about, which has been answered
+            return  # the request it is about has been answered, or will be in its turn: a tmpfs knows no EINTR either
         if header.opcode in (Opcode.READDIR, Opcode.READDIRPLUS):
-            limit_read(self._buffer, _LISTING_BYTES)  # Linux 6.16 asks for up to 1 MiB; several answers do as well
-        for answer in self._library.answer(self._view[:size]):
+            limit_read(request, _LISTING_BYTES)  # Linux 6.16 asks for up to 1 MiB; several answers do as well
+        for answer in self._library.answer(request):
             self._tell(answer)
 
     def _tell(self, answer: bytes) -> None:

@@ -164,6 +164,15 @@ class Tree:
             for _, inode in directory.files
         ]
 
+    def pod_of(self, number: int) -> bytes:
+        """Uid of the pod that a node belongs to, also a buried one; empty for the root and for what has not been met."""
+        node = self._nodes.get(number)
+        while node is not None and node.parent is not None:
+            if node.parent is self._grave or (node.parent is self.root and node is not self._grave):
+                return node.name
+            node = node.parent
+        return b""
+
     def statvfs(self) -> os.statvfs_result:
         """Size and use of the store."""
         return os.fstatvfs(self._store)

@@ -35,9 +35,9 @@ class Opcode(enum.IntEnum):
     """The requests that are told apart here."""
 
     LOOKUP = 1
+    FORGET = 2
     GETATTR = 3
     READLINK = 5
-    FORGET = 2
     OPEN = 14
     READ = 15
     WRITE = 16

@@ -232,8 +232,8 @@ class Store:
     def _walk(self, path: str) -> Iterator[tuple[str, list[str], list[str], int]]:
         try:
             yield from os.fwalk(path, dir_fd=self._root)
-        except FileNotFoundError:
-            pass  # removed before it was opened
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # removed before it was opened, or the request at hand (``fusefs.unanswered``)
 
     @contextmanager
     def reserve(

@@ -19,7 +19,13 @@ from harness import IMAGE_DIR, Place
 
 from kubelet_secrets.stack import StackOptions
 
-SECTIONS = ("propagation", "filesystem", "density", "crash", "limits")  # modules of this folder, in the order of a whole run
+SECTIONS = (
+    "propagation",
+    "filesystem",
+    "density",
+    "crash",
+    "limits",
+)  # modules of this folder, in the order of a whole run
 
 
 def main(chosen: list[str]) -> None:

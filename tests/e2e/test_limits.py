@@ -81,3 +81,28 @@ async def test_container_that_fills_log_and_memory_volume_holds_up_no_secret(clu
     for name in ("loud", "late", "quiet"):
         await cluster.delete_pod(name, grace_s=0)
     await cluster.wait_gone("loud")
+    await eventually(lambda: os.statvfs(logs).f_bavail > 0)
+
+
+async def test_hostile_container_holds_up_neither_opens_nor_rotations_of_others(cluster: Cluster) -> None:
+    """Its processes open in a loop, ask for names that do not exist, and list; the others read on and get their news."""
+    await cluster.put_secret("kept", {"key": "1"})
+    await cluster.put_secret("stormed", {f"key-{number}": "" for number in range(40)})
+    await cluster.run_pod("victim", container(volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "kept")])
+    storm = (
+        "for n in $(seq 4); do while :; do cat /v/key-1; done & while :; do ls -lL /v; done >/dev/null & "
+        "(i=0; while :; do i=$((i + 1)); [ -e /v/absent-$n-$i ]; done) & done; touch /raging; wait"
+    )
+    await cluster.run_pod(
+        "hostile", container(script=storm, volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "stormed")]
+    )
+    await cluster.exec("hostile", "until [ -e /raging ]; do sleep 0.05; done")
+    for number in range(2, 4):
+        await cluster.put_secret("kept", {"key": str(number)})
+        await cluster.exec("victim", f"until grep -q {number} /v/key; do :; done")
+        assert await cluster.exec("victim", "cat /v/key; ls /v") == f"{number}key\n"
+    await cluster.put_secret("stormed", {"key-1": "news"})  # nor does it itself go without
+    await cluster.exec("hostile", "until grep -q news /v/key-1; do :; done")
+    await cluster.delete_pod("hostile", grace_s=0)
+    await cluster.wait_gone("hostile")
+    await cluster.delete_pod("victim", grace_s=0)

@@ -25,6 +25,9 @@ class Guard:
     revoked: bool = False
     asked: list[tuple[object, ...]] = field(default_factory=list)
 
+    def group(self, tid: int) -> str:
+        return ""
+
     def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
         self.asked.append((pod_uid, volume, path, ctx, kind))
         return self.allows

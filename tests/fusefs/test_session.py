@@ -31,6 +31,7 @@ from tests.fusefs.test_library import FORGET, LOOKUP
 from tests.fusefs.test_tree import TS, UID, find, write_directly
 from tests.fusefs.test_wire import make_request
 
+OTHER_UID = UID[:-1] + "9"
 INIT = init_request(minor=45, flags=KERNEL_6_18 | InitFlag.HAS_RESEND)
 
 
@@ -45,6 +46,9 @@ class Guard:
     pause_s: float = 0
     asked: list[str] = field(default_factory=list)
 
+    def group(self, tid: int) -> str:
+        return str(tid)
+
     def may_read(self, *_: object) -> bool:
         return True
 
@@ -53,6 +57,12 @@ class Guard:
         ends = time.perf_counter() + self.pause_s
         while time.perf_counter() < ends:
             pass
+        return True
+
+    def is_revoked(self, pod_uid: str, volume: str) -> bool:
+        return False
+
+    def may_look(self, pod_uid: str, volume: str, path: str, ctx: CallerContext) -> bool:
         return True
 
 
@@ -103,7 +113,7 @@ def kernel(store: int) -> Iterator[Kernel]:
 @asynccontextmanager
 async def serving(kernel: Kernel, *, unanswered: Unanswered | None = None, resume: bool = False) -> AsyncIterator[None]:
     operations = Operations(kernel.tree, lambda tid: False, resumed=resume)
-    desk = FrontDesk(kernel.tree, kernel.guard, lambda tid: False)
+    desk = FrontDesk(kernel.tree, kernel.guard, lambda tid: tid == WRITER)
     async with trio.open_nursery() as nursery:
         serves = partial(serve, kernel.fd, INIT, desk, operations, resume=resume, unanswered=unanswered)
         await nursery.start(serves)
@@ -178,6 +188,38 @@ async def test_rest_of_the_program_has_its_turns_while_requests_keep_coming(kern
             await trio.lowlevel.checkpoint()
     # One round of trio's loop each; the order within a round is random.
     assert max(later - earlier for earlier, later in pairwise([0, *turns, 10])) <= 2
+
+
+WRITER = 77
+
+
+async def test_crowd_is_answered_in_turns_and_the_writer_at_once(kernel: Kernel, store: int) -> None:
+    """A hundred threads of one pod ask first, then one of another pod, then the writer, on whom all pods depend."""
+    write_directly(store, f"{OTHER_UID}/v/{TS}/key", b"two")
+    mine = find(kernel.tree, f"{UID}/v/{TS}/key").number
+    other = find(kernel.tree, f"{OTHER_UID}/v/{TS}/key").number
+    kernel.ask(*(make_request(Opcode.OPEN, bytes(8), unique=2 * n, node=mine, tid=1000 + n) for n in range(100)))
+    kernel.ask(make_request(Opcode.OPEN, bytes(8), unique=500, node=other, tid=9000))
+    kernel.ask(make_request(Opcode.OPEN, bytes(8), unique=600, node=mine, tid=WRITER))
+    async with serving(kernel):
+        answered = [unique for unique, error, _ in await kernel.answers(102) if error == 0]
+    assert sorted(answered) == [*range(0, 200, 2), 500, 600]
+    assert answered.index(600) <= 8
+    assert answered.index(500) <= 12
+    assert [n for n in answered if n < 500] == list(range(0, 200, 2))
+
+
+async def test_agent_that_ends_over_a_crowd_leaves_it_to_the_next(kernel: Kernel) -> None:
+    """What was read and not answered is the kernel's to deliver again; nothing is answered twice."""
+    kernel.guard.pause_s = 0.002
+    mine = find(kernel.tree, f"{UID}/v/{TS}/key").number
+    asked = [make_request(Opcode.OPEN, bytes(8), unique=2 * n, node=mine, tid=1000 + n) for n in range(50)]
+    async with serving(kernel):
+        kernel.ask(*asked)
+        answered = [unique for unique, _, _ in await kernel.answers(20)]
+    answered += [struct.unpack_from("<IiQ", each)[2] for each in kernel.rest()]
+    assert answered == list(range(0, 2 * len(answered), 2))
+    assert len(answered) < 50
 
 
 async def test_ended_service_leaves_what_it_has_not_read_to_the_next(kernel: Kernel) -> None:
