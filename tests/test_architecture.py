@@ -182,6 +182,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "apiserver.token_request",
         "apiserver.tokens",
         "cli.explain",
+        "cli.token",
         "client.credentials",
         "client.kubeconfigfile",
         "client.tls",

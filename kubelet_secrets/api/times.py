@@ -5,7 +5,12 @@ Source: k8s.io/apimachinery metav1.Time (whole seconds) and metav1.MicroTime (le
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_DURATION = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|[-+]?0")
+_DURATION_PART = re.compile(r"([\d.]+)(ns|us|µs|μs|ms|s|m|h)")
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def rfc3339(instant: datetime) -> str:
@@ -52,6 +57,20 @@ def go_duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m{text}"
     return f"{minutes}m{text}" if minutes else text
+
+
+def parse_go_duration(text: str) -> float:
+    """Seconds of a Go duration: ``3s``, ``1m30s``, ``250ms``, ``0``.
+
+    Raises:
+        ValueError: it is none.
+
+    Source: time.ParseDuration.
+    """
+    if not _DURATION.fullmatch(text):
+        raise ValueError("not a duration")
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION_PART.findall(text))
+    return -seconds if text.startswith("-") else seconds
 
 
 def _trim(number: float) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import msgspec
 
 from kubelet_secrets.api.quoting import go_quote
+from kubelet_secrets.api.times import parse_go_duration
 from kubelet_secrets.api.validation.fields import FieldError, Path, invalid, required
 
 AES_KEY_SIZES = (16, 24, 32)
@@ -23,8 +23,6 @@ SECRETBOX_KEY_SIZES = (32,)
 DEFAULT_TIMEOUT = "3s"
 _REDACTED = "REDACTED"
 _NOT_SERVED = ("apiserveripinfo", "serviceipallocations", "servicenodeportallocations")
-_DURATION = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+|[-+]?0")
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,12 +244,7 @@ def parse_timeout(text: str | None) -> float:
     Raises:
         ValueError: it is none.
     """
-    text = DEFAULT_TIMEOUT if text is None else text
-    if not _DURATION.fullmatch(text):
-        raise ValueError("not a duration")
-    parts = re.findall(r"([\d.]+)(ns|us|µs|μs|ms|s|m|h)", text)
-    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    return -seconds if text.startswith("-") else seconds
+    return parse_go_duration(DEFAULT_TIMEOUT if text is None else text)
 
 
 def _endpoint(endpoint: str, path: Path) -> list[FieldError]:

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("up:up", "Run an embedded API server and a node on this machine, and apply manifests."),
     "agent": ("agent:agent", "Run the node alone, against any API server."),
     "apiserver": ("apiserver:apiserver", "Run the embedded API server alone."),
+    "token": ("token:token", "Create, list and delete the bootstrap tokens with which nodes join."),
     "explain": ("explain:explain", "Say offline what each container of a manifest would see, and why not."),
     "env": ("inspect:env", "Show a container's variables: as started, and as they would be now."),
     "tree": ("inspect:tree", "Show the secret files of a container as it sees them."),
