@@ -11,6 +11,7 @@ Started by the keeper as ``python -m kubelet_secrets.fusefs.writer`` with ``KS_W
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -102,6 +103,8 @@ class Writer:
             os.close(pod_fd)
 
     def _make_directory(self, order: MakeDirectory) -> None:
+        if "\0" in order.path:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         directory_fd = self._open(order.pod_uid, order.volume)
         try:
             for name in order.path.split("/"):

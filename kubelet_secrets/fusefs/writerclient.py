@@ -127,7 +127,7 @@ class WriterClient:
             mode: permission, set-ID and sticky bits of every directory that is made.
 
         Raises:
-            OSError: ENOTDIR when a file or link is in the way.
+            OSError: ENOTDIR when a file or link is in the way, EINVAL for a NUL byte.
             SetUpError: *path* is not a plain relative path.
         """
         if not path or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):

@@ -7,6 +7,7 @@ Source: pkg/volume/hostpath/host_path.go, checkTypeInternal and SetUpAt.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -36,6 +37,8 @@ def check_host_path(source: HostPathVolumeSource) -> None:
         raise SetUpError(f"invalid HostPath `{path}`: must not contain '..'")
     if not source.type:
         return
+    if "\0" in path:
+        raise SetUpError(f"hostPath type check failed: {path}: {os.strerror(errno.EINVAL)}")
     if source.type not in _CHECKS:
         raise SetUpError(f"{source.type} is an invalid volume type")
     is_right, name = _CHECKS[source.type]

@@ -34,11 +34,12 @@ def _in_container(container: Container, volume: str) -> Iterator[str]:
             continue
         if mine.startswith("../"):
             raise SetUpError(f"invalid container mount point {mine}")
-        previous = ""
+        # All that were taken, not just the last one: "-" and "." sort before "/", so /a-b stands between /a and /a/c.
+        taken: list[str] = []
         for path in paths:
-            if not path.startswith(f"{mine}/") or (previous and path.startswith(previous)):
+            if not path.startswith(f"{mine}/") or path.startswith(tuple(taken)):
                 continue
-            previous = f"{path}/"
+            taken.append(f"{path}/")
             yield path[len(mine) + 1 :]
 
 

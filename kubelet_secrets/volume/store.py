@@ -137,7 +137,7 @@ class Store:
     def missing_directories(self, pod_uid: str, volume: str, paths: Iterable[str]) -> list[str]:
         """Those of *paths* that the volume lacks."""
         prefix = _path(pod_uid, volume)
-        return [path for path in paths if not self._exists(f"{prefix}/{path}")]
+        return [path for path in paths if not self._has(f"{prefix}/{path}")]
 
     def remove_volume(self, pod_uid: str, volume: str) -> None:
         """Remove a volume with all its versions; a missing one is fine. The pod's directory goes with its last volume."""
@@ -299,6 +299,13 @@ class Store:
             amounts = f"{used} of {total} bytes in use, {needed.size_bytes} more needed"
         return StoreFull(f"secret store of the node is full: {amounts}")
 
+    def _has(self, path: str) -> bool:
+        """Whether there is such a thing. What no file can be called, as a mount path can be, there is not."""
+        try:
+            return "\0" not in path and self._exists(path)
+        except OSError:  # ENAMETOOLONG, ELOOP: making it will say so
+            return False
+
     def _exists(self, path: str) -> bool:
         try:
             os.stat(path, dir_fd=self._root)
@@ -354,6 +361,8 @@ def _text(error: OSError) -> str:
 
 def _make_directories(fd: int, path: str) -> None:
     """``mkdir -p``, element by element, through no link."""
+    if "\0" in path:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     opened = os.dup(fd)
     try:
         for element in path.split("/"):

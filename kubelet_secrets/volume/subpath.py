@@ -63,7 +63,7 @@ def find(root_fd: int, sub_path: str) -> Found:
     Raises:
         MissingPart: an element does not exist.
         PermissionError: a link or ``..`` leads out of the volume.
-        OSError: ENOTDIR, ELOOP.
+        OSError: ENOTDIR, ELOOP, ENAMETOOLONG; EINVAL for a NUL byte.
     """
     with _walk(root_fd, sub_path) as (fd, path):
         return Found(path, stat.S_ISDIR(os.fstat(fd).st_mode))
@@ -166,6 +166,8 @@ def _walk(
         real_root: path of the root on the host through no link; None where it has none.
         make_mode: make directories that are missing, with this mode.
     """
+    if "\0" in sub_path:  # of a variable's value; Go's os package answers so
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     opened = [os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)]
     names: list[str] = []
     waiting = deque(_elements(sub_path))

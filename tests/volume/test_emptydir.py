@@ -144,3 +144,5 @@ def test_host_path_rules() -> None:
         check_host_path(HostPathVolumeSource(path="/", type="Whatever"))
     with pytest.raises(SetUpError, match=r"^invalid HostPath `/a/../b`: must not contain '..'$"):
         check_host_path(HostPathVolumeSource(path="/a/../b"))
+    with pytest.raises(SetUpError, match=r"^hostPath type check failed: /a\0b: Invalid argument$"):
+        check_host_path(HostPathVolumeSource(path="/a\0b", type="DirectoryOrCreate"))

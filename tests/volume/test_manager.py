@@ -348,13 +348,30 @@ async def test_a_mountpoint_for_a_later_container_is_made_through_the_mount(node
     assert (node.db / "later").is_dir()
 
 
-async def test_a_file_where_a_mountpoint_should_be(node: Node) -> None:
-    await node.show({"x": "file"})
-    mounts_inside = (VolumeMount(name="db", mount_path="/d"), VolumeMount(name="v", mount_path="/d/x/y"))
+@pytest.mark.parametrize(
+    ("path", "reason", "is_first"),
+    [
+        # At first mountpoints are made before the files: x would be a directory, which the AtomicWriter leaves alone.
+        pytest.param("x/y", "not a directory", False, id="a-file-in-the-way"),
+        pytest.param("a\0b", "invalid argument", True, id="nul-first"),
+        pytest.param("a\0b", "invalid argument", False, id="nul-later"),
+        pytest.param("a" * 256, "file name too long", True, id="long-first"),
+        pytest.param("a" * 256, "file name too long", False, id="long-later"),
+    ],
+)
+async def test_a_mountpoint_that_cannot_be_made(node: Node, path: str, reason: str, is_first: bool) -> None:
+    """§2.2, step 5. What a volume showed before stays."""
+    if not is_first:
+        await node.show({"x": "file"})
+    mounts_inside = (VolumeMount(name="db", mount_path="/d"), VolumeMount(name="v", mount_path=f"/d/{path}"))
     pod = Pod(metadata=POD.metadata, spec=PodSpec(containers=(Container(name="app", volume_mounts=mounts_inside),)))
-    with pytest.raises(SetUpError, match="unable to create nested volume mountpoints: mkdir x/y: not a directory"):
+    with pytest.raises(SetUpError) as caught:
         await node.volumes.set_up(pod, DB, files({"x": "file"}), fs_group=None)
-    assert shown(node.db) == {"x": b"file"}
+    assert str(caught.value) == f"unable to create nested volume mountpoints: mkdir {path}: {reason}"
+    if not is_first:
+        assert shown(node.db) == {"x": b"file"}
+    assert (await node.volumes.set_up(POD, DB, files({"x": "2"}), fs_group=None)).name
+    assert shown(node.db) == {"x": b"2"}
 
 
 async def test_a_volume_removed_under_our_hands_is_a_set_up_error(node: Node) -> None:

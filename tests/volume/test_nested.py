@@ -34,6 +34,11 @@ def pod(*containers: dict[str, str]) -> Pod:
         pytest.param([{"/dir": "v", "/dir/a/b": "w", "/dir/a/c": "x"}], ["a/b", "a/c"], id="two-deep"),
         pytest.param([{"/dir": "v", "/dir/a": "w", "/dir/a/b": "x"}], ["a"], id="double-nested-is-skipped"),
         pytest.param([{"/dir": "v", "/dir/a": "w", "/dir/ab": "x"}], ["a", "ab"], id="longer-name-after-nested"),
+        pytest.param(
+            [{"/dir": "v", "/dir/a": "w", "/dir/a-b": "x", "/dir/a.b": "x", "/dir/a/c": "x", "/dir/a2": "x"}],
+            ["a", "a-b", "a.b", "a2"],
+            id="names-that-sort-between-a-directory-and-what-is-in-it",
+        ),
         pytest.param([{"/d1": "v", "/d2": "v", "/d1/a": "w", "/d2/b": "w"}], ["a", "b"], id="mounted-twice"),
         pytest.param(
             [{"/dir": "v", "/dir/a": "w"}, {"/dir": "v", "/dir/a": "x", "/dir/b": "x"}], ["a", "b"], id="containers"

@@ -82,6 +82,8 @@ def test_find_resolves_within_the_volume(fd: int, sub_path: str, expected: Found
         ("dir/file/x", NotADirectoryError),
         ("to-file/x", NotADirectoryError),
         ("loop", OSError),
+        ("a\0b", OSError),
+        ("x" * 300, OSError),
         ("missing", FileNotFoundError),
         ("dangling", FileNotFoundError),
     ],
@@ -105,6 +107,8 @@ def test_a_socket_may_be_the_last_element(volume: Path, fd: int) -> None:
         ("dir", None),
         ("escape/a", None),
         ("loop", None),
+        ("a\0b", None),
+        ("x" * 300, None),
     ],
 )
 def test_find_missing(fd: int, sub_path: str, missing: str | None) -> None:
