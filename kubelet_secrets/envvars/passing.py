@@ -7,6 +7,7 @@ runtimes write ``config.json`` with Go's encoding/json, which puts U+FFFD in the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # surrogate escapes: each is one byte
 
@@ -15,6 +16,16 @@ def refusal(name: str, value: str) -> str:
     """Why no container can get the variable; empty when it can. Names the variable, never its value."""
     if "\0" in name or "\0" in value:
         return f'environment variable "{as_passed(name)}" contains a NUL byte'
+    return ""
+
+
+def argument_refusal(arguments: Iterable[str]) -> str:
+    """Why no container can be given these arguments; empty when it can. Unlike values, the CRI carries them as strings."""
+    for argument in arguments:
+        if "\0" in argument:
+            return "an argument of the command contains a NUL byte"
+        if _NOT_UTF8.search(argument):
+            return "an argument of the command is not valid UTF-8"
     return ""
 
 

@@ -16,9 +16,9 @@ from kubelet_secrets.api.core import Container, EnvVar, Pod, Service, ServicePor
 from kubelet_secrets.api.meta import ObjectMeta
 from kubelet_secrets.api.origin import Origin, OriginKind
 from kubelet_secrets.api.sources import NodeInfo
-from kubelet_secrets.envvars.environment import EnvEntry, Environment, make_environment
+from kubelet_secrets.envvars.environment import EnvEntry, Environment, expand_command, make_environment
 from kubelet_secrets.envvars.filekeys import EnvFile, wanted_env_files
-from kubelet_secrets.envvars.passing import as_passed, count_replaced, refusal
+from kubelet_secrets.envvars.passing import argument_refusal, as_passed, count_replaced, refusal
 from kubelet_secrets.errors import ContainerConfigError, MissingObject, SetUpError
 from kubelet_secrets.explain.lookup import ManifestSource, is_run_time
 from kubelet_secrets.explain.model import Problem, Severity, VariableView
@@ -299,6 +299,11 @@ def _passing_problems(container: Container, environment: Environment, where: str
                 where=spot,
                 hint="mount the key as a file instead",
             )
+    for field, arguments in zip(("command", "args"), expand_command(container, environment), strict=True):
+        for index, argument in enumerate(arguments):
+            if message := argument_refusal((argument,)):
+                spot = f"{where}.{field}[{index}]"
+                yield Problem(severity=Severity.BLOCKS, code="argument-refused", message=message, where=spot)
 
 
 def _rotation_problems(environment: Environment, where: str, source: ManifestSource) -> Iterator[Problem]:

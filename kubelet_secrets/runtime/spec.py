@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kubelet_secrets.envvars.passing import as_passed, refusal
+from kubelet_secrets.envvars.passing import argument_refusal, as_passed, refusal
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.runtime.capabilities import container_capabilities
 from kubelet_secrets.runtime.seccomp import runtime_default
@@ -90,9 +90,8 @@ def environment_list(env: Mapping[str, str]) -> list[str]:
 def _process(settings: ContainerSettings, host: HostFacts, capabilities: tuple[str, ...]) -> dict[str, Any]:
     if not settings.args:
         raise ContainerRunError("failed to generate container spec: no command specified")
-    for index, argument in enumerate(settings.args):
-        if "\0" in argument or not _is_utf8(argument):
-            raise ContainerRunError(f"argument {index} of the command is not valid UTF-8 without NUL bytes")
+    if why := argument_refusal(settings.args):
+        raise ContainerRunError(why)
     user: dict[str, Any] = {"uid": settings.user.uid, "gid": settings.user.gid}
     if settings.user.additional_gids:
         user["additionalGids"] = list(settings.user.additional_gids)
@@ -271,11 +270,3 @@ def _rootfs_propagation(mounts: tuple[Mount, ...]) -> str:
 
 def _clean(path: str) -> str:
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubelet_secrets.envvars.passing import as_passed, count_replaced, refusal
+from kubelet_secrets.envvars.passing import argument_refusal, as_passed, count_replaced, refusal
 
 
 def text_of(value: bytes) -> str:
@@ -51,3 +51,16 @@ def test_anything_can_be_passed_and_only_bad_bytes_are_lost(value: bytes) -> Non
 )
 def test_only_a_nul_byte_stops_a_variable(name: str, value: str, why: str) -> None:
     assert refusal(name, value) == why
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((), ""),
+        (("sh", "-c", "ä 🌍"), ""),
+        (("echo", "a\0b"), "an argument of the command contains a NUL byte"),
+        (("echo", "caf\udce9"), "an argument of the command is not valid UTF-8"),
+    ],
+)
+def test_arguments_travel_as_strings(arguments: tuple[str, ...], why: str) -> None:
+    assert argument_refusal(arguments) == why

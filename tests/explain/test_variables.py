@@ -106,6 +106,22 @@ def test_value_that_no_process_can_have_as_it_is(data: str, severity: Severity, 
         assert own_variables(explanation)["X"] == ("\ufffdo\ufffd", "secret/db key k")
 
 
+@pytest.mark.parametrize(
+    ("field", "where"),
+    [
+        ("command: [echo, $(X), $(Y)]", "command[1]"),
+        ('args: ["<$(X)>"]', "args[0]"),
+        ("args: [$$(X), plain]", ""),
+    ],
+)
+def test_argument_that_is_not_utf8_stops_the_container(field: str, where: str) -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\ndata: {k: /w==}\n"
+    text += pod(f"{field}, env: [{{name: X, valueFrom: {{secretKeyRef: {{name: db, key: k}}}}}}]")
+    told = [(each.where, each.message) for each in problems(explain_yaml(text), "argument-refused")]
+    expected = (f"Pod default/web: spec.containers[0].{where}", "an argument of the command is not valid UTF-8")
+    assert told == ([expected] if where else [])
+
+
 def test_missing_env_from_object() -> None:
     explanation = explain_env(
         "[]", env_from="[{secretRef: {name: none}}, {configMapRef: {name: none, optional: true}}]"

@@ -327,6 +327,8 @@ REFUSED_BY_THE_NODE = {
     "env-config-map-binary-key": env(value_from("A", "configMapKeyRef: {name: settings, key: blob}")),
     "env-from-missing": env(more=", envFrom: [{secretRef: {name: nope}}]"),
     "env-nul-byte": env(value_from("A", "secretKeyRef: {name: db, key: bin}")),
+    "argument-not-utf8": pod(f"{{args: [$(A)], env: [{value_from('A', 'secretKeyRef: {name: latin, key: k}')}]}}")
+    + "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: latin}\ndata: {k: 4+n/gA==}\n",
     # §5.1
     "sub-path-expr-missing": pod(
         "{volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(NOPE)/$(ALSO)}]}",
@@ -351,7 +353,20 @@ REFUSED_BY_THE_API = {
     "docker-config-not-json": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n"
     "type: kubernetes.io/dockerconfigjson\nstringData: {.dockerconfigjson: '['}\n",
     "config-map-key-twice": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\nbinaryData: {a: eA==}\n",
+    "ssh-key-empty": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/ssh-auth\n"
+    'stringData: {ssh-privatekey: ""}\n',
+    "basic-auth-empty": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ntype: kubernetes.io/basic-auth\n",
+    "account-token-without-account": "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n"
+    "type: kubernetes.io/service-account-token\n",
     # §2.1, §4.1, §4.4
+    "secret-name-missing": volume("secret: {}"),
+    "item-key-missing": volume("secret: {secretName: db, items: [{path: x}]}"),
+    "two-types-in-one-source": volume("projected: {sources: [{secret: {name: db}, configMap: {name: settings}}]}"),
+    "downward-bad-label": volume(
+        """downwardAPI: {items: [{path: a, fieldRef: {fieldPath: "metadata.labels['a b']"}}]}"""
+    ),
+    "downward-no-container": volume("downwardAPI: {items: [{path: a, resourceFieldRef: {resource: limits.cpu}}]}"),
+    "token-too-long": volume("projected: {sources: [{serviceAccountToken: {path: t, expirationSeconds: 4294967297}}]}"),
     "mode-too-high": volume("secret: {secretName: db, defaultMode: 01000}"),
     "item-backsteps": volume("secret: {secretName: db, items: [{key: user, path: a/../b}]}"),
     "item-absolute": volume("secret: {secretName: db, items: [{key: user, path: /a}]}"),
@@ -378,10 +393,39 @@ REFUSED_BY_THE_API = {
         "{volumeMounts: [{name: v, mountPath: /v, recursiveReadOnly: Enabled}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
     ),
+    "sub-path-both": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, subPath: a, subPathExpr: b}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "mount-path-missing": pod("{volumeMounts: [{name: v}]}", volumes="[{name: v, secret: {secretName: db}}]"),
+    "bidirectional": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]}",
+        volumes="[{name: v, emptyDir: {}}]",
+    ),
+    "recursive-with-propagation": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled,"
+        " mountPropagation: HostToContainer}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
     # §6.2
     "env-name-with-equals": env("{name: A=B, value: x}"),
     "env-value-and-source": env("{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}"),
     "env-no-source": env("{name: A, valueFrom: {}}"),
+    "env-two-sources": env(
+        value_from("A", "fieldRef: {fieldPath: metadata.name}, secretKeyRef: {name: db, key: user}")
+    ),
+    "env-key-missing": env(value_from("A", "secretKeyRef: {name: db}")),
+    "env-key-bad": env(value_from("A", "secretKeyRef: {name: db, key: a b}")),
+    "env-unknown-resource": env(value_from("A", "resourceFieldRef: {resource: limits.disk}")),
+    "env-bad-divisor": env(value_from("A", "resourceFieldRef: {resource: limits.cpu, divisor: 2}")),
+    "env-from-nothing": env(more=", envFrom: [{prefix: P_}]"),
+    "env-from-two": env(more=", envFrom: [{secretRef: {name: db}, configMapRef: {name: settings}}]"),
+    "env-from-bad-prefix": env(more=', envFrom: [{prefix: "a=b", secretRef: {name: db}}]'),
+    "file-key-backsteps": pod(
+        "{env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: ../x, key: K}}}]}",
+        volumes="[{name: v, emptyDir: {}}]",
+    ),
+    "file-key-no-volume": env(value_from("A", "fileKeyRef: {volumeName: nope, path: x, key: K}")),
     "env-whole-labels": env(value_from("A", "fieldRef: {fieldPath: metadata.labels}")),
     "file-key-not-empty-dir": pod(
         "{env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: x, key: K}}}]}",
