@@ -80,6 +80,7 @@ from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.sandbox import SandboxManager
 from kubelet_secrets.runtime.tools import find_tools
+from kubelet_secrets.stateformat import claim_format
 from kubelet_secrets.volume.layout import PodsLayout
 from kubelet_secrets.volume.manager import VolumeManager
 from kubelet_secrets.volume.quota import StoreLimits
@@ -130,6 +131,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     """
     log.info("agent starts: %s", hardening)
     run_dir = options.root_dir / "run"
+    claim_format(run_dir)
     tools = find_tools(options.runtime)
     layout = probe_cgroups()
     cgroups = CgroupTree(instance_name(options.node_name, options.root_dir), layout)

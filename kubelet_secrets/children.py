@@ -103,6 +103,7 @@ class AgentChild(Child):
     Attributes:
         news_fd: readable when the agent has something to say, or has ended; None when its end was seen.
         was_ready: whether it has said that it is ready.
+        is_waiting: whether it has imported everything and said that it waits for its turn.
         started_s: when it was told to go, by the monotonic clock.
 
     Args:
@@ -137,6 +138,7 @@ class AgentChild(Child):
                 os.close(fd)
         self.news_fd: int | None = news_fd
         self.was_ready = False
+        self.is_waiting = False
         self.started_s = time.monotonic()
         self._silence_s = silence_s
         self._start_silence_s = start_silence_s
@@ -175,6 +177,7 @@ class AgentChild(Child):
             return False
         if self._watchdog is not None:
             self._watchdog.fed()
+        self.is_waiting = self.is_waiting or News.WAITING.value in told
         is_news = News.READY.value in told
         self.was_ready = self.was_ready or is_news
         return is_news

@@ -17,6 +17,7 @@ from kubelet_secrets.notify import forget_descriptors, notify, store_descriptors
 
 logger = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 VARIABLES = (
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     *("KS_PDEATHSIG", "KS_PREDECESSORS"),
@@ -83,9 +84,9 @@ class Supervisor:
 def signal_pipe() -> Iterator[int]:
     """A descriptor that becomes readable, one byte per signal (its number), at SIGTERM, SIGINT and SIGHUP."""
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     old_wakeup_fd = signal.set_wakeup_fd(write_fd)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # upgrade.replace_program blocks them
     try:
         yield read_fd
     finally:

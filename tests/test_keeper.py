@@ -66,10 +66,29 @@ def test_stop_leaves_no_process_no_mount_and_no_file_but_the_images(node: Runnin
     assert (node.root / "images" / "layer").read_text() == "kept"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_other_signals_stop_too(node: RunningNode, number: int) -> None:
-    assert node.stop(number) == 0
+def test_interrupt_stops_too(node: RunningNode) -> None:
+    assert node.stop(signal.SIGINT) == 0
     assert mounts.mounts_below(node.root) == []
+
+
+_IN_A_TERMINAL = """
+import fcntl, os, sys, termios
+controller, terminal = os.openpty()
+os.set_inheritable(controller, True)
+fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_end_of_its_terminal_stops_it(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "root")
+    node.prefix = [sys.executable, "-c", _IN_A_TERMINAL]
+    try:
+        node.start()
+        assert node.stop(signal.SIGHUP) == 0
+        assert mounts.mounts_below(node.root) == []
+    finally:
+        node.clean_up()
 
 
 def test_agent_that_does_not_stop_is_killed_in_time(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket as socket_module
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -250,6 +251,7 @@ def agent(
         run_keeper(
             KeeperOptions(
                 root_dir=root_dir,
+                arguments=_own_arguments(),
                 image_dir=Path(os.path.abspath(node["image_dir"])),
                 store_size_bytes=node["store_size"],
                 store_files=node["store_files"],
@@ -285,3 +287,8 @@ def agent(
             )
         )
     )
+
+
+def _own_arguments() -> tuple[str, ...]:
+    """What follows ``agent`` on the command line; before it are options without values."""
+    return tuple(sys.argv[sys.argv.index("agent") + 1 :]) if "agent" in sys.argv else ()

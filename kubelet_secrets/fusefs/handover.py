@@ -18,6 +18,7 @@ from pathlib import Path
 class News(enum.Enum):
     """What an agent tells the keeper."""
 
+    WAITING = b"?"
     ALIVE = b"."
     READY = b"!"
 
@@ -72,6 +73,7 @@ class Handover:
         Raises:
             KeyError: this process was not started by the keeper.
         """
+        os.write(int(environ["KS_NEWS_FD"]), News.WAITING.value)
         with os.fdopen(int(environ["KS_TURN_FD"]), "rb") as turns:
             line = turns.readline()
         if not line:
@@ -91,11 +93,16 @@ class Handover:
 
     def tell_ready(self) -> None:
         """Tell the keeper, and through it systemd or ``up``, that the node works. Once."""
-        os.write(self.news_fd, News.READY.value)
+        self._tell(News.READY)
 
     def tell_alive(self) -> None:
         """Tell the keeper that the event loop turns. From time to time, ``session.ALIVE_INTERVAL_S``."""
+        self._tell(News.ALIVE)
+
+    def _tell(self, news: News) -> None:
         try:
-            os.write(self.news_fd, News.ALIVE.value)
+            os.write(self.news_fd, news.value)
         except BlockingIOError:
             pass  # a keeper that is stopped will find enough of them
+        except BrokenPipeError:
+            pass  # newer code takes the keeper's place: this agent serves on until its successor is there

@@ -33,6 +33,7 @@ try:
         agent_options=given["options"], agent_command=tuple(given["command"]),
         store_size_bytes=given["store_size_bytes"], run_size_bytes=16 << 20,
         stop_timeout_s=given["stop_timeout_s"], healthy_after_s=0, silence_s=given["silence_s"],
+        arguments=tuple(given["arguments"]),
     ))
 except HostError as exc:
     sys.exit(f"keeper: {exc}")
@@ -67,6 +68,7 @@ class RunningNode:
         self.stop_timeout_s = 20.0
         self.store_size_bytes = 64 << 20
         self.silence_s = 60.0
+        self.arguments: list[str] = []  # of the agent's command line, for the preflight
         self.command = [sys.executable, str(AGENT)]
         self.prefix: list[str] = []
         self.environ: Mapping[str, str] = {}
@@ -88,6 +90,7 @@ class RunningNode:
             "stop_timeout_s": self.stop_timeout_s,
             "store_size_bytes": self.store_size_bytes,
             "silence_s": self.silence_s,
+            "arguments": self.arguments,
         }
         prefix = self.prefix
         if self.stored:

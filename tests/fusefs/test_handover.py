@@ -41,7 +41,7 @@ def test_handover_arrives_with_the_turn(resume: bool) -> None:
     assert received == dataclasses.replace(HANDOVER, news_fd=received.news_fd, resume=resume, writer_pid=77)
     received.tell_alive()
     received.tell_ready()
-    assert os.read(news_fd, 10) == News.ALIVE.value + News.READY.value
+    assert os.read(news_fd, 10) == News.WAITING.value + News.ALIVE.value + News.READY.value
     os.close(news_fd)
     os.close(received.news_fd)
 
