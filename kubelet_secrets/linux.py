@@ -7,6 +7,7 @@ more than a millisecond. Not a mount *policy*: who mounts what is decided by the
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from pathlib import Path
@@ -74,6 +75,16 @@ def mount(source: str | None, target: str | Path, fstype: str | None, flags: int
     """mount(2). *data* must not be a secret: it shows in ``/proc/self/mountinfo``."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, fstype, data)]
     _check(_libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]), str(target))
+
+
+def mount_tmpfs(source: str, target: str | Path, flags: int, options: str) -> None:
+    """Mount a tmpfs that cannot be swapped or, on a kernel before 6.4, one that can."""
+    try:
+        mount(source, target, "tmpfs", flags, f"{options},noswap")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        mount(source, target, "tmpfs", flags, options)
 
 
 def unmount(target: str | Path, flags: int = 0) -> None:

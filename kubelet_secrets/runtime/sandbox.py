@@ -33,7 +33,7 @@ import msgspec
 import trio
 
 from kubelet_secrets.errors import ContainerRunError
-from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount
+from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount_tmpfs, unmount
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.cni import CniNetwork, NetworkFailed, PortMapping
 from kubelet_secrets.runtime.netns import make_namespaces
@@ -232,7 +232,7 @@ class SandboxManager:
         if "ipc" in targets:
             shm = directory / "shm"
             shm.mkdir()
-            mount("shm", shm, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={_SHM_BYTES}")
+            mount_tmpfs("shm", shm, MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,size={_SHM_BYTES}")
 
     async def _attach(self, network: CniNetwork, settings: SandboxSettings) -> None:
         directory = self._path(settings.pod_uid)

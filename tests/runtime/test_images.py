@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,15 @@ from kubelet_secrets.runtime import registry as registry_module
 from kubelet_secrets.runtime.images import Image, ImageStore
 from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials, parse_docker_config
 from kubelet_secrets.runtime.registry import Registry
-from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool, tool_environment
+from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool
 from kubelet_secrets.sensitive import SensitiveBytes
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.runtime.conftest import Node
+from tests.runtime.private_registry import GOOD, PASSWORD, PrivateRegistry, serve_registry
 
 pytestmark = pytest.mark.runtime
 
-PASSWORD = "pull-s3cr3t-canary"
-HTPASSWD = "puller:$2y$05$abcdefghijklmnopqrstuu0HNeTBrUmZRbRcWpWJXSemctSRNWuPC\n"
 SECRET = CredentialSource(namespace="ns", name="pull", uid="1")
-GOOD = RegistryCredentials(username="puller", password=SensitiveBytes(PASSWORD.encode()))
 BAD = RegistryCredentials(username="puller", password=SensitiveBytes(b"wrong-s3cr3t-canary"))
 
 
@@ -198,68 +194,10 @@ async def test_unreadable_store_is_an_inspect_error(store: ImageStore, layout: s
 # --- a registry -----------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class PrivateRegistry:
-    domain: str
-    digest: str
-    log: Path
-
-    @property
-    def image(self) -> str:
-        return f"{self.domain}/team/app:1"
-
-    def requests(self, text: str) -> int:
-        return sum(text in line for line in self.log.read_text().splitlines() if "response completed" in line)
-
-
 @pytest.fixture
 async def private(tmp_path: Path, layout: str, tools: Tools) -> AsyncIterator[PrivateRegistry]:
-    """Debian's docker-registry, which wants a password, with the image in it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    directory.joinpath("htpasswd").write_text(HTPASSWD)
-    directory.joinpath("config.yml").write_text(
-        f"""\
-version: 0.1
-log: {{accesslog: {{disabled: true}}, level: info}}
-storage: {{filesystem: {{rootdirectory: {directory}/data}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}
-"""
-    )
-    log = directory / "log"
-    with log.open("wb") as output:
-        process = await trio.lowlevel.open_process(
-            ["docker-registry", "serve", str(directory / "config.yml")],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=tool_environment(),
-        )  # fmt: skip
-    try:
-        with trio.fail_after(30):
-            while True:
-                try:
-                    stream = await trio.open_tcp_stream("127.0.0.1", port)
-                    await stream.aclose()
-                    break
-                except OSError:
-                    await trio.sleep(0.02)
-            authfile = directory / "auth.json"
-            authfile.write_bytes(registry_module.auth_document(f"127.0.0.1:{port}", GOOD))
-            push = await run_tool(
-                [
-                    tools.skopeo, "copy", "--dest-tls-verify=false", f"--digestfile={directory}/digest", layout,
-                    f"docker://127.0.0.1:{port}/team/app:1",
-                ],
-                env={"REGISTRY_AUTH_FILE": str(authfile)},
-            )  # fmt: skip
-            assert push.code == 0, push.stderr
-        yield PrivateRegistry(f"127.0.0.1:{port}", directory.joinpath("digest").read_text(), log)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
+    async with serve_registry(tmp_path / "registry", layout, tools) as private:
+        yield private
 
 
 async def test_pull_with_the_right_password(store: ImageStore, private: PrivateRegistry) -> None:

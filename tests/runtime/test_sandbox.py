@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from kubelet_secrets.fusefs.mounts import is_noswap_supported
 from kubelet_secrets.runtime.sandbox import (
     Sandbox,
     SandboxFailed,
@@ -83,6 +84,10 @@ async def test_shm_and_ipc_are_shared(node: Node, manager: SandboxManager) -> No
     shared = sandbox_changes(sandbox)
     assert await node.output("sh", "-c", "echo x > /dev/shm/f", **shared) == (0, "")
     assert await node.output("cat", "/dev/shm/f", **shared) == (0, "x")
+    if is_noswap_supported():
+        code, mounted = await node.output("grep", " /dev/shm ", "/proc/mounts", **shared)
+        assert code == 0
+        assert "noswap" in mounted.split()[3].split(",")
 
 
 async def test_pods_are_apart_from_each_other_and_from_the_host(node: Node, manager: SandboxManager) -> None:
