@@ -108,7 +108,8 @@ class ContainerGuard:
         is_allowed, window = self._judge(pod_uid, volume, path, ctx, kind)
         if len(self._answers) >= _ANSWERS:
             self._answers.clear()  # they are good for a second at most: none is worth choosing
-        self._answers[question] = _Answer(is_allowed, revision, window)
+        if self._identifier.recognise(ctx.tid) == sighting:  # it was not moved in between
+            self._answers[question] = _Answer(is_allowed, revision, window)
         return is_allowed
 
     def may_read(

@@ -11,8 +11,10 @@ waits.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
+import struct
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +23,11 @@ PIDFD_THREAD = os.O_EXCL
 """Flag of pidfd_open(2) since Linux 6.9: a descriptor of one thread. EINVAL before that."""
 
 _TABLE_BYTES = 1 << 16
+
+_PIDFD_INFO = struct.Struct("=QQ48x")  # mask, cgroup id; all of the first version, 64 bytes
+_PIDFD_INFO_CGROUPID = 1 << 2
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
+"""Since Linux 6.13; before that ENOTTY or EINVAL. Source: include/uapi/linux/pidfd.h."""
 
 _UNSAID = 0xFFFF_FFFF
 """FUSE_INVALID_UIDGID, fs/fuse/fuse_i.h."""
@@ -60,6 +67,12 @@ def parse_cgroups(text: str) -> tuple[str, ...]:
         if first and second and path.startswith("/"):
             paths[path] = None
     return tuple(paths)
+
+
+def is_uniform(text: str) -> bool:
+    """Whether a thread is in one cgroup only, in the unified hierarchy and in all others in which it is not at the root."""
+    paths = set(parse_cgroups(text)) - {"/"}
+    return len(paths) == 1 and f"0::{paths.pop()}" in text.splitlines()
 
 
 def parse_tgid(status: str) -> int:
@@ -124,7 +137,7 @@ class Sighting(NamedTuple):
 
     thread: object  # stands for the thread, also against a later one with its number
     mnt_ns: str  # name of its mount namespace, as it is now
-    cgroups: bytes  # what /proc/<tid>/cgroup says now
+    cgroups: bytes | int  # what /proc/<tid>/cgroup says now, or the number of its one cgroup
 
 
 class CallerIdentifier:
@@ -165,16 +178,17 @@ class CallerIdentifier:
         if uid == _UNSAID:
             uid, gid = parse_ids(_read(tid, "status"))
         try:
-            cgroups = known.read_cgroups()
+            cgroups = known.read_cgroups().decode("utf-8", "surrogateescape")
         except OSError as error:
             raise _unknown(tid, error) from None
+        known.is_uniform = is_uniform(cgroups)
         return Caller(
             tid=tid,
             pid=known.pid,
             uid=uid,
             gid=gid,
             exe=_read_exe(tid),
-            cgroup_paths=parse_cgroups(cgroups.decode("utf-8", "surrogateescape")),
+            cgroup_paths=parse_cgroups(cgroups),
             mnt_ns=mount_namespace(tid),
         )
 
@@ -196,7 +210,7 @@ class CallerIdentifier:
             return None
         self._known.move_to_end(tid)
         try:
-            return Sighting(known, os.readlink(known.mnt_ns_path), known.read_cgroups())
+            return Sighting(known, os.readlink(known.mnt_ns_path), known.sight_cgroups())
         except OSError:
             return None
 
@@ -245,11 +259,12 @@ class CallerIdentifier:
 class _Known:
     """What is remembered of a thread. Without a pidfd it is used once and not remembered."""
 
-    __slots__ = ("_cgroup_fd", "_pidfd", "_poll", "_tid", "mnt_ns_path", "pid")
+    __slots__ = ("_cgroup_fd", "_pidfd", "_poll", "_tid", "is_uniform", "mnt_ns_path", "pid")
 
     def __init__(self, tid: int, pid: int, pidfd: int | None) -> None:
         self.pid = pid
         self.mnt_ns_path = f"/proc/{tid}/ns/mnt"
+        self.is_uniform = False  # as read last
         self._tid = tid
         self._pidfd = pidfd
         self._cgroup_fd: int | None = None
@@ -277,6 +292,26 @@ class _Known:
             return os.read(fd, _TABLE_BYTES)
         finally:
             os.close(fd)
+
+    def sight_cgroups(self) -> bytes | int:
+        """What tells whether the thread was moved. OSError as :meth:`read_cgroups`.
+
+        Of one that is in a single cgroup the kernel gives the number of that, never used twice, at a tenth of the cost of
+        the table. A move in another hierarchy alone is then seen when the table is next read: it is in the container still.
+        """
+        if self.is_uniform and self._pidfd is not None:
+            info = bytearray(_PIDFD_INFO.size)
+            _PIDFD_INFO.pack_into(info, 0, _PIDFD_INFO_CGROUPID, 0)
+            try:
+                fcntl.ioctl(self._pidfd, _PIDFD_GET_INFO, info)
+            except OSError as error:
+                if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                    raise
+            else:
+                mask, number = _PIDFD_INFO.unpack_from(info)
+                if mask & _PIDFD_INFO_CGROUPID:
+                    return int(number)
+        return self.read_cgroups()
 
     def close(self) -> None:
         for fd in (self._pidfd, self._cgroup_fd):

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from kubelet_secrets.access.identity import (
     CallerIdentifier,
     CallerUnknown,
     CallerVanished,
+    is_uniform,
     mount_namespace,
     parse_cgroups,
     parse_ids,
@@ -43,6 +45,22 @@ CONTAINER = "/kubelet-secrets/n1/pod0b2b2a4e/c0ffee"
 )
 def test_parse_cgroups(text: str, expected: tuple[str, ...]) -> None:
     assert parse_cgroups(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(f"0::{CONTAINER}\n", True, id="v2"),
+        pytest.param(f"4:memory:{CONTAINER}\n1:name=systemd:/\n0::{CONTAINER}\n", True, id="hybrid"),
+        pytest.param(f"4:memory:{CONTAINER}\n0::/\n", False, id="v1-only"),
+        pytest.param(f"4:memory:{CONTAINER}\n0::/user.slice\n", False, id="two"),
+        pytest.param(f"4:memory:{CONTAINER}\n0::{CONTAINER}/inner\n", False, id="divided"),
+        pytest.param("4:memory:/\n0::/\n", False, id="none"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+def test_is_uniform(text: str, expected: bool) -> None:
+    assert is_uniform(text) is expected
 
 
 def test_tgid_is_not_taken_from_the_programs_name() -> None:
@@ -176,6 +194,37 @@ def test_a_program_and_a_namespace_that_change_are_seen(identifier: CallerIdenti
     assert seen_after is not None
     assert seen_before.thread is seen_after.thread
     assert [parse_namespace(seen.mnt_ns) for seen in (seen_before, seen_after)] == [before.mnt_ns, after.mnt_ns]
+
+
+@contextmanager
+def cgroup_of_all_hierarchies(name: str) -> Iterator[list[Path]]:
+    made = []
+    try:
+        for root in probe_cgroups().hierarchies:
+            if root.name != "cpuset":  # of v1: takes no process before it is told which processors it has
+                (root / name).mkdir()
+                made.append(root / name)
+        yield made
+    finally:
+        for directory in made:
+            directory.rmdir()
+
+
+def test_a_move_out_of_the_one_cgroup_is_seen(identifier: CallerIdentifier) -> None:
+    """Where the number of that cgroup stands for the whole table."""
+    names = [f"identity-{secrets.token_hex(4)}" for _ in range(2)]
+    with cgroup_of_all_hierarchies(names[0]) as first, cgroup_of_all_hierarchies(names[1]) as second, child() as pid:
+        seen = []
+        for cgroups in (first, second):
+            for cgroup in cgroups:
+                (cgroup / "cgroup.procs").write_text(str(pid))
+            if cgroups is first:
+                identifier.identify(pid, uid=0, gid=0)
+                assert identifier._known[pid].is_uniform
+            seen.append(identifier.recognise(pid))
+        assert identifier.identify(pid, uid=0, gid=0).cgroup_paths[0] == f"/{names[1]}"
+    assert None not in seen
+    assert seen[0] != seen[1]
 
 
 def test_a_move_to_another_cgroup_is_seen(identifier: CallerIdentifier) -> None:
