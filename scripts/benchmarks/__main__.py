@@ -23,6 +23,7 @@ SECTIONS = (
     "propagation",
     "filesystem",
     "density",
+    "revocation",
     "crash",
     "limits",
 )  # modules of this folder, in the order of a whole run
