@@ -88,7 +88,9 @@ async def pass_out(stack: Stack, path: Path) -> int:
         listener.bind(str(path))
         listener.listen()
         listener.setblocking(False)
-        command = await exec_command(stack, "holder", "/probe/revoked_reader", "pass", "/etc/s0/value", f"/probe/{path.name}")
+        command = await exec_command(
+            stack, "holder", "/probe/revoked_reader", "pass", "/etc/s0/value", f"/probe/{path.name}"
+        )
         await trio.run_process(command)
         connection, _ = listener.accept()
         with connection:

@@ -98,19 +98,20 @@ class Scene:
     @asynccontextmanager
     async def talking(self, name: str, script: str) -> AsyncIterator[tuple[Dialogue, int]]:
         """Run the attack program in a container beside the block; yields it and its pid as the host has it."""
-        before = attackers()
+        uid = self.pod.metadata.uid
+        before = attackers(uid)
         async with self.cluster.talking(POD, script, name) as dialogue:
-            await eventually(lambda: attackers() - before)
-            (pid,) = attackers() - before
+            await eventually(lambda: attackers(uid) - before)
+            (pid,) = attackers(uid) - before
             yield dialogue, pid
 
 
-def attackers() -> set[int]:
-    """Processes that are the attack program in a container."""
+def attackers(pod_uid: str) -> set[int]:
+    """Processes that are the attack program in a container of the pod."""
     found = set()
     for link in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):
-            if str(link.readlink()) == "/attack/attack":
+            if str(link.readlink()) == "/attack/attack" and pod_uid in (link.parent / "cgroup").read_text():
                 found.add(int(link.parent.name))
     return found
 
