@@ -54,12 +54,17 @@ from kubelet_secrets.fusefs.tree import Tree
 from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.writerclient import WriterClient
 from kubelet_secrets.inspection import Inspection
+from kubelet_secrets.kubeletapi import server as kubelet_server
+from kubelet_secrets.kubeletapi.authn import Authenticator
+from kubelet_secrets.kubeletapi.authz import Authorizer
+from kubelet_secrets.kubeletapi.routes import KubeletRoutes
 from kubelet_secrets.node.bootstrap import Identity, find_identity
 from kubelet_secrets.node.certificates import client_template
 from kubelet_secrets.node.facts import read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.rotation import CertificateRotation
+from kubelet_secrets.node.serving import open_serving
 from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
@@ -109,6 +114,9 @@ class AgentOptions:
     pod_manifest_path: Path | None = None  # static pods
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
+    kubelet_address: str = "0.0.0.0"  # the kubelet's own default; every request is authenticated
+    kubelet_port: int = 0  # 0: any
+    client_ca_file: Path | None = None  # who vouches for clients of the kubelet's API
     cni_conf_dir: Path | None = None  # None: pods see nothing but themselves
     cni_bin_dirs: tuple[Path, ...] = ()
     audit_file: Path | None = None  # a durable copy of the audit trail
@@ -135,7 +143,14 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     tools = find_tools(options.runtime)
     layout = probe_cgroups()
     cgroups = CgroupTree(instance_name(options.node_name, options.root_dir), layout)
-    facts = read_facts(options.node_name, root_dir=options.root_dir, runtime_version=f"{options.runtime}://", ips=())
+    listeners = await kubelet_server.bind(options.kubelet_address, options.kubelet_port)
+    facts = read_facts(
+        options.node_name,
+        root_dir=options.root_dir,
+        runtime_version=f"{options.runtime}://",
+        ips=(),
+        kubelet_port=kubelet_server.port_of(listeners),
+    )
     store = Store(handover.store_fd, limits=_store_limits(options, handover))
     # Kept on the run tmpfs: whom an earlier agent let in must not be refused by the first answer of this one.
     registry = ContainerRegistry(run_dir / "containers.json")
@@ -226,6 +241,18 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             revoker=revoker,
         )
 
+        async def serve_kubelet() -> None:
+            ca_pem = options.client_ca_file.read_bytes() if options.client_ca_file is not None else b""
+            serving = await open_serving(options.node_name, [facts.hostname, *facts.ips], client_ca_pem=ca_pem)
+            routes = KubeletRoutes(
+                pods,
+                parts,
+                authenticator=Authenticator(client),
+                authorizer=Authorizer(client, options.node_name),
+                gather=lambda: (),
+            )
+            await kubelet_server.serve(listeners, serving.context, routes)
+
         async with trio.open_nursery() as base:
             base.start_soon(audit.run)
             device = (handover.fuse_fd, handover.init_request)
@@ -262,6 +289,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     for service in (events, secrets, config_maps, pods):
                         await working.start(service.run)
                     working.start_soon(services.run)
+                    working.start_soon(serve_kubelet)
                     working.start_soon(collector.run)
                     if options.projects_trust_bundles:
                         working.start_soon(trust_bundles.run)

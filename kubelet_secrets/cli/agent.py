@@ -14,6 +14,8 @@ import click
 from kubelet_secrets.cli.image import image_dir_option
 from kubelet_secrets.control.protocol import DEFAULT_SOCKET
 
+DEFAULT_ADDRESS = "0.0.0.0"  # as the kubelet: the API server has to reach it
+DEFAULT_KUBELET_PORT = 10250
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 DEFAULT_ROOT_DIR = Path("/var/lib/kubelet-secrets")
 SMALLEST_STORE_BYTES = 64 * 1024
@@ -149,6 +151,18 @@ _NODE_OPTIONS = (
         help="Percent of the disk down to which they are.",
     ),
     click.option(
+        "--address",
+        "kubelet_address",
+        default=None,
+        help="Where the kubelet's API (logs, exec, metrics) listens.  [default: 0.0.0.0; for up: 127.0.0.1]",
+    ),
+    click.option(
+        "--kubelet-port",
+        type=click.IntRange(0, 65535),
+        default=None,
+        help="Its port; 0 takes any, the Node object tells which.  [default: 10250; for up: 0]",
+    ),
+    click.option(
         "--cni-conf-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,
@@ -218,6 +232,12 @@ def node_options(command: F) -> F:
     default=None,
     help="Where the node's certificates and keys are kept, 0600, and replaced in time.  [default: pki in the root directory]",
 )
+@click.option(
+    "--client-ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    help="Authority of the client certificates that the kubelet's API accepts. Without it, tokens only.",
+)
 @node_options
 @click.pass_obj
 def agent(
@@ -226,6 +246,7 @@ def agent(
     kubeconfig: Path | None,
     bootstrap_kubeconfig: Path | None,
     cert_dir: Path | None,
+    client_ca_file: Path | None,
     node_name: str | None,
     **node: Any,
 ) -> None:
@@ -277,6 +298,9 @@ def agent(
                     "pod_store_files": node["pod_store_files"],
                     "image_gc_high_percent": node["image_gc_high_threshold"],
                     "image_gc_low_percent": node["image_gc_low_threshold"],
+                    "kubelet_address": node["kubelet_address"] or DEFAULT_ADDRESS,
+                    "kubelet_port": DEFAULT_KUBELET_PORT if node["kubelet_port"] is None else node["kubelet_port"],
+                    "client_ca_file": _absolute(client_ca_file),
                     "cni_conf_dir": _absolute(node["cni_conf_dir"]),
                     "cni_bin_dirs": [os.path.abspath(each) for each in node["cni_bin_dirs"]],
                     "audit_file": _absolute(node["audit_file"]),

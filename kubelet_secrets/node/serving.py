@@ -57,7 +57,7 @@ async def open_serving(node_name: str, names: Sequence[str], *, client_ca_pem: b
 def _make_context(client_ca_pem: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["http/1.1"])  # commands in containers begin with an upgrade, which HTTP/2 has not
     if client_ca_pem:
         try:
             context.load_verify_locations(cadata=client_ca_pem.decode("ascii"))

@@ -219,7 +219,8 @@ class Pair(Node):
     def start_agent(self) -> None:
         """The process is the keeper; returns when its agent is at work."""
         notifications = NotifySocket()
-        arguments = ["-vv", "agent", "--kubeconfig", str(self.directory / "node.kubeconfig"), *self.node_options]
+        credentials = str(self.directory / "node.kubeconfig")
+        arguments = ["-vv", "agent", "--kubeconfig", credentials, "--kubelet-port", "0", *self.node_options]
         self.agent = Command(arguments, self.directory / "agent.log", env={"NOTIFY_SOCKET": notifications.address})
         readable, _, _ = select.select([notifications.socket], [], [], START_TIMEOUT_S)
         notifications.close()

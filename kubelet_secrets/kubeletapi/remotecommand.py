@@ -1,0 +1,184 @@
+"""``/exec``: a command in a running container, its streams joined to the client's.
+
+Exec is a way to read a container's secrets, so each is recorded: who, which container, how it ended; the command itself is not,
+since words of it may be values. Source: pkg/kubelet/server/server.go (getExec), k8s.io/cri-streaming remotecommand/exec.go;
+semantics §12.2.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from kubelet_secrets.errors import ContainerRunError
+from kubelet_secrets.kubeletapi import spdychannels, websocket
+from kubelet_secrets.kubeletapi.authn import UserInfo
+from kubelet_secrets.kubeletapi.channels import Channel, Channels, Wanted
+from kubelet_secrets.kubeletapi.http1 import Exchange, HttpRequest
+from kubelet_secrets.pod.views import PodView
+from kubelet_secrets.runtime.exec import ExecSession
+from kubelet_secrets.runtime.oci import OciRuntime
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 32 * 1024
+FINISH_S = 5.0  # for the last words to a client that does not read
+
+Status = Mapping[str, Any]
+
+
+def parse_wanted(request: HttpRequest) -> Wanted:
+    """The streams that a query asks for; each parameter counts when it is ``1`` or ``true``."""
+
+    def is_on(name: str) -> bool:
+        return request.first(name) in ("1", "true")
+
+    return Wanted(stdin=is_on("input"), stdout=is_on("output"), stderr=is_on("error"), tty=is_on("tty"))
+
+
+def exit_status(code: int) -> Status:
+    """How a command ended, as a ``metav1.Status``. kubectl takes its own exit code from the cause."""
+    if code == 0:
+        return {"metadata": {}, "status": "Success"}
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": f"command terminated with non-zero exit code: exit status {code}",
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
+    }
+
+
+def failure_status(text: str) -> Status:
+    """That a command could not be run."""
+    message = f"Internal error occurred: error executing command in container: {text}"
+    return {
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": "InternalError",
+        "details": {"causes": [{"message": f"error executing command in container: {text}"}]},
+        "code": 500,
+    }
+
+
+async def answer_exec(
+    exchange: Exchange, runtime: OciRuntime, view: PodView, container_name: str, user: UserInfo
+) -> None:
+    """Answer one exec request, to the command's end or the client's."""
+    request = exchange.request
+    wanted = parse_wanted(request)
+    if not (wanted.stdin or wanted.stdout or wanted.stderr):
+        await exchange.respond(400, "you must specify at least 1 of stdin, stdout, stderr\n")
+        return
+    container = view.container(container_name)
+    if container is None or container.instance is None or not container.instance.is_running:
+        await exchange.respond(500, f'container not found ("{container_name}")\n')
+        return
+    command = request.query.get("command", ())
+    async with trio.open_nursery() as nursery:
+        channels = await _accept(exchange, wanted, nursery)
+        if channels is None:
+            nursery.cancel_scope.cancel()
+            return
+        status = await _run(channels, runtime, container.instance.container_id, command, wanted)
+        meta = view.pod.metadata
+        how = status.get("reason", "Success")
+        logger.info(
+            "exec in pod %s/%s container %s by %s: %s", meta.namespace, meta.name, container_name, user.name, how
+        )
+        with trio.move_on_after(FINISH_S):
+            try:
+                await channels.finish(status)
+            except trio.BrokenResourceError:
+                pass  # the client did not wait for the end
+        nursery.cancel_scope.cancel()
+
+
+async def _accept(exchange: Exchange, wanted: Wanted, nursery: trio.Nursery) -> Channels | None:
+    request = exchange.request
+    if request.is_upgrade_to("websocket"):
+        protocol = websocket.choose_protocol(request)
+        if protocol is None:
+            await exchange.respond(403, "unsupported WebSocket subprotocol\n")
+            return None
+        socket = await websocket.accept(exchange, protocol, wanted)
+        if socket is not None:
+            nursery.start_soon(_take_in, socket, nursery.cancel_scope)
+        return socket
+    if not request.is_upgrade_to("SPDY/3.1"):
+        await exchange.respond(400, "unable to upgrade: missing upgrade headers in request\n")
+        return None
+    if not spdychannels.offers_protocol(request):
+        await exchange.respond(403, f"unable to negotiate protocol: server supports [{spdychannels.V4}]\n")
+        return None
+    streams = await spdychannels.accept(exchange)
+    nursery.start_soon(_take_in, streams, nursery.cancel_scope)
+    try:
+        await streams.wait_open(wanted)
+    except spdychannels.StreamsMissing:
+        return None
+    return streams
+
+
+async def _take_in(channels: Channels, scope: trio.CancelScope) -> None:
+    """Read from the client; when it has gone, the command goes too."""
+    await channels.run()
+    scope.cancel()
+
+
+async def _run(
+    channels: Channels, runtime: OciRuntime, container_id: str, command: tuple[str, ...] | Any, wanted: Wanted
+) -> Status:
+    try:
+        session = await runtime.open_exec(container_id, list(command), tty=wanted.tty, stdin=wanted.stdin)
+    except (ContainerRunError, OSError) as error:
+        return failure_status(str(error) if isinstance(error, ContainerRunError) else "it cannot be started")
+    async with session:
+        async with trio.open_nursery() as nursery:
+            if session.stdin is not None:
+                nursery.start_soon(_pump_in, channels, session.stdin)
+            nursery.start_soon(_pump_sizes, channels, session)
+            async with trio.open_nursery() as outputs:
+                outputs.start_soon(_pump_out, session.stdout, channels, Channel.STDOUT, wanted.stdout)
+                if session.stderr is not None:
+                    outputs.start_soon(_pump_out, session.stderr, channels, Channel.STDERR, wanted.stderr)
+            nursery.cancel_scope.cancel()
+        try:
+            return exit_status(await session.wait())
+        except ContainerRunError as error:
+            return failure_status(str(error))
+
+
+async def _pump_in(channels: Channels, target: trio.abc.SendStream) -> None:
+    try:
+        while data := await channels.receive_stdin():
+            await target.send_all(data)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        return  # it reads no more
+    await target.aclose()
+
+
+async def _pump_out(source: trio.abc.ReceiveStream, channels: Channels, channel: Channel, is_wanted: bool) -> None:
+    """To the end of the command's output. When the client is gone the command is ended, as the kubelet ends it."""
+    while True:
+        try:
+            data = await source.receive_some(_CHUNK_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # a terminal ends like this
+        if not data:
+            return
+        if is_wanted:
+            try:
+                await channels.send(channel, bytes(data))
+            except trio.BrokenResourceError:
+                is_wanted = False  # _take_in is about to notice, too
+
+
+async def _pump_sizes(channels: Channels, session: ExecSession) -> None:
+    async for size in channels.sizes:
+        if 0 < size.width < 1 << 16 and 0 < size.height < 1 << 16:
+            session.resize(columns=size.width, rows=size.height)
