@@ -65,6 +65,8 @@ class StackOptions:
     pod_manifest_path: Path | None = None  # static pods
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
+    kubelet_address: str = "127.0.0.1"  # where the kubelet's API listens
+    kubelet_port: int = 0  # 0: any free port
     cni_conf_dir: Path | None = None
     cni_bin_dirs: tuple[Path, ...] = ()
     store_size_bytes: int = 512 << 20
@@ -155,12 +157,15 @@ async def run_stack(
         flags = {
             "--port": str(options.port),
             "--kubeconfig": str(admin_kubeconfig),
+            "--local-node": options.node_name,
         }
         apiserver = _spawn(["apiserver", *storage, *_flatten(flags)], notifications, options.verbose)
         undo.callback(lambda: admin_kubeconfig.unlink(missing_ok=True))
         undo.push_async_callback(_stop, apiserver)
         await _wait_ready(apiserver, notifications, "the API server")
         cluster = load_kubeconfig(admin_kubeconfig)
+        client_ca = credentials / "client-ca.crt"
+        client_ca.write_bytes(cluster.ca_pem)
         progress(f"API server at {cluster.server}, objects in {options.data_dir or 'memory'}")
 
         client = await undo.enter_async_context(open_client(cluster))
@@ -184,6 +189,9 @@ async def run_stack(
             "--pod-store-files": str(options.pod_store_files),
             "--scratch-size": str(options.scratch_size_bytes),
             "--logs-size": str(options.logs_size_bytes),
+            "--address": options.kubelet_address,
+            "--kubelet-port": str(options.kubelet_port),
+            "--client-ca-file": str(client_ca),
             "--image-gc-high-threshold": str(options.image_gc_high_percent),
             "--image-gc-low-threshold": str(options.image_gc_low_percent),
             "--stop-grace": str(options.stop_grace_s),

@@ -18,6 +18,7 @@ from kubelet_secrets.apiserver.rbac_cover import compact, missing
 
 Obj = dict[str, Any]
 
+KUBELET_CLIENT = "kube-apiserver-kubelet-client"  # who the API server is to kubelets
 AUTO_UPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 _LABELS = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
@@ -169,12 +170,18 @@ def _binding(name: str, *groups: str) -> Obj:
     }
 
 
+# Upstream leaves this one to whoever sets up the cluster: kubeadm makes the client an admin, which is more than it needs.
+_KUBELET_CLIENT: Obj = {
+    **_binding("system:kubelet-api-admin"),
+    "subjects": [{"apiGroup": GROUP, "kind": "User", "name": KUBELET_CLIENT}],
+}
 CLUSTER_ROLE_BINDINGS: tuple[Obj, ...] = (
     _binding("cluster-admin", "system:masters"),
     _binding("system:basic-user", "system:authenticated"),
     _binding("system:discovery", "system:authenticated"),
     _binding("system:public-info-viewer", "system:authenticated", "system:unauthenticated"),
     _binding("system:service-account-issuer-discovery", "system:serviceaccounts"),
+    _KUBELET_CLIENT,
     _binding("system:node"),  # to nobody: the Node authorizer gives each node less
 )
 

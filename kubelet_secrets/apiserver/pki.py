@@ -207,6 +207,18 @@ def server_context(serving: KeyPair, client_ca_pem: bytes) -> ssl.SSLContext:
     return context
 
 
+def kubelet_client_context(client: KeyPair, ca_pem: bytes | None) -> ssl.SSLContext:
+    """TLS towards a kubelet; without an authority its certificate is not looked at."""
+    context = ssl.create_default_context(cadata=ca_pem.decode("ascii") if ca_pem else None)
+    if not ca_pem:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    with memory_file(client.certificate_pem) as certificate, memory_file(client.key_pem.reveal()) as key:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
 def kubeconfig(
     server: str, ca_pem: bytes, client: KeyPair, *, user: str = "admin", cluster: str = "kubelet-secrets"
 ) -> SensitiveBytes:

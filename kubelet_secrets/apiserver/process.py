@@ -51,11 +51,13 @@ from kubelet_secrets.apiserver.escalation import RbacEscalation
 from kubelet_secrets.apiserver.general_routes import general_routes
 from kubelet_secrets.apiserver.joining import run_joining
 from kubelet_secrets.apiserver.journal import open_journal
+from kubelet_secrets.apiserver.kubelet_client import KubeletClient
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
 from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.pod_streams import PodStreams
 from kubelet_secrets.apiserver.rbac_authorizer import RbacAuthorizer
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.reviews import Reviews
@@ -87,6 +89,7 @@ class ServerOptions:
     encryption_config: Path | None = None  # None: with a data directory a generated key, in memory nothing
     encryption_reloads: bool = False  # follow changes of that file
     transformer_for: TransformerFor | None = None  # instead of all that, for tests
+    local_node: str = ""  # the node of this machine, whose kubelet listens on loopback
     runs_scheduler: bool = True  # binds pods without a node to the one that is Ready
     data_dir: Path | None = None  # None: everything in memory, gone with the server
 
@@ -219,6 +222,7 @@ async def _serve(
         authenticators,
         authorizers,
         general_routes(lambda: not shutdown.is_set(), issuer, url),
+        PodStreams(registry, KubeletClient(registry, authority, local_node=options.local_node)),
     )
     handle = ServerHandle(url, listener.port, authority, registry, shutdown)
     try:

@@ -149,6 +149,8 @@ SERVED: tuple[ServedResource, ...] = (
             Subresource("binding", "Binding", ("create",)),
             Subresource("ephemeralcontainers", "Pod", ("get", "patch", "update")),
             Subresource("eviction", "Eviction", ("create",), "policy/v1"),
+            Subresource("exec", "PodExecOptions", ("create", "get")),
+            Subresource("log", "Pod", ("get",)),
             _status("Pod"),
         ),
         selectable=_same(

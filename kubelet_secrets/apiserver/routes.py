@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from urllib.parse import parse_qsl
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kubelet_secrets.apiserver import negotiation, statuses
+from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.authn import Authenticators, Credentials
 from kubelet_secrets.apiserver.authz import Authorizers
 from kubelet_secrets.apiserver.impersonation import impersonate
 from kubelet_secrets.apiserver.negotiation import JSON
+from kubelet_secrets.apiserver.pod_streams import PodStreams
 from kubelet_secrets.apiserver.registry import Registry
-from kubelet_secrets.apiserver.requestinfo import parse_request
+from kubelet_secrets.apiserver.requestinfo import RequestInfo, parse_request
 from kubelet_secrets.apiserver.resource_call import ResourceCall
 from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.subresources import Subresources
@@ -47,6 +52,7 @@ class ApiApplication:
         authenticators: Authenticators,
         authorizers: Authorizers,
         others: ASGIApp,
+        pod_streams: PodStreams,
     ) -> None:
         self._registry = registry
         self._subresources = subresources
@@ -54,11 +60,13 @@ class ApiApplication:
         self._authenticators = authenticators
         self._authorizers = authorizers
         self._others = others
+        self._pod_streams = pod_streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close"})
             return
         try:
             response = await self._respond(Request(scope, receive))
@@ -72,17 +80,48 @@ class ApiApplication:
             response = error_response(statuses.internal(type(error).__name__))
         try:
             await response(scope, receive, send)
+        except ApiError as error:
+            await error_response(error)(
+                scope, receive, send
+            )  # of a log, whose node is asked only here; nothing was sent
         except Exception as error:
             # The same, in the middle of an answer: the client is told that it has ended, or it would wait for ever.
             _log_bug(error)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _respond(self, request: Request) -> ASGIApp:
-        query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        info = parse_request(request.method, request.scope["path"], query)
-        user = await self._authenticators.authenticate(_credentials(request), info.path)
-        user = await impersonate(user, request.headers.items(), self._authorizers)
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The one thing that is served over WebSockets is a command in a container."""
+        try:
+            connection = HTTPConnection(scope)
+            pairs = _query(scope)
+            info, user = await self._admit(connection, "GET", dict(pairs))
+            if (info.group, info.plural, info.subresource) != ("", "pods", "exec"):
+                raise statuses.path_not_found()
+            # To read by GET what POST does would be a way around the right to create.
+            # Source: gate AuthorizePodWebsocketUpgradeCreatePermission
+            await self._authorizers.check(user, replace(info, verb="create"))
+            await self._pod_streams.serve_exec(info, pairs, scope, receive, send)
+        except ApiError as error:
+            await _refuse_websocket(scope, send, error)
+        except Exception as error:
+            # A task's border, as in __call__.
+            _log_bug(error)
+            await send({"type": "websocket.close", "code": 1011})
+
+    async def _admit(
+        self, connection: HTTPConnection, method: str, query: Mapping[str, str]
+    ) -> tuple[RequestInfo, User]:
+        """Who asks for what; refused here if they may not."""
+        info = parse_request(method, connection.scope["path"], query)
+        user = await self._authenticators.authenticate(_credentials(connection), info.path)
+        user = await impersonate(user, connection.headers.items(), self._authorizers)
         await self._authorizers.check(user, info)
+        return info, user
+
+    async def _respond(self, request: Request) -> ASGIApp:
+        pairs = _query(request.scope)
+        query = dict(pairs)
+        info, user = await self._admit(request, request.method, query)
         if not info.is_resource:
             return self._others
         row = info.row
@@ -90,6 +129,13 @@ class ApiApplication:
             raise statuses.path_not_found()
         if info.subresource and all(info.subresource != known.name for known in row.subresources):
             raise statuses.path_not_found()
+        if row.kind == "Pod" and info.subresource == "log" and info.verb == "get":
+            return partial(self._pod_streams.respond_log, info, pairs)
+        if row.kind == "Pod" and info.subresource == "exec":
+            await self._pod_streams.check(info, pairs)
+            raise statuses.bad_request(
+                "Upgrade request required: commands are served over WebSockets (kubectl 1.31 or later)"
+            )
         call = ResourceCall(self._registry, self._subresources, self._reviews, row, info, query, user, request)
         return await call.respond()
 
@@ -111,7 +157,22 @@ def error_response(error: ApiError) -> Response:
     return Response(negotiation.encode(statuses.status_body(error), JSON), error.code, media_type=JSON, headers=headers)
 
 
-def _credentials(request: Request) -> Credentials:
+async def _refuse_websocket(scope: Scope, send: Send, error: ApiError) -> None:
+    """An error instead of the handshake, where the server can give one."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    headers = [(b"content-type", JSON.encode())]
+    await send({"type": "websocket.http.response.start", "status": error.code, "headers": headers})
+    body = negotiation.encode(statuses.status_body(error), JSON)
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+
+
+def _credentials(request: HTTPConnection) -> Credentials:
     tls = request.scope.get("extensions", {}).get("tls") or {}
     chain = tls.get("client_cert_chain") or ()
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

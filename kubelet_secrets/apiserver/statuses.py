@@ -126,6 +126,13 @@ def internal(cause: str) -> errors.ApiError:
     return errors.ApiError(message, code=500, reason="InternalError", details={"causes": [{"message": cause}]})
 
 
+def generic(code: int, row: ServedResource, name: str, message: str) -> errors.ApiError:
+    """What another server has answered. Source: NewGenericServerResponse."""
+    reason = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 422: "Invalid", 503: "ServiceUnavailable"}
+    kind = errors.NotFound if code == 404 else errors.ApiError
+    return kind(message, code=code, reason=reason.get(code, "Unknown"), details=_details(row, name))
+
+
 def too_large_resource_version(wanted: int, current: int) -> errors.ApiError:
     message = f"Too large resource version: {wanted}, current: {current}"
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]

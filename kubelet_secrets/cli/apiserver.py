@@ -59,6 +59,11 @@ def encryption_file(path: Path | None, reloads: bool) -> Path | None:
     required=True,
     help="Where to write the admin's kubeconfig, 0600. Best on a tmpfs.",
 )
+@click.option(
+    "--local-node",
+    default=None,
+    help="The node of this machine: its kubelet is reached at 127.0.0.1 for logs and exec.  [default: --node-name]",
+)
 @click.option("--node-name", default=None, help="With --node-kubeconfig: the name of the node.")
 @click.option(
     "--node-kubeconfig",
@@ -73,6 +78,7 @@ def apiserver(
     bind_address: str,
     kubeconfig: Path,
     node_name: str | None,
+    local_node: str | None,
     node_kubeconfig: Path | None,
     encryption_provider_config: Path | None,
     encryption_provider_config_automatic_reload: bool,
@@ -99,6 +105,7 @@ def apiserver(
     options = ServerOptions(
         host=bind_address,
         port=port,
+        local_node=local_node or node_name or "",
         data_dir=data_dir,
         encryption_config=encryption_file(encryption_provider_config, encryption_provider_config_automatic_reload),
         encryption_reloads=encryption_provider_config_automatic_reload,

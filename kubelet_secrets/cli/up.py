@@ -77,6 +77,8 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         pod_manifest_path=Path(os.path.abspath(static_pods)) if static_pods else None,
         image_gc_high_percent=options["image_gc_high_threshold"],
         image_gc_low_percent=options["image_gc_low_threshold"],
+        kubelet_address=options["kubelet_address"] or "127.0.0.1",
+        kubelet_port=options["kubelet_port"] or 0,
         cni_conf_dir=Path(os.path.abspath(cni_conf_dir)) if cni_conf_dir else None,
         cni_bin_dirs=tuple(Path(os.path.abspath(each)) for each in options["cni_bin_dirs"]),
         store_size_bytes=options["store_size"],

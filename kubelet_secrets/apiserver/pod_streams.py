@@ -1,0 +1,288 @@
+"""``pods/log`` and ``pods/exec``: what only the pod's kubelet can answer, passed through.
+
+A log is read as HTTP and passed on as it comes. A command's streams are WebSocket messages on both sides, passed on unread;
+older clients' SPDY is not served here (kubectl speaks WebSockets since 1.31).
+
+Source: pkg/registry/core/pod/strategy.go (LogLocation, streamLocation), pkg/registry/core/pod/rest; semantics §12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import h11
+import trio
+from starlette.types import Receive, Scope, Send
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Message, Ping, RejectConnection
+from wsproto.events import Request as Handshake
+from wsproto.utilities import ProtocolError
+
+from kubelet_secrets.api import meta
+from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.kubelet_client import KubeletClient
+from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.requestinfo import RequestInfo, is_true
+from kubelet_secrets.apiserver.resources import served
+from kubelet_secrets.errors import ApiError
+
+_PODS = served(meta.PODS)
+_CHUNK_BYTES = 64 * 1024
+_LARGEST_ERROR_BYTES = 10_000
+_LOG_OPTIONS = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream")
+
+Query = Sequence[tuple[str, str]]
+
+
+class PodStreams:
+    """Logs and commands of pods."""
+
+    def __init__(self, registry: Registry, kubelets: KubeletClient) -> None:
+        self._registry = registry
+        self._kubelets = kubelets
+
+    # --- logs -----------------------------------------------------------------------------------------------------------
+
+    async def respond_log(self, info: RequestInfo, query: Query, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer ``GET pods/log``.
+
+        Raises:
+            ApiError: before anything was answered.
+        """
+        pod, container = await self._find(info, query)
+        node_name = (pod.get("spec") or {}).get("nodeName")
+        if not node_name:
+            await _begin(send)  # not bound yet: nothing has been said. Source: LogLocation
+            await _send_body(send, b"", is_last=True)
+            return
+        options = [(name, value) for name, value in query if name in _LOG_OPTIONS]
+        path = _path("containerLogs", pod, container)
+        stream, address = await self._kubelets.connect(node_name)
+        async with stream:
+            machine = h11.Connection(h11.CLIENT)
+            headers = [("host", f"{address.host}:{address.port}"), ("connection", "close")]
+            request = h11.Request(method="GET", target=f"{path}?{urlencode(options)}", headers=headers)
+            try:
+                await stream.send_all((machine.send(request) or b"") + (machine.send(h11.EndOfMessage()) or b""))
+                response = await _next_event(stream, machine)
+            except (trio.BrokenResourceError, h11.RemoteProtocolError):
+                raise statuses.internal(f"the kubelet of {node_name} broke the connection") from None
+            if not isinstance(response, h11.Response):
+                raise statuses.internal(f"the kubelet of {node_name} gave no answer")
+            if response.status_code != 200:
+                raise _kubelet_error(response.status_code, await _read_text(stream, machine), info)
+            await _begin(send)
+            async with _while_connected(receive):
+                try:
+                    while isinstance(event := await _next_event(stream, machine), h11.Data):
+                        await _send_body(send, bytes(event.data))
+                except (trio.BrokenResourceError, h11.RemoteProtocolError):
+                    pass  # the node has gone: what was said until then is what there is
+                await _send_body(send, b"", is_last=True)
+
+    # --- commands -------------------------------------------------------------------------------------------------------
+
+    async def serve_exec(self, info: RequestInfo, query: Query, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a WebSocket on ``pods/exec``.
+
+        Raises:
+            ApiError: before the WebSocket was accepted.
+        """
+        pod, container = await self._find(info, query)
+        node_name = (pod.get("spec") or {}).get("nodeName")
+        if not node_name:
+            raise statuses.bad_request(f"pod {info.name} does not have a host assigned")
+        flags = [("input", "stdin"), ("output", "stdout"), ("error", "stderr"), ("tty", "tty")]
+        given = dict(query)
+        arguments = [(there, "1") for there, here in flags if is_true(given.get(here, ""))]
+        arguments += [("command", value) for name, value in query if name == "command"]
+        stream, address = await self._kubelets.connect(node_name)
+        async with stream:
+            machine = WSConnection(ConnectionType.CLIENT)
+            handshake = Handshake(
+                host=f"{address.host}:{address.port}",
+                target=f"{_path('exec', pod, container)}?{urlencode(arguments)}",
+                subprotocols=list(scope.get("subprotocols") or ()),
+            )
+            accepted = await _shake_hands(stream, machine, handshake, info)
+            await receive()  # websocket.connect
+            await send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pump_to_kubelet, receive, stream, machine, nursery.cancel_scope)
+                await _pump_to_client(stream, machine, send)
+                nursery.cancel_scope.cancel()
+
+    async def check(self, info: RequestInfo, query: Query) -> None:
+        """Look whether there are such a pod and such a container.
+
+        Raises:
+            ApiError: in upstream's words.
+        """
+        await self._find(info, query)
+
+    async def _find(self, info: RequestInfo, query: Query) -> tuple[Object, str]:
+        found = await self._registry.find(_PODS, info.namespace, info.name)
+        if found is None:
+            raise statuses.not_found(_PODS, info.name)
+        pod = found.object
+        return pod, choose_container(pod, dict(query).get("container", ""))
+
+
+def choose_container(pod: Mapping[str, Any], wanted: str) -> str:
+    """Which container is meant.
+
+    Raises:
+        ApiError: 400 in upstream's words.
+    """
+    spec, name = pod.get("spec") or {}, pod["metadata"]["name"]
+    regular = [each["name"] for each in spec.get("containers") or ()]
+    initial = [each["name"] for each in spec.get("initContainers") or ()]
+    ephemeral = [each["name"] for each in spec.get("ephemeralContainers") or ()]
+    if wanted:
+        if wanted not in (*regular, *initial, *ephemeral):
+            raise statuses.bad_request(f"container {wanted} is not valid for pod {name}")
+        return wanted
+    if len(regular) == 1:
+        return str(regular[0])
+    message = f"a container name must be specified for pod {name}, choose one of: [{' '.join(regular)}]"
+    if initial:
+        message += f" or one of the init containers: [{' '.join(initial)}]"
+    if ephemeral:
+        message += f" or one of the ephemeral containers: [{' '.join(ephemeral)}]"
+    raise statuses.bad_request(message)
+
+
+def _path(verb: str, pod: Mapping[str, Any], container: str) -> str:
+    meta_ = pod["metadata"]
+    return "/" + "/".join(quote(each, safe="") for each in (verb, meta_["namespace"], meta_["name"], container))
+
+
+def _kubelet_error(code: int, text: str, info: RequestInfo) -> ApiError:
+    """What a kubelet refuses, as a client of the API server sees it. Source: genericrest.GenericHttpResponseChecker."""
+    if code == 400:
+        return statuses.bad_request(text)
+    if code == 500:
+        return statuses.internal(text)
+    return statuses.generic(code, _PODS, info.name, text)
+
+
+# --- HTTP ---------------------------------------------------------------------------------------------------------------
+
+
+async def _next_event(stream: trio.abc.Stream, machine: h11.Connection) -> object:
+    while (event := machine.next_event()) is h11.NEED_DATA:
+        machine.receive_data(bytes(await stream.receive_some(_CHUNK_BYTES)))
+    return event
+
+
+async def _read_text(stream: trio.abc.Stream, machine: h11.Connection) -> str:
+    text = b""
+    try:
+        while len(text) < _LARGEST_ERROR_BYTES and isinstance(event := await _next_event(stream, machine), h11.Data):
+            text += event.data
+    except (trio.BrokenResourceError, h11.RemoteProtocolError):
+        pass
+    return text[:_LARGEST_ERROR_BYTES].decode(errors="replace").strip()
+
+
+async def _begin(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _send_body(send: Send, data: bytes, *, is_last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": not is_last})
+
+
+@asynccontextmanager
+async def _while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the body when the client goes away."""
+
+    async def watch(scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+# --- WebSockets -----------------------------------------------------------------------------------------------------------
+
+
+async def _shake_hands(
+    stream: trio.abc.Stream, machine: WSConnection, handshake: Handshake, info: RequestInfo
+) -> AcceptConnection:
+    try:
+        await stream.send_all(machine.send(handshake))
+        async for event in _events(stream, machine):
+            if isinstance(event, AcceptConnection):
+                return event
+            if isinstance(event, RejectConnection):
+                raise _kubelet_error(event.status_code, await _rejection(stream, machine), info)
+    except (trio.BrokenResourceError, ProtocolError):
+        pass
+    raise statuses.internal("the kubelet broke the connection")
+
+
+async def _rejection(stream: trio.abc.Stream, machine: WSConnection) -> str:
+    text = b""
+    async for event in _events(stream, machine):
+        text += getattr(event, "data", b"")
+        if getattr(event, "body_finished", True) or len(text) > _LARGEST_ERROR_BYTES:
+            break
+    return text[:_LARGEST_ERROR_BYTES].decode(errors="replace").strip()
+
+
+async def _events(stream: trio.abc.Stream, machine: WSConnection) -> AsyncIterator[Event]:
+    while True:
+        for event in machine.events():
+            yield event
+        data = await stream.receive_some(_CHUNK_BYTES)
+        if not data:
+            return
+        machine.receive_data(bytes(data))
+
+
+async def _pump_to_kubelet(
+    receive: Receive, stream: trio.abc.Stream, machine: WSConnection, scope: trio.CancelScope
+) -> None:
+    while True:
+        message = await receive()
+        try:
+            if message["type"] != "websocket.receive":
+                await stream.send_all(machine.send(CloseConnection(code=1000)))
+                break
+            data = message.get("bytes")
+            content = data if data is not None else str(message.get("text") or "").encode()
+            await stream.send_all(machine.send(BytesMessage(data=content)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
+            break
+    scope.cancel()
+
+
+async def _pump_to_client(stream: trio.abc.Stream, machine: WSConnection, send: Send) -> None:
+    """To the end of the kubelet's messages, then close. A message may come in pieces; the client gets it whole."""
+    message = bytearray()
+    code = 1011
+    try:
+        async for event in _events(stream, machine):
+            if isinstance(event, Ping):
+                await stream.send_all(machine.send(event.response()))
+            elif isinstance(event, Message):
+                message += event.data if isinstance(event.data, bytes | bytearray) else str(event.data).encode()
+                if event.message_finished:
+                    await send({"type": "websocket.send", "bytes": bytes(message)})
+                    message.clear()
+            elif isinstance(event, CloseConnection):
+                code = event.code
+                break
+    except (trio.BrokenResourceError, ProtocolError):
+        pass
+    await send({"type": "websocket.close", "code": code})

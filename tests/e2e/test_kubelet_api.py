@@ -1,0 +1,378 @@
+"""Logs and commands of real containers: by kubectl, by WebSocket through the API server, by SPDY straight from the kubelet.
+
+Semantics §12. What kubectl does stands once more without it, for machines that have none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import secrets
+import ssl
+import termios
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx2
+import pytest
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection
+from wsproto.events import Request as Handshake
+
+from kubelet_secrets.api.core import Node
+from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.client.kubeconfig import load_kubeconfig, ssl_context
+from kubelet_secrets.kubeletapi.spdy import Data, GoAway, SpdyMachine, SynReply
+from tests.apiserver.kubectl import find_kubectl
+from tests.e2e.stacks import Cluster, container, mount, secret_volume
+
+_PATH = find_kubectl()
+needs_kubectl = pytest.mark.skipif(_PATH is None, reason="needs kubectl 1.27 or later on PATH")
+
+TALK = "echo out; echo err >&2; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
+
+
+def unique(name: str) -> str:
+    return f"{name}-{secrets.token_hex(3)}"
+
+
+# --- kubectl ------------------------------------------------------------------------------------------------------------
+
+
+async def kubectl(cluster: Cluster, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    assert _PATH is not None
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            [_PATH, f"--kubeconfig={cluster.stack.kubeconfig}", *arguments],
+            stdin=stdin,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "true"},
+        )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.kubectl
+@needs_kubectl
+async def test_kubectl_logs(cluster: Cluster) -> None:
+    name = unique("logs")
+    script = "echo one; echo two; echo three"
+    await cluster.create_pod(name, container(script=script), container("other", script), restartPolicy="Never")
+    await cluster.wait_phase(name, "Succeeded")
+    assert await kubectl(cluster, "logs", name, "-c", "app") == (0, "one\ntwo\nthree\n", "")
+    assert (await kubectl(cluster, "logs", name, "-c", "app", "--tail=1"))[1] == "three\n"
+    assert (await kubectl(cluster, "logs", name, "-c", "app", "--limit-bytes=5"))[1] == "one\nt"
+    assert (await kubectl(cluster, "logs", name, "-c", "app", "--since=1h"))[1] == "one\ntwo\nthree\n"
+    assert (await kubectl(cluster, "logs", name, "-c", "app", "-f"))[1] == "one\ntwo\nthree\n"
+    stamped = (await kubectl(cluster, "logs", name, "-c", "app", "--timestamps", "--tail=1"))[1].split()
+    assert (stamped[0][-1], stamped[1]) == ("Z", "three")
+    both = (await kubectl(cluster, "logs", name, "--all-containers", "--prefix"))[1].splitlines()
+    assert sorted({line.split()[0] for line in both}) == [f"[pod/{name}/app]", f"[pod/{name}/other]"]
+    code, _, error = await kubectl(cluster, "logs", name, "-c", "app", "-p")
+    assert code == 1
+    assert f'previous terminated container "app" in pod "{name}" not found' in error
+    assert "container nope is not valid for pod" in (await kubectl(cluster, "logs", name, "-c", "nope"))[2]
+
+
+@pytest.mark.kubectl
+@needs_kubectl
+async def test_kubectl_exec(cluster: Cluster) -> None:
+    name = unique("exec")
+    await cluster.run_pod(name, container())
+    code, out, error = await kubectl(cluster, "exec", name, "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (code, out) == (3, "out\n")
+    assert error == "err\ncommand terminated with exit code 3\n"
+    data = os.urandom(300_000)
+    assert _PATH is not None
+    code, out, _ = await kubectl(cluster, "exec", "-i", name, "--", "sh", "-c", "wc -c; echo end", stdin=data)
+    assert (code, out.split()) == (0, ["300000", "end"])
+    code, out, error = await kubectl(cluster, "exec", name, "-c", "nope", "--", "true")
+    assert (code, out) == (1, "")
+    assert f"container nope is not valid for pod {name}" in error
+    code, _, error = await kubectl(cluster, "exec", name, "--", "no-such-program")
+    assert code != 0
+    assert "executable file not found" in error
+
+
+@pytest.mark.kubectl
+@needs_kubectl
+async def test_kubectl_exec_on_a_terminal(cluster: Cluster) -> None:
+    name = unique("tty")
+    await cluster.run_pod(name, container())
+    controller, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (33, 77))
+    try:
+        process = await trio.lowlevel.open_process(
+            [str(_PATH), f"--kubeconfig={cluster.stack.kubeconfig}", "exec", "-it", name, "--", "sh"],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "true"},
+            start_new_session=True,
+        )
+    finally:
+        os.close(follower)
+    try:
+        with trio.fail_after(60):
+            async with trio.lowlevel.FdStream(os.dup(controller)) as stream:
+                await _read_until(stream, "# ")
+                # The size comes as a message of its own: a shell asks again until it has it.
+                await stream.send_all(b"until stty size | grep 77; do sleep 0.1; done; tty; exit 7\r")
+                seen = await _read_until(stream, "/dev/pts/")
+            assert "33 77" in seen
+            assert await process.wait() == 7
+    finally:
+        process.kill()
+        os.close(controller)
+
+
+async def _read_until(stream: trio.lowlevel.FdStream, text: str) -> str:
+    seen = ""
+    while text not in seen.replace("| grep 77; do sleep 0.1; done; tty", ""):
+        seen += (await stream.receive_some(4096)).decode(errors="replace")
+    return seen
+
+
+# --- plain HTTP and WebSockets, through the API server --------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def admin_client(cluster: Cluster) -> AsyncIterator[httpx2.AsyncClient]:
+    config = load_kubeconfig(cluster.stack.kubeconfig)
+    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=30) as client:
+        yield client
+
+
+async def test_log_over_plain_http(cluster: Cluster) -> None:
+    name = unique("rawlog")
+    await cluster.create_pod(name, container(script="echo one; echo two >&2"), restartPolicy="Never")
+    path = f"/api/v1/namespaces/default/pods/{name}/log"
+    await cluster.wait_phase(name, "Succeeded")
+    async with admin_client(cluster) as client:
+        answer = await client.get(path)
+        assert (answer.status_code, sorted(answer.text.split())) == (200, ["one", "two"])
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert (await client.get(path, params={"stream": "Stderr"})).text == "two\n"
+        refused = await client.get(path, params={"tailLines": "x"})
+        assert (refused.status_code, refused.json()["reason"]) == (400, "BadRequest")
+        assert (await client.get(path, params={"tailLines": "-1"})).status_code == 422
+        gone = await client.get("/api/v1/namespaces/default/pods/nobody/log")
+        assert (gone.status_code, gone.json()["message"]) == (404, 'pods "nobody" not found')
+
+
+async def test_log_of_a_container_that_has_not_started(cluster: Cluster) -> None:
+    name = unique("early")
+    reader = container(volumeMounts=[mount("v", "/v")])
+    await cluster.create_pod(name, reader, volumes=[secret_volume("v", unique("missing"))])
+    await cluster.wait_waiting(name, "ContainerCreating")
+    async with admin_client(cluster) as client:
+        answer = await client.get(f"/api/v1/namespaces/default/pods/{name}/log")
+    text = f'container "app" in pod "{name}" is waiting to start: ContainerCreating'
+    assert (answer.status_code, answer.json()["message"]) == (400, text)
+    await cluster.delete_pod(name, grace_s=0)
+
+
+async def test_followed_log_ends_with_the_container(cluster: Cluster) -> None:
+    name = unique("follow")
+    script = "echo one; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo two"
+    await cluster.create_pod(name, container(script=script), restartPolicy="Never")
+    await cluster.wait_ready(name)
+    async with admin_client(cluster) as client:
+        query = {"follow": "true"}
+        seen = ""
+        async with client.stream("GET", f"/api/v1/namespaces/default/pods/{name}/log", params=query) as answer:
+            with trio.fail_after(60):
+                async for chunk in answer.aiter_text():
+                    if not seen:
+                        assert chunk == "one\n"
+                        await websocket_exec(cluster, name, ["touch", "/tmp/go"])
+                    seen += chunk
+    assert seen == "one\ntwo\n"
+
+
+async def test_denied_without_the_right(cluster: Cluster) -> None:
+    async with admin_client(cluster) as client:
+        headers = {"Impersonate-User": "jane"}
+        answer = await client.get("/api/v1/namespaces/default/pods/x/log", headers=headers)
+        assert answer.status_code == 403
+        assert 'cannot get resource "pods/log"' in answer.json()["message"]
+        answer = await client.post("/api/v1/namespaces/default/pods/x/exec?command=ls", headers=headers)
+        assert 'cannot create resource "pods/exec"' in answer.json()["message"]
+
+
+@dataclass
+class Command:
+    """What a client has received of a command."""
+
+    out: dict[int, bytes] = field(default_factory=dict)
+
+    def add(self, message: bytes) -> None:
+        self.out[message[0]] = self.out.get(message[0], b"") + message[1:]
+
+    @property
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out[3])
+        return found
+
+
+async def websocket_exec(
+    cluster: Cluster, pod: str, command: Sequence[str], *, stdin: bytes | None = None, user: str = "", **flags: str
+) -> Command:
+    """Run a command by a WebSocket of v5.channel.k8s.io, as kubectl does."""
+    config = load_kubeconfig(cluster.stack.kubeconfig)
+    url = urlsplit(config.server)
+    assert url.hostname is not None
+    context = ssl_context(config)
+    context.set_alpn_protocols(["http/1.1"])
+    query = [*flags.items(), *(("command", each) for each in command), ("stdout", "1"), ("stderr", "1")]
+    if stdin is not None:
+        query.append(("stdin", "1"))
+    stream = trio.SSLStream(
+        await trio.open_tcp_stream(url.hostname, url.port or 443),
+        context,
+        server_hostname=url.hostname,
+        https_compatible=True,
+    )
+    machine, found, message = WSConnection(ConnectionType.CLIENT), Command(), bytearray()
+    target = f"/api/v1/namespaces/default/pods/{pod}/exec?{urlencode(query)}"
+    headers = [(b"Impersonate-User", user.encode())] if user else []
+    handshake = Handshake(host=url.netloc, target=target, subprotocols=["v5.channel.k8s.io"], extra_headers=headers)
+    with trio.fail_after(60):
+        async with stream:
+            await stream.send_all(machine.send(handshake))
+            while True:
+                for event in machine.events():
+                    match event:
+                        case AcceptConnection() if stdin is not None:
+                            for at in range(0, len(stdin), 10_000):
+                                await stream.send_all(machine.send(BytesMessage(data=b"\0" + stdin[at : at + 10_000])))
+                            await stream.send_all(machine.send(BytesMessage(data=b"\xff\0")))
+                        case BytesMessage():
+                            message += event.data
+                            if event.message_finished:
+                                found.add(bytes(message))
+                                message.clear()
+                        case RejectConnection():
+                            found.out[3] = json.dumps({"code": event.status_code}).encode()
+                            return found
+                        case CloseConnection():
+                            return found
+                machine.receive_data(bytes(await stream.receive_some(65536)) or None)
+
+
+async def test_exec_by_websocket(cluster: Cluster) -> None:
+    name = unique("ws")
+    await cluster.run_pod(name, container())
+    done = await websocket_exec(cluster, name, ["sh", "-c", "echo out; echo err >&2; exit 4"])
+    assert (done.out[1], done.out[2]) == (b"out\n", b"err\n")
+    assert done.status["details"]["causes"] == [{"reason": "ExitCode", "message": "4"}]
+    done = await websocket_exec(cluster, name, ["cat"], stdin=b"x" * 100_000)
+    assert (done.out[1], done.status["status"]) == (b"x" * 100_000, "Success")
+    assert (await websocket_exec(cluster, name, ["ls"], user="jane")).status["code"] == 403
+    assert (await websocket_exec(cluster, "nobody", ["ls"])).status["code"] == 404
+
+
+# --- the kubelet itself ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def kubelet_stream(cluster: Cluster) -> AsyncIterator[trio.SSLStream[trio.SocketStream]]:
+    """A connection to the kubelet with the admin's certificate."""
+    node = await cluster.client.get(NODES, "", cluster.stack.node_name, Node)
+    context = ssl_context(load_kubeconfig(cluster.stack.kubeconfig))
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    port = node.status.daemon_endpoints.kubelet_endpoint.port
+    stream = trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", port), context, https_compatible=True)
+    with trio.fail_after(60):
+        async with stream:
+            yield stream
+
+
+async def test_exec_by_spdy(cluster: Cluster) -> None:
+    """As API servers before 1.36 reach a kubelet."""
+    name = unique("spdy")
+    await cluster.run_pod(name, container())
+    query = urlencode(
+        [("command", "sh"), ("command", "-c"), ("command", "cat; exit 9"), ("input", "1"), ("output", "1")]
+    )
+    head = (
+        f"POST /exec/default/{name}/app?{query} HTTP/1.1\r\nHost: n\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        "X-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n\r\n"
+    )
+    async with kubelet_stream(cluster) as stream:
+        await stream.send_all(head.encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await stream.receive_some()
+        first, _, rest = answer.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 101")
+        assert b"x-stream-protocol-version: v4.channel.k8s.io" in first.lower()
+        machine = SpdyMachine()
+        streams = {"error": 1, "stdin": 3, "stdout": 5}
+        for kind, number in streams.items():
+            await stream.send_all(machine.syn_stream(number, {"streamType": kind}))
+        await stream.send_all(machine.data(3, b"hello", is_last=True))
+        frames = list(machine.receive(rest))
+        while not any(isinstance(each, GoAway) for each in frames):
+            frames += list(machine.receive(bytes(await stream.receive_some())))
+        assert {each.stream_id for each in frames if isinstance(each, SynReply)} == {1, 3, 5}
+        out = b"".join(each.data for each in frames if isinstance(each, Data) and each.stream_id == 5)
+        status = b"".join(each.data for each in frames if isinstance(each, Data) and each.stream_id == 1)
+        assert out == b"hello"
+        assert json.loads(status)["details"]["causes"][0]["message"] == "9"
+
+
+async def _ask(cluster: Cluster, path: str) -> tuple[int, str]:
+    async with kubelet_stream(cluster) as stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join([bytes(chunk) async for chunk in stream])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+async def test_health_pods_metrics(cluster: Cluster) -> None:
+    name = unique("listed")
+    await cluster.run_pod(name, container())
+    assert await _ask(cluster, "/healthz") == (200, "ok")
+    code, body = await _ask(cluster, "/pods")
+    assert name in [pod["metadata"]["name"] for pod in json.loads(body)["items"]]
+    code, body = await _ask(cluster, "/metrics")
+    assert code == 200
+    assert "\nkubelet_running_pods " in body
+    assert await _ask(cluster, "/nothing") == (404, "404 page not found\n")
+    assert (await _ask(cluster, "/containerLogs/default/nobody/app"))[0] == 404
+    assert await _ask(cluster, f"/exec/default/{name}/app?command=ls") == (
+        400,
+        "you must specify at least 1 of stdin, stdout, stderr\n",
+    )
+    assert (await _ask(cluster, f"/exec/default/{name}/app?command=ls&output=1"))[0] == 400
+    assert await _ask(cluster, "/exec/default/nobody/app?command=ls&output=1") == (404, "pod does not exist\n")
+
+
+async def test_who_may_ask_the_kubelet(cluster: Cluster) -> None:
+    """No credentials: 401. A service account without rights on the node: 403."""
+    node = await cluster.client.get(NODES, "", cluster.stack.node_name, Node)
+    url = f"https://127.0.0.1:{node.status.daemon_endpoints.kubelet_endpoint.port}"
+    token = await cluster.client.request_json(
+        "POST", "/api/v1/namespaces/default/serviceaccounts/default/token", body={"spec": {"audiences": []}}
+    )
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with httpx2.AsyncClient(verify=context, timeout=30) as client:
+        answer = await client.get(f"{url}/pods")
+        assert (answer.status_code, answer.text) == (401, "Unauthorized")
+        bearer = {"Authorization": f"Bearer {token['status']['token']}"}
+        answer = await client.get(f"{url}/pods", headers=bearer)
+        assert answer.status_code == 403
+        assert answer.text == (
+            "Forbidden (user=system:serviceaccount:default:default, verb=get, resource=nodes, "
+            "subresource(s)=[pods proxy])\n"
+        )
+        assert (await client.get(f"{url}/pods", headers={"Authorization": "Bearer nonsense"})).status_code == 401
