@@ -206,8 +206,6 @@ class NodeMounts:
             self._mounts_before, self._made_root = state.mounts_before, state.made_root
             if not self.fuse.is_alive():
                 raise NotAdoptable("its filesystem was ended")
-            if not init.can_resend:
-                raise NotAdoptable("this kernel cannot deliver requests again (Linux 6.9 can)")
             if self._count_root_mounts() != state.mounts_before + 1 or self._find_fuse_device() != state.fuse_device:
                 raise NotAdoptable("its mounts are gone")
         except (NotAdoptable, ValueError) as error:
