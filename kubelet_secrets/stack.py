@@ -39,7 +39,9 @@ from kubelet_secrets.runtime.tools import find_tools
 
 RUN_DIR = Path("/run/kubelet-secrets")
 CREDENTIALS_SIZE_BYTES = 4 * 1024 * 1024
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = (
+    300  # a process that hangs is what this is for: where the processor is emulated, imports take a minute
+)
 JOIN_TOKEN_TTL = timedelta(minutes=10)
 _CONFIGURATION_ERRORS = (1, 2)  # HostError, UsageError: the child has printed its one line
 STOP_TIMEOUT_S = 60  # the keeper bounds the agent's own clean-up; this is the last resort behind it
