@@ -38,6 +38,8 @@ from kubelet_secrets.runtime.logs import LogOptions, copy_log
 from tests.cli.command import COMMAND, environment, run_cli
 
 IMAGE = "localhost/busybox:1"
+RUNTIME = os.environ.get("KS_TEST_RUNTIME", "runc")
+"""Every node here runs its containers with it; scripts/vm-test has crun do it as well."""
 WAIT = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 """A script that does nothing until SIGTERM, and ends at once then. PID 1 ignores signals that it has no handler for."""
 START_TIMEOUT_S = 90
@@ -151,7 +153,7 @@ class Node:
     def node_options(self) -> list[str]:
         return [
             *("--node-name", self.node_name, "--stop-grace", "2", "--socket", str(self.socket)),
-            *("--root-dir", str(self.root_dir), "--image-dir", str(self.image_dir)),
+            *("--root-dir", str(self.root_dir), "--image-dir", str(self.image_dir), "--runtime", RUNTIME),
             *self.options,
         ]
 
@@ -441,7 +443,7 @@ class Cluster:
 
     async def exec_command(self, pod: str, script: str, container: str = "") -> list[str]:
         found = await self.pod(pod)
-        runtime = ["runc", "--root", str(self.stack.root_dir / "run" / "runc")]
+        runtime = [RUNTIME, "--root", str(self.stack.root_dir / "run" / "runc")]
         return [*runtime, "exec", container_id(found, container), "sh", "-c", script]
 
     @asynccontextmanager
@@ -493,7 +495,7 @@ class Cluster:
 
     async def pid(self, pod: str, container: str = "") -> int:
         """The host's pid of a container's first process."""
-        command = ["runc", "--root", str(self.stack.root_dir / "run" / "runc"), "state"]
+        command = [RUNTIME, "--root", str(self.stack.root_dir / "run" / "runc"), "state"]
         done = await trio.run_process([*command, container_id(await self.pod(pod), container)], capture_stdout=True)
         return int(json.loads(done.stdout)["pid"])
 

@@ -19,7 +19,7 @@ from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, find_resource
 from kubelet_secrets.client.answers import EventType
 from kubelet_secrets.explain import ContainerView, Explanation, explain
 from kubelet_secrets.manifests import ManifestObject, parse_manifest
-from tests.e2e.stacks import Cluster, container_id, is_ready
+from tests.e2e.stacks import RUNTIME, Cluster, container_id, is_ready
 
 FROM_ELSEWHERE = frozenset({"PATH", "HOSTNAME", "HOME", "TERM"})  # of the image and the runtime
 
@@ -103,7 +103,7 @@ async def look(cluster: Cluster, pod: Pod, container: str) -> Seen:
     spec = next(each for each in pod.spec.containers if each.name == container)
     names = {volume.name for volume in pod.spec.volumes if volume.empty_dir is not None or volume.host_path is not None}
     places = [mount.mount_path.rstrip("/") for mount in spec.volume_mounts if mount.name not in names]
-    runtime = ["runc", "--root", str(cluster.stack.root_dir / "run" / "runc")]
+    runtime = [RUNTIME, "--root", str(cluster.stack.root_dir / "run" / "runc")]
     command = [*runtime, "exec", "--user", "0:0", container_id(pod, container), "sh", "-c", _LOOK, "look", *places]
     done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
     assert done.returncode == 0, done.stderr

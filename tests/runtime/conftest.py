@@ -42,7 +42,7 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    return find_tools()
+    return find_tools(os.environ.get("KS_TEST_RUNTIME", "runc"))
 
 
 @pytest.fixture(scope="session")
