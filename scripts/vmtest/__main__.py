@@ -12,9 +12,11 @@ from pathlib import Path
 
 from scripts.vmtest.image import KERNELS, BuildError, get_image, get_kernel
 from scripts.vmtest.machine import Boot, boot, usable_accelerator
+from scripts.vmtest.search import judge
 
 # An emulated processor is some ten times slower; the checks take what they take, this only bounds a guest that hangs.
 _TIMEOUT_S = {"kvm": 1800, "tcg": 7200}
+_FOR_THE_HOST = ("end", "values")  # reports that are no check's outcome
 _PATIENCE = {"kvm": 2, "tcg": 10}
 
 
@@ -59,7 +61,12 @@ def _run_kernel(label: str, given: argparse.Namespace) -> list[dict[str, object]
             progress=_show,
         )
         _keep_logs(result, (given.logs or given.build_dir / "logs") / label)
-        reports = [each for each in result.reports if each["check"] != "end"]
+        reports = [each for each in result.reports if each["check"] not in _FOR_THE_HOST]
+        disks = [result.root_disk, result.swap_disk, result.console, result.log]
+        for report in result.reports:
+            if report["check"] == "values":
+                reports.append(judge(disks, report))
+                _show(reports[-1])
         if result.status != "finished":
             reports.append({"check": "guest", "held": False, "detail": result.status})
             _show(reports[-1])
@@ -67,7 +74,7 @@ def _run_kernel(label: str, given: argparse.Namespace) -> list[dict[str, object]
 
 
 def _show(report: Mapping[str, object]) -> None:
-    if report["check"] != "end":
+    if report["check"] not in _FOR_THE_HOST:
         seconds = f"  {report['seconds']} s" if "seconds" in report else ""
         print(f"  {'✓' if report['held'] else '✗'} {report['check']:<12} {report['detail']}{seconds}", flush=True)
 

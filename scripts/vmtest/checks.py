@@ -75,14 +75,40 @@ def _pytest(*arguments: str, **environ: str) -> Outcome:
     return Outcome(status == 0, summary or f"exit status {status}")
 
 
+def _end_to_end(**environ: str) -> Outcome:
+    names = ("volumes", "rotation", "access", "canary", "crashes")
+    return _pytest(*(f"tests/e2e/test_{name}.py" for name in names), **environ)
+
+
+def canary() -> Outcome:
+    """Values through a node that is short of memory and killed. The host searches the disks afterwards, and judges."""
+    for runtime in ("runc", "crun"):
+        status, _ = _run(sys.executable, "-m", "scripts.vmtest.canary", runtime)
+        if status != 0:
+            return Outcome(False, f"with {runtime}: exit status {status}")
+    swapped_kib = sum(int(line.split()[3]) for line in Path("/proc/swaps").read_text().splitlines()[1:])
+    return Outcome(
+        swapped_kib > 0, f"{swapped_kib >> 10} MiB in swap; the host looks at the disks when the guest is down"
+    )
+
+
+def service() -> Outcome:
+    """The node as a service of systemd, whose main process may die."""
+    status, output = _run(sys.executable, "-m", "scripts.vmtest.service")
+    return Outcome(status == 0, output.rstrip().rpartition("\n")[2])
+
+
 CHECKS: Mapping[str, Callable[[], Outcome]] = {
     "facts": facts,
     "demo": demo,
-    "fusefs": lambda: _pytest("tests/fusefs", "tests/test_keeper.py"),
+    "canary": canary,
+    "service": service,
+    "fusefs": lambda: _pytest("tests/fusefs", "tests/test_keeper.py", "tests/test_keeper_supervised.py"),
     "volume": lambda: _pytest("tests/volume"),
     "access": lambda: _pytest("tests/access"),
     "runtime": lambda: _pytest("tests/runtime"),
-    "e2e": lambda: _pytest(
-        *(f"tests/e2e/test_{name}.py" for name in ("volumes", "rotation", "access", "canary", "crashes"))
-    ),
+    "runtime-crun": lambda: _pytest("tests/runtime", KS_TEST_RUNTIME="crun"),
+    "e2e": _end_to_end,
+    "e2e-crun": lambda: _end_to_end(KS_TEST_RUNTIME="crun"),
 }
+"""In the order in which they are run: what says most comes first."""
