@@ -99,6 +99,8 @@ PURE = [
     "apiserver/default_roles.py",
     "apiserver/kubeadm_objects.py",
     "apiserver/csr.py",
+    "apiserver/keycount.py",
+    "apiserver/keyrotation.py",
     "apiserver/exposure.py",
     "explain/*.py",
 ]

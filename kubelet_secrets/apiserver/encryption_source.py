@@ -42,6 +42,7 @@ class _Active:
     """One configuration at work; replaced as a whole."""
 
     digest: bytes  # of the file's content
+    configuration: EncryptionConfiguration
     transformers: dict[str, Transformer]  # by plural; a resource that is not configured is not in it
     plugins: tuple[KmsTransformer, ...]
 
@@ -63,6 +64,11 @@ class EncryptionSource:
     def transformer_for(self, plural: str) -> Transformer:
         """The transformer of a resource as of now. Pass this method as a ``TransformerFor``."""
         return self._active.transformers.get(plural, _IDENTITY)
+
+    @property
+    def configuration(self) -> EncryptionConfiguration:
+        """The configuration in force."""
+        return self._active.configuration
 
     async def run(self) -> None:
         """Follow the file and the plugins' health until cancelled."""
@@ -142,7 +148,7 @@ def _activate(configuration: EncryptionConfiguration, content: bytes) -> _Active
         providers = configuration.providers_for(row.plural, row.resource.group)
         if providers is not None:
             transformers[row.plural] = make_transformer(providers, plugins.__getitem__)
-    return _Active(_digest(content), transformers, tuple(plugins.values()))
+    return _Active(_digest(content), configuration, transformers, tuple(plugins.values()))
 
 
 def _digest(content: bytes) -> bytes:

@@ -5,7 +5,8 @@ Who may read them has been decided before (``default_roles.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -13,19 +14,23 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from kubelet_secrets.apiserver import discovery, openapi, statuses
+from kubelet_secrets.apiserver.keycount import KeyUse
 from kubelet_secrets.apiserver.tokens import TokenIssuer
 
 KUBERNETES_VERSION = "v1.36.0"
 """Whose behaviour this server follows; ``kubectl version`` shows it."""
 
 
-def general_routes(is_ready: Callable[[], bool], issuer: TokenIssuer, url: str) -> Router:
+def general_routes(
+    is_ready: Callable[[], bool], issuer: TokenIssuer, url: str, count_keys: Callable[[], Sequence[KeyUse]]
+) -> Router:
     """The routes.
 
     Args:
         is_ready: whether the server takes work: false while it starts and once it shuts down.
         issuer: whose key is published.
         url: where this server is reached.
+        count_keys: how many stored objects lie under which key.
     """
 
     async def health(_request: Request) -> Response:
@@ -59,8 +64,13 @@ def general_routes(is_ready: Callable[[], bool], issuer: TokenIssuer, url: str) 
         headers = {"cache-control": "public, max-age=3600"}
         return JSONResponse(issuer.jwks(), headers=headers, media_type="application/jwk-set+json")
 
+    async def encryption(_request: Request) -> Response:
+        # No path of upstream's: who rotates keys has to know when the old ones may go. For cluster-admin alone.
+        return JSONResponse({"objects": [asdict(use) for use in count_keys()]})
+
     return Router(
         [
+            Route("/debug/encryption", encryption),
             Route("/healthz", health),
             Route("/livez", health),
             Route("/readyz", readiness),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -71,6 +71,12 @@ class SqliteJournal:
         fact = self._connection.execute("SELECT value FROM facts WHERE name = 'compacted'").fetchone()
         with closing(self._connection.execute("SELECT key, rev, create_rev, value FROM kv ORDER BY rev")) as rows:
             storage.load([Record(*row) for row in rows], compacted=fact[0] if fact else 0)
+
+    def live_values(self) -> Iterator[tuple[str, bytes]]:
+        """(key, stored bytes) of every object there is."""
+        newest = "SELECT key, value FROM kv WHERE rev IN (SELECT max(rev) FROM kv GROUP BY key) AND value IS NOT NULL"
+        with closing(self._connection.execute(newest)) as rows:
+            yield from rows
 
     def close(self) -> None:
         """Fold the log into the file and release it."""

@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -51,6 +52,7 @@ from kubelet_secrets.apiserver.escalation import RbacEscalation
 from kubelet_secrets.apiserver.general_routes import general_routes
 from kubelet_secrets.apiserver.joining import run_joining
 from kubelet_secrets.apiserver.journal import open_journal
+from kubelet_secrets.apiserver.keycount import KeyUse, count_keys
 from kubelet_secrets.apiserver.kubelet_client import KubeletClient
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
@@ -60,6 +62,7 @@ from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.pod_streams import PodStreams
 from kubelet_secrets.apiserver.rbac_authorizer import RbacAuthorizer
 from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.resources import SERVED
 from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.role_controller import ensure_default_roles
 from kubelet_secrets.apiserver.routes import ApiApplication
@@ -221,7 +224,7 @@ async def _serve(
         Reviews(authenticators, authorizers, rbac, issuer),
         authenticators,
         authorizers,
-        general_routes(lambda: not shutdown.is_set(), issuer, url),
+        general_routes(lambda: not shutdown.is_set(), issuer, url, partial(_count_keys, storage, encryption)),
         PodStreams(registry, KubeletClient(registry, authority, local_node=options.local_node)),
     )
     handle = ServerHandle(url, listener.port, authority, registry, shutdown)
@@ -243,6 +246,16 @@ async def _serve(
             nursery.cancel_scope.cancel()
     finally:
         await listener.aclose()
+
+
+def _count_keys(storage: Storage, encryption: EncryptionSource | None) -> list[KeyUse]:
+    stored = (
+        (record.key, record.stored)
+        for plural in {row.plural for row in SERVED}
+        for record in storage.records(f"{ROOT}{plural}/")
+        if record.stored is not None
+    )
+    return count_keys(stored, encryption.configuration if encryption is not None else None)
 
 
 async def compact_old_revisions(storage: Storage) -> None:

@@ -39,7 +39,21 @@ def encryption_file(path: Path | None, reloads: bool) -> Path | None:
     return Path(os.path.abspath(path)) if path is not None else None
 
 
-@click.command()
+class _ServerGroup(click.Group):
+    """``apiserver`` runs the server; ``apiserver keys`` does something else, and is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["keys"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "keys":
+            return None
+        from kubelet_secrets.cli.keys import keys
+
+        return keys
+
+
+@click.group(cls=_ServerGroup, invoke_without_command=True)
 @click.option(
     "--in-memory", is_flag=True, help="Keep objects in memory: they end with the server. This is the default."
 )
@@ -56,8 +70,8 @@ def encryption_file(path: Path | None, reloads: bool) -> Path | None:
 @click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="Where to write the admin's kubeconfig, 0600. Best on a tmpfs.",
+    default=None,
+    help="Where to write the admin's kubeconfig, 0600. Best on a tmpfs. Required.",
 )
 @click.option(
     "--local-node",
@@ -71,12 +85,15 @@ def encryption_file(path: Path | None, reloads: bool) -> Path | None:
     default=None,
     help="Where to write a kubeconfig of the identity system:node:<node name>, 0600.",
 )
+@click.pass_context
 def apiserver(
+    ctx: click.Context,
+    /,
     in_memory: bool,
     data_dir: Path | None,
     port: int,
     bind_address: str,
-    kubeconfig: Path,
+    kubeconfig: Path | None,
     node_name: str | None,
     local_node: str | None,
     node_kubeconfig: Path | None,
@@ -87,6 +104,10 @@ def apiserver(
 
     It speaks to kubectl as a real one does. Nodes are held to what the Node authorizer allows them.
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    if kubeconfig is None:
+        raise click.MissingParameter(ctx=ctx, param_hint="'--kubeconfig'", param_type="option")
     try:
         import trio
 
