@@ -25,6 +25,7 @@ from kubelet_secrets.explain.lookup import ManifestSource, is_run_time
 from kubelet_secrets.explain.model import FileView, MountView, Problem, Severity
 from kubelet_secrets.explain.variables import is_known
 from kubelet_secrets.volume.ownership import file_ownership, fs_group_of
+from kubelet_secrets.volume.paths import MAX_NAME_LENGTH
 from kubelet_secrets.volume.payload import FileProjection, Payload, has_payload, make_volume_payload
 
 _TYPES = {
@@ -278,6 +279,18 @@ def explain_files(
         payload = volumes.payloads.get(mount.name)
         if payload is None or not is_known(sub_path):
             continue
+        if why := _obstacle(payload, sub_path):
+            message = f'failed to prepare subPath for volumeMount "{mount.name}" of container "{container.name}"'
+            problems.append(
+                Problem(
+                    severity=Severity.BLOCKS,
+                    code="sub-path-unusable",
+                    message=message,
+                    where=f"{spot}.subPath",
+                    hint=why,
+                )
+            )
+            continue
         shown = dict(_below(payload, path, sub_path))
         problems += _sub_path_problems(mount, shown, sub_path, spot, source)
         for file_path, file in shown.items():
@@ -311,6 +324,15 @@ def _below(payload: Payload, mount_path: str, sub_path: str) -> Iterator[tuple[s
             yield mount_path, file
         elif path.startswith(wanted + "/"):
             yield posixpath.join(mount_path, path.removeprefix(wanted + "/")), file
+
+
+def _obstacle(payload: Payload, sub_path: str) -> str:
+    """Why nothing can be opened at *sub_path*; empty when it can, or can be made."""
+    elements = [each for each in posixpath.normpath(sub_path).split("/") if each != "..data"]
+    if any("\0" in each or len(each.encode("utf-8", "surrogateescape")) > MAX_NAME_LENGTH for each in elements):
+        return "no file can be called that"
+    files = ("/".join(elements[:count]) for count in range(1, len(elements)))
+    return next((f"{path} is a file" for path in files if path in payload), "")
 
 
 def _file_view(path: str, file: FileProjection, mount: VolumeMount, pod: Pod, *, known: bool) -> FileView:

@@ -148,6 +148,30 @@ def test_sub_path_is_laid_out_and_does_not_refresh() -> None:
     assert missing.where == "Pod default/web: spec.containers[0].volumeMounts[2].subPath"
 
 
+@pytest.mark.parametrize(
+    ("sub_path", "hint"),
+    [
+        pytest.param("d/pw/x", "d/pw is a file", id="below-a-file"),
+        pytest.param("..data/d/pw/x/y", "d/pw is a file", id="below-a-file-through-the-machinery"),
+        pytest.param("a\\0b", "no file can be called that", id="nul"),
+        pytest.param("x/" + "n" * 256, "no file can be called that", id="long"),
+        pytest.param("d/pw/", "", id="slash-behind"),
+        pytest.param("d/./pw", "", id="unclean"),
+        pytest.param("n" * 255, "", id="longest"),
+    ],
+)
+def test_sub_path_that_nothing_can_be_found_at(sub_path: str, hint: str) -> None:
+    explanation = explain_yaml(
+        secret("db", pw="x")
+        + pod(
+            f'volumeMounts: [{{name: v, mountPath: /v, subPath: "{sub_path}"}}]',
+            volumes="[{name: v, secret: {secretName: db, items: [{key: pw, path: d/pw}]}}]",
+        )
+    )
+    told = [(each.message, each.hint) for each in problems(explanation, "sub-path-unusable")]
+    assert told == ([('failed to prepare subPath for volumeMount "v" of container "c"', hint)] if hint else [])
+
+
 def test_sub_path_of_an_immutable_secret_is_no_surprise() -> None:
     mounts = "volumeMounts: [{name: v, mountPath: /etc/one, subPath: user}]"
     frozen = secret("db", extra="immutable: true\n", user="u")

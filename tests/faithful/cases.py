@@ -334,6 +334,13 @@ REFUSED_BY_THE_NODE = {
         "{volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(NOPE)/$(ALSO)}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
     ),
+    "sub-path-below-a-file": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPath: user/deeper}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "sub-path-nul": pod(
+        '{volumeMounts: [{name: v, mountPath: /d, subPath: "a\\0b"}]}', volumes="[{name: v, secret: {secretName: db}}]"
+    ),
     "sub-path-expr-absolute": pod(
         "{env: [{name: A, value: /tmp}], volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(A)}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
