@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kubelet_secrets.access.record import Entry, last_entry
-from kubelet_secrets.access.trail import append_whole
+from kubelet_secrets.access.trail import append_whole, end_last_line
 from kubelet_secrets.errors import HostError
 
 _TAIL_BYTES = 256 * 1024
@@ -95,9 +95,7 @@ class AuditFile:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(0, "not a regular file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                os.write(fd, b"\n")  # the machine went down in the midst of a line: the next one stands alone
+            end_last_line(fd)
         except BaseException:
             os.close(fd)
             raise

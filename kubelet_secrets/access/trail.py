@@ -40,6 +40,17 @@ def append_whole(fd: int, data: bytes) -> None:
         raise
 
 
+def end_last_line(fd: int) -> None:
+    """Let what was cut off in the midst of a line stand alone.
+
+    Args:
+        fd: a regular file, open for reading and appending.
+    """
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        os.write(fd, b"\n")
+
+
 class Trail:
     """The two files.
 
@@ -100,8 +111,9 @@ class Trail:
         return self._directory / f"delivered-{outlet}"
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self._directory / "current", flags, 0o600)
+        end_last_line(self._fd)
 
     def _begin_segment(self) -> None:
         current = self._directory / "current"
@@ -129,9 +141,7 @@ def _linked_from_end(lines: Sequence[bytes]) -> Iterator[Entry]:
         try:
             entry = read_line(line)
         except NotARecord:
-            if successor is None:
-                continue  # cut off by a kill in the midst of a write
-            return
+            continue  # cut off by a kill in the midst of a write; if not, the link below is missing
         if successor is not None and successor.record.previous != entry.record.chain:
             return
         successor = entry

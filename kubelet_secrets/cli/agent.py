@@ -29,6 +29,11 @@ def default_node_name() -> str:
     return socket_module.gethostname().strip().lower()
 
 
+def audit_journal(value: str) -> str:
+    """``--audit-journal`` with its path made absolute."""
+    return value if value in ("auto", "off") else os.path.abspath(value)
+
+
 class Size(click.ParamType[int]):
     """A number of bytes as Kubernetes writes it: ``512Mi``."""
 
@@ -304,7 +309,7 @@ def agent(
                     "cni_conf_dir": _absolute(node["cni_conf_dir"]),
                     "cni_bin_dirs": [os.path.abspath(each) for each in node["cni_bin_dirs"]],
                     "audit_file": _absolute(node["audit_file"]),
-                    "audit_journal": node["audit_journal"],
+                    "audit_journal": audit_journal(node["audit_journal"]),
                     "stop_grace_s": node["stop_grace"],
                     "verbose": verbose or 0,
                 },

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from kubelet_secrets.cli.agent import default_node_name, node_options
+from kubelet_secrets.cli.agent import audit_journal, default_node_name, node_options
 from kubelet_secrets.cli.apiserver import encryption_file, encryption_options
 
 
@@ -88,7 +88,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         scratch_size_bytes=options["scratch_size"],
         logs_size_bytes=options["logs_size"],
         audit_file=Path(os.path.abspath(options["audit_file"])) if options["audit_file"] else None,
-        audit_journal=options["audit_journal"],
+        audit_journal=audit_journal(options["audit_journal"]),
         stop_grace_s=options["stop_grace"],
         verbose=verbose or 0,
     )

@@ -6,6 +6,8 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -334,6 +336,8 @@ def test_a_trail_is_believed_as_far_as_it_hangs_together(tmp_path: Path) -> None
     current.write_bytes(b"\n".join([*lines[:2], b"rubbish", *lines[3:]]) + b'\n{"seq":7,"ti')
     again = Trail(tmp_path / "audit")
     assert [entry.record.seq for entry in again.load()] == [4, 5, 6]
+    AuditLog(notebook=again, earlier=again.load()).note(opened("next"))
+    assert [entry.record.seq for entry in again.load()] == [4, 5, 6, 7], "what was cut off is not in its way"
     again.close()
 
 
@@ -448,3 +452,60 @@ def test_the_journal_is_told_when_it_is_what_we_log_to(tmp_path: Path) -> None:
     assert journal_socket("off", ours) is None
     assert journal_socket("/run/other", {}) == Path("/run/other")
     assert journal_socket("auto", {}) is None
+
+
+# --- killed at any instant ------------------------------------------------------------------------------------------
+
+BUSY_AGENT = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+import trio
+from kubelet_secrets.access.bookkeeping import Bookkeeping
+from kubelet_secrets.access.record import AuditRecord
+
+async def main(directory, resumed):
+    now = lambda: datetime.now(UTC)
+    books = Bookkeeping(directory / "audit", file=directory / "audit.log", journal=None, resumed=resumed, now=now)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(books.run)
+        number = 0
+        while True:
+            number += 1
+            books.log.append(AuditRecord(time=now(), verdict="allowed", reason="mounted", path=str(number)))
+            await trio.sleep(0)
+            if number == 200:
+                print("busy", flush=True)
+
+trio.run(main, Path(sys.argv[1]), sys.argv[2] == "resumed")
+"""
+
+
+def test_an_agent_killed_at_any_instant_leaves_a_chain_that_goes_on(tmp_path: Path) -> None:
+    """The last record of each agent, in memory or not, is in the file in the end: none is lost between agents."""
+    last_noted = []
+    for turn in ("first", "resumed", "resumed", "resumed"):
+        command = [sys.executable, "-c", BUSY_AGENT, str(tmp_path), turn]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"busy\n"
+            process.kill()
+        trail = Trail(tmp_path / "audit")
+        last_noted.append(trail.load()[-1].head)
+        trail.close()
+    books = Bookkeeping(tmp_path / "audit", file=tmp_path / "audit.log", journal=None, resumed=True, now=now)
+
+    async def finish() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(books.run)
+            with trio.fail_after(30):
+                await books.end()
+            nursery.cancel_scope.cancel()
+
+    trio.run(finish)
+    books.close()
+    checker = check(tmp_path / "audit.log")
+    assert checker.findings == []
+    assert (checker.starts, checker.kills) == (5, 4)
+    kept = {entry.head for entry in map(read_line, (tmp_path / "audit.log").read_bytes().splitlines())}
+    assert kept >= set(last_noted)
