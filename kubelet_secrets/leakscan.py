@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import stat
+import select
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,39 +225,74 @@ def files_on_disk(
         changed_since: as for :func:`scan`.
         skips: leave out a directory and what is in it.
     """
-    memory = _unreachable_mounts()
     seen: set[tuple[int, int]] = set()
-    for root in roots:
-        if root.is_file() and not root.is_symlink():
-            walk: Iterable[tuple[str, list[str], list[str]]] = [(str(root.parent), [], [root.name])]
-        else:
-            walk = os.walk(root)
-        for directory, subdirectories, names in walk:
-            # A mount of a memory filesystem below us is not disk; anything else that is mounted here is looked into.
-            subdirectories[:] = [name for name in subdirectories if os.path.join(directory, name) not in memory]
-            if directory in memory or skips(directory):
-                subdirectories.clear()
-                continue
-            for name in names:
-                path = Path(directory, name)
+    with _Mounts() as mounts:
+        for root in roots:
+            alone = root.is_file() and not root.is_symlink()
+            for path in [str(root)] if alone else _walk(str(root), mounts, skips):
                 try:
-                    status = path.lstat()
+                    status = os.lstat(path)
                 except OSError:
                     continue
+                if max(status.st_mtime, status.st_ctime) < changed_since:
+                    continue
                 identity = (status.st_dev, status.st_ino)
-                if (
-                    stat.S_ISREG(status.st_mode)
-                    and identity not in seen
-                    and max(status.st_mtime, status.st_ctime) >= changed_since
-                ):
+                if identity not in seen:
                     seen.add(identity)
-                    yield path
+                    yield Path(path)
 
 
-def _unreachable_mounts() -> frozenset[str]:
-    """Mount points whose content never reaches a disk: not even by swapping. Source: proc_pid_mountinfo(5)."""
+def _walk(root: str, mounts: _Mounts, skips: Callable[[str], bool]) -> Iterator[str]:
+    """Regular files, past unreachable mounts. Not os.walk, which asks each directory what it is before we can pass it by.
+
+    To ask anything of a FUSE filesystem whose server does not answer is to wait for ever, even for the type of a file.
+    """
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        unreachable = mounts.unreachable()
+        if directory in unreachable or skips(directory):
+            continue
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            continue  # vanished, no directory, or not to be read
+        for entry in entries:
+            if entry.path in unreachable:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry.path
+
+
+class _Mounts:
+    """The mount table of this namespace, read again when it has changed."""
+
+    def __init__(self) -> None:
+        self._table = open("/proc/self/mountinfo", errors="surrogateescape")  # noqa: SIM115  # closed with this object
+        self._poll = select.poll()
+        self._poll.register(self._table, select.POLLPRI)
+        self._unreachable = _parse_unreachable(self._table.read())
+
+    def unreachable(self) -> frozenset[str]:
+        """Mount points whose content never reaches a disk, not even by swapping."""
+        if any(event & select.POLLPRI for _, event in self._poll.poll(0)):
+            self._table.seek(0)
+            self._unreachable = _parse_unreachable(self._table.read())
+        return self._unreachable
+
+    def __enter__(self) -> _Mounts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+
+
+def _parse_unreachable(mountinfo: str) -> frozenset[str]:
+    """Source: proc_pid_mountinfo(5)."""
     found = set()
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         kept = kind in _NO_DISK or kind.startswith("fuse") or (kind == "tmpfs" and "noswap" in options.split(","))

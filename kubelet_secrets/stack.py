@@ -81,6 +81,7 @@ class StackOptions:
     audit_journal: str = "auto"
     stop_grace_s: float = 3.0
     verbose: int = 0
+    log_fd: int | None = None  # takes the children's standard error; None: they share ours
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,7 +162,7 @@ async def run_stack(
             "--kubeconfig": str(admin_kubeconfig),
             "--local-node": options.node_name,
         }
-        apiserver = _spawn(["apiserver", *storage, *_flatten(flags)], notifications, options.verbose)
+        apiserver = _spawn(["apiserver", *storage, *_flatten(flags)], notifications, options)
         undo.callback(lambda: admin_kubeconfig.unlink(missing_ok=True))
         undo.push_async_callback(_stop, apiserver)
         await _wait_ready(apiserver, notifications, "the API server")
@@ -210,7 +211,7 @@ async def run_stack(
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
         if options.audit_file is not None:
             flags["--audit-file"] = str(options.audit_file)
-        keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options.verbose)
+        keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options)
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)
         await _wait_ready(keeper, notifications, "the node")
@@ -301,17 +302,19 @@ def _flatten(flags: dict[str, str]) -> list[str]:
     return [word for flag in flags.items() for word in flag]
 
 
-def _spawn(arguments: list[str], notifications: NotifySocket, verbose: int) -> subprocess.Popen[bytes]:
+def _spawn(arguments: list[str], notifications: NotifySocket, options: StackOptions) -> subprocess.Popen[bytes]:
     """Start ``kubelet-secrets <arguments>`` in a session of its own: Ctrl-C in the terminal is ours to pass on, in order.
 
     Called from the main thread on purpose: the children ask to be ended with their parent (PR_SET_PDEATHSIG), and that
     means the parent *thread*, prctl(2).
     """
     command = [sys.executable, "-m", "kubelet_secrets.cli.main"]
-    if verbose:
-        command.append("-" + "v" * verbose)
+    if options.verbose:
+        command.append("-" + "v" * options.verbose)
     environment = dict(os.environ, NOTIFY_SOCKET=notifications.address, KS_PDEATHSIG="1")
-    return subprocess.Popen(command + arguments, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        command + arguments, env=environment, stdin=subprocess.DEVNULL, stderr=options.log_fd, start_new_session=True
+    )
 
 
 async def _wait_ready(process: subprocess.Popen[bytes], notifications: NotifySocket, name: str) -> None:

@@ -45,13 +45,14 @@ LEVELS = {
     "upgrade": 8,
     "keeper_loop": 9,
     "stateformat": 1,
-    "preflight": 12,
+    "preflight": 13,
     "systemd": 0,
     "keeper": 10,
     "agent_process": 9,
     "stack": 9,
     "testing": 10,
-    "cli": 11,
+    "verify": 11,
+    "cli": 12,
 }
 APISERVER_MAY_IMPORT = {"api", "errors", "memoryfile", "sensitive", "notify"}
 
@@ -103,6 +104,10 @@ PURE = [
     "apiserver/keyrotation.py",
     "apiserver/exposure.py",
     "explain/*.py",
+    "verify/canaries.py",
+    "verify/grades.py",
+    "verify/objects.py",
+    "verify/report.py",
 ]
 IMPURE_MODULES = {"trio", "os", "socket", "subprocess", "time", "pyfuse3", "httpx2", "random", "secrets"}
 

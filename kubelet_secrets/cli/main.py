@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "revoke": ("revoke:revoke", "End the readability of a pod's volume at once, also where it is open."),
     "status": ("inspect:status", "Show the node's pods as the agent sees them."),
     "logs": ("inspect:logs", "Print what a container wrote to its output."),
+    "verify": ("verify:verify", "Prove on this machine that no secret reaches a disk, a log, a core dump or swap."),
     "image": ("image:image", "Import, list and remove container images of this machine's store."),
     "systemd-unit": ("systemd_unit:systemd_unit", "Print a systemd service that runs the node on this machine."),
     "demo": ("demo:demo", "Take the guided tour, on real containers, in under a minute."),

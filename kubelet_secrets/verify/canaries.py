@@ -1,0 +1,116 @@
+"""What is planted and looked for: values that exist nowhere else, made so that few needles find all of them. Pure.
+
+A canary's value is ``<marker><number><awkward characters>``. The marker is random, the same for all canaries of one run, and
+consists of letters and digits that no escaping touches: one needle finds the plain, the JSON-escaped and the URL-encoded
+value, and what follows it tells which. All its characters are written in hexadecimal with digits alone, so capitals do not
+matter there. Seven needles in all, however many canaries; searching costs 1.5 ms per MB.
+
+Out of scope, and said so in the report: compressed and encrypted copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kubelet_secrets.leakscan import Hit, base64_core
+
+ALPHABET = "".join(chr(code) for code in range(0x30, 0x7B) if code & 0xF < 10 and chr(code).isalnum())
+"""What a marker is made of: 0-9 A-I P-Y a-i p-y."""
+MARKER_LENGTH = 15  # of 46 characters: 82 bits; a multiple of three, as base64 likes it
+CONTEXT_BYTES = 64
+AWKWARD = '"/\\+&%<é '
+DECOY = "decoy"
+"""The canary that is planted where it must be found, to show that it would be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """One value.
+
+    Attributes:
+        name: what the report calls it, for example ``volume file``.
+        number: three digits that follow the marker.
+        value: UTF-8, without newlines unless it is a large one.
+    """
+
+    name: str
+    number: str
+    value: bytes = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        return self.value.decode()
+
+
+class Canaries:
+    """The canaries of one run.
+
+    Args:
+        marker: ``MARKER_LENGTH`` random characters of ``ALPHABET``.
+    """
+
+    def __init__(self, marker: str) -> None:
+        if len(marker) != MARKER_LENGTH or not set(marker) <= set(ALPHABET) or marker == marker[::-1]:
+            raise ValueError("not a marker")
+        self._marker = marker.encode()
+        self._by_number: dict[str, Canary] = {}
+        self._forms: dict[str, dict[str, bytes]] = {}
+
+    def make(self, name: str, *, size_bytes: int = 0) -> Canary:
+        """One more canary.
+
+        Args:
+            size_bytes: for a large one, so many bytes of lines with the marker in each: no page of it can hide.
+        """
+        number = str(101 + len(self._by_number))
+        head = self._marker.decode() + number
+        value = (head + AWKWARD + number[::-1]).encode()
+        if size_bytes:
+            value = (value + b"\n") * (-(-size_bytes // (len(value) + 1)))
+        canary = Canary(name=name, number=number, value=value)
+        self._by_number[number] = canary
+        forms = _forms(head.encode())
+        # Bits of a base64 text's last byte depend on what follows: with one more byte all of the number is certain.
+        longer = _forms((head + AWKWARD[0]).encode())
+        self._forms[number] = {form: longer[form] if form.startswith("base64") else forms[form] for form in forms}
+        return canary
+
+    @property
+    def needles(self) -> Mapping[str, bytes]:
+        """What to give to :class:`~kubelet_secrets.leakscan.StreamSearch`, with a context of ``CONTEXT_BYTES``."""
+        return _forms(self._marker)
+
+    def identify(self, hit: Hit) -> tuple[str, str]:
+        """Which canary a hit is of and in which form: names. The canary is ``""`` when the value was cut off there."""
+        for number, canary in self._by_number.items():
+            form = self._forms[number][hit.needle]
+            marker = self.needles[hit.needle]
+            if hit.needle == "reversed":
+                if (hit.before + marker).endswith(form):
+                    return canary.name, hit.needle
+            elif (marker + hit.after).startswith(form):
+                return canary.name, _form(hit)
+        return "", hit.needle
+
+
+def _form(hit: Hit) -> str:
+    if hit.needle != "plain":
+        return "base64" if hit.needle.startswith("base64") else hit.needle
+    follows = hit.after[3:].lower()  # after the number
+    if follows.startswith(b"%22"):
+        return "URL-encoded"
+    if follows.startswith(b"\\"):  # \" or \u0022, and once more for each layer of JSON
+        return "JSON-escaped"
+    return "plain"
+
+
+def _forms(text: bytes) -> dict[str, bytes]:
+    """The needles for *text*, by name. UTF-16 of either byte order holds the same bytes, but for the first or the last."""
+    return {
+        "plain": text,
+        "reversed": text[::-1],
+        "UTF-16": b"\0".join(bytes([byte]) for byte in text),
+        "hex": text.hex().encode(),
+        **{f"base64 {shift}": base64_core(text, shift) for shift in range(3)},
+    }
