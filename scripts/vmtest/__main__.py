@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,8 @@ def _print_table(results: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 when everything held on every kernel, 1 when not, 2 when a guest could not be made."""
     given = _parse(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(130))  # as Ctrl-C does: the guest and its disks go
     given.build_dir.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[dict[str, object]]] = {}
     try:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kubelet_secrets.fusefs.hardening import set_parent_death_signal
 from scripts.vmtest.image import CHECKOUT, Kernel, run
 from scripts.vmtest.initramfs import make_initramfs
 
@@ -52,7 +54,7 @@ def usable_accelerator(kernel: Kernel, scratch: Path) -> str:
     console = scratch / "kvm-probe.console"
     command = [_QEMU, *_basics("kvm", memory_mib=256), "-serial", f"file:{console}"]
     command += ["-kernel", str(kernel.vmlinuz), "-append", "console=ttyS0 panic=-1", "-no-reboot"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = _start(command, scratch / "kvm-probe.errors")
     try:
         # Without a root filesystem it panics in a second, and panic=-1 ends qemu.
         process.wait(_KVM_PROBE_S)
@@ -63,6 +65,18 @@ def usable_accelerator(kernel: Kernel, scratch: Path) -> str:
         process.kill()
         process.wait()
         console.unlink(missing_ok=True)
+
+
+def _start(command: Sequence[str], errors: Path) -> subprocess.Popen[bytes]:
+    """qemu, which ends with us however we end."""
+    with errors.open("wb") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            preexec_fn=lambda: set_parent_death_signal(signal.SIGKILL),
+        )
 
 
 def _basics(accelerator: str, *, memory_mib: int) -> list[str]:
@@ -120,9 +134,7 @@ def boot(
             f"virtserialport,chardev={name},name={name}",
         ]
     started = time.monotonic()
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = _start(command, work / "errors")
     result = Boot(
         status="finished",
         seconds=0,
@@ -138,20 +150,17 @@ def boot(
         if process.poll() is None:
             result.status = f"killed after {timeout_s:.0f} s"
         elif process.returncode != 0:
-            assert process.stderr is not None
-            result.status = f"qemu: {process.stderr.read().strip()}"
+            result.status = f"qemu: {(work / 'errors').read_text().strip()}"
         elif not any(report.get("check") == "end" for report in result.reports):
             result.status = "it went down before its checks were done"
     finally:
         process.kill()
         process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
     result.seconds = time.monotonic() - started
     return result
 
 
-def _follow(path: Path, process: subprocess.Popen[str], deadline_s: float) -> Iterator[dict[str, object]]:
+def _follow(path: Path, process: subprocess.Popen[bytes], deadline_s: float) -> Iterator[dict[str, object]]:
     """The JSON lines of a file that grows, until the process has ended and all is read, or the deadline."""
     with path.open("rb") as lines:
         rest = b""
