@@ -97,7 +97,9 @@ def _reachable(api_version: str, rows: list[ServedResource]) -> Obj:
     """Every schema that a kind of *api_version*, or of a subresource there, leads to."""
     document = schemas.document()
     wanted = {name for kind, name in document["kinds"].items() if kind.rpartition("/")[0] == api_version}
-    wanted |= {document["kinds"][f"{_api_version(row, sub)}/{sub.kind}"] for row in rows for sub in row.subresources}
+    kinds = {f"{_api_version(row, sub)}/{sub.kind}" for row in rows for sub in row.subresources}
+    # Options of a connection (PodExecOptions) travel in the query and have no schema; upstream's document has none either.
+    wanted |= {document["kinds"][kind] for kind in kinds if kind in document["kinds"]}
     found: Obj = {}
     pending: list[Any] = sorted(wanted)
     while pending:

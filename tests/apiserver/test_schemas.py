@@ -23,12 +23,16 @@ def test_the_committed_file_is_what_the_generator_makes() -> None:
     assert json.loads(gzip.decompress(generator.generate())) == json.loads(gzip.decompress(committed))
 
 
+CONNECTION_OPTIONS = {"PodExecOptions"}  # in the query, never in a body
+
+
 def test_every_served_kind_has_a_schema() -> None:
     for row in resources.SERVED:
         assert schema_of(row.resource.api_version, row.kind).is_struct, row.kind
         assert row.is_review or schema_of(row.resource.api_version, row.list_kind).is_struct, row.list_kind
         for sub in row.subresources:
-            assert schema_of(sub.group_version or row.resource.api_version, sub.kind).is_struct, sub.kind
+            has_schema = schema_of(sub.group_version or row.resource.api_version, sub.kind).is_struct
+            assert has_schema or sub.kind in CONNECTION_OPTIONS, sub.kind
 
 
 def test_references_resolve() -> None:
