@@ -14,12 +14,14 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.errors import KubeletSecretsError
 from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
@@ -27,6 +29,7 @@ from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.fusefs.init import parse_init
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.orders import FileEntry
+from kubelet_secrets.fusefs.revoker import Revoker
 from kubelet_secrets.fusefs.session import REQUEST_BYTES, serve
 from kubelet_secrets.fusefs.tree import Tree
 from kubelet_secrets.fusefs.unanswered import NAME as UNANSWERED
@@ -37,9 +40,10 @@ from kubelet_secrets.volume import atomicwriter
 
 
 class RecordingGuard:
-    """Lets everybody in but to the volumes named in *closed*; remembers who asked."""
+    """Lets everybody in but to the volumes named in *closed* and those that are revoked; remembers who asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, revocations: RevocationList) -> None:
+        self._revocations = revocations
         self.closed: set[str] = set()
         self.asked: list[dict[str, object]] = []
         self.is_recording = False
@@ -53,13 +57,13 @@ class RecordingGuard:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.is_recording:
             self.asked.append({"pod": pod_uid, "volume": volume, "path": path, "tid": ctx.tid, "kind": kind})
-        return volume not in self.closed
+        return volume not in self.closed and not self.is_revoked(pod_uid, volume)
 
     def may_read(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
-        return True
+        return not self.is_revoked(pod_uid, volume)
 
     def is_revoked(self, pod_uid: str, volume: str) -> bool:
-        return False
+        return self._revocations.find(pod_uid, volume) is not None
 
     def may_look(self, pod_uid: str, volume: str, path: str, ctx: CallerContext) -> bool:
         return True
@@ -122,7 +126,9 @@ class Remote:
         guard: RecordingGuard,
         client: WriterClient,
         operations: MortalOperations,
+        revoker: Revoker,
     ) -> None:
+        self._revoker = revoker
         self._handover = handover
         self._tree = tree
         self._guard = guard
@@ -173,6 +179,28 @@ class Remote:
         asked, self._guard.asked = self._guard.asked, []
         return asked
 
+    async def revoke(self, pod: str, volume: str) -> int:
+        """Returns how many files the kernel was told to drop."""
+        return (await self._revoker.revoke(pod, volume, cause="test"))[1]
+
+    async def restore(self, pod: str, volume: str) -> bool:
+        return self._revoker.restore(pod, volume)
+
+    async def withdraw_and_remove(self, pod: str, volume: str) -> None:
+        """What becomes of a volume when its pod ends."""
+        await self._revoker.withdraw(pod, volume)
+        self._tree.remove_volume(pod, volume)
+        self._tree.purge_pod(pod)
+        self._revoker.forget_pod(pod)
+
+    async def die_over_revocation(self, pod: str, volume: str) -> None:
+        """Be killed when it is noted and the kernel not told."""
+        self._client.drop_pages = self._die  # type: ignore[method-assign]
+        await self._revoker.revoke(pod, volume, cause="test")
+
+    async def _die(self, numbers: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     async def pids(self) -> dict[str, object]:
         writer = next((n for n in range(1, 1 << 22) if self._client.is_writer(n)), 0)
         return {"agent": os.getpid(), "writer": writer, "resume": self._handover.resume}
@@ -214,11 +242,13 @@ async def main(handover: Handover) -> None:
     options: dict[str, Any] = json.loads(os.environ["KS_AGENT_OPTIONS"])
     harden_process()
     tree = Tree(handover.store_fd, resumed=handover.resume)
-    guard = RecordingGuard()
+    revocations = RevocationList(handover.fuse_mount.parent / "run/revocations.json")
+    guard = RecordingGuard(revocations)
     client = WriterClient(socket.socket(fileno=handover.writer_fd), writer_pid=handover.writer_pid)
     front_desk = FrontDesk(tree, guard, client.is_writer)
     operations = MortalOperations(tree, client.is_writer, resumed=handover.resume)
-    remote = Remote(handover, tree, guard, client, operations)
+    revoker = Revoker(revocations, tree, client, now=lambda: datetime.now(UTC))
+    remote = Remote(handover, tree, guard, client, operations, revoker)
 
     async def answer(stream: trio.SocketStream) -> None:
         line = b""
@@ -261,6 +291,7 @@ async def main(handover: Handover) -> None:
                 operations,
             )
             await nursery.start(client.run)
+            await revoker.resume()
             nursery.start_soon(trio.serve_listeners, answer, [trio.SocketListener(listener)])
             handover.tell_ready()
 
