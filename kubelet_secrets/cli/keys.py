@@ -30,6 +30,9 @@ _NEXT = {
 @click.group()
 def keys() -> None:
     """Make, rotate and count the keys that Secrets are encrypted with in the store."""
+    from kubelet_secrets.fusefs.hardening import harden_process
+
+    harden_process()  # as far as the user's privileges go
 
 
 @keys.command()

@@ -18,6 +18,8 @@ from kubelet_secrets.access.record import AuditRecord, read_line
 from tests.cli.command import run_cli, the_line
 from tests.e2e.stacks import Cluster, Node, container, mount, open_cluster, secret_volume
 
+PROCESSES = 80
+
 pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
 
 
@@ -60,6 +62,12 @@ async def wait_recorded(file: Path, wanted: Callable[[AuditRecord], bool]) -> No
             await trio.sleep(0.05)
 
 
+def opens(file: Path, behind: int) -> int:
+    """How many opens of the key by the container are recorded behind a record."""
+    mine = [each for each in records(file) if each.seq > behind and each.allowed and each.path == "key"]
+    return sum(each.count for each in mine if each.container == "default/audited/app")
+
+
 async def read_and_be_refused(cluster: Cluster, pod: str) -> None:
     assert await cluster.exec(pod, "cat /v/key") == "value-of-the-audit-test"
     path = cluster.volume_dir(await cluster.pod(pod), "v") / "key"
@@ -91,6 +99,11 @@ async def test_the_trail_is_kept_told_and_checked(node: Node, place: Path, journ
         assert "no record dropped" in shown.stdout.splitlines()[-3]
         await read_and_be_refused(cluster, "audited")
         await wait_recorded(file, lambda record: record.seq > after.audit.head and record.is_denied)
+        # A process for each open: every one is counted, however they are folded.
+        await cluster.exec("audited", f"for i in $(seq {PROCESSES}); do cat /v/key >/dev/null; done")
+        with trio.fail_after(30):
+            while opens(file, after.audit.head) != PROCESSES + 1:  # noqa: ASYNC110
+                await trio.sleep(0.05)
         live = node.cli("audit", "--check")
         assert (live.returncode, live.stderr) == (0, "")
         assert "2 starts of an agent, 1 of them after one that was killed" in live.stdout

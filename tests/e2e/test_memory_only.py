@@ -63,7 +63,8 @@ class TracedStack(Stack):
 @pytest.fixture
 def stack(image_dir: Path, tmp_path: Path) -> Iterator[TracedStack]:
     with tempfile.TemporaryDirectory(prefix="ks-e2e-") as directory:
-        stack = TracedStack(Path(directory), image_dir, trace=tmp_path / "trace")
+        options = ("--audit-file", str(tmp_path / "audit.log"))
+        stack = TracedStack(Path(directory), image_dir, options, trace=tmp_path / "trace")
         try:
             yield stack
         finally:
@@ -90,6 +91,8 @@ def declared(touch: Touch, stack: Stack) -> str:
             return "mount points of subPaths"
     if path in ("/run/kubelet-secrets", f"/run/kubelet-secrets/{stack.node_name}"):
         return "mount points of the node"
+    if path in stack.options:
+        return "the audit file"
     if touch.program == "skopeo" and path.startswith("/var/lib/containers/cache"):
         return "skopeo's cache of which registry has which blob"
     return ""
@@ -128,6 +131,7 @@ async def test_nothing_but_memory_is_written(stack: TracedStack, tmp_path: Path)
         "image store",
         "how many mounts are the node's",
         "directories of pods and their volumes",
+        "the audit file",
     }
     assert any(touch.path.endswith("/key") and touch.program == "python" for touch in in_store)
     assert any(touch.path.startswith(f"{guarded}/") and touch.path.endswith("/key") for touch in trace.touches)

@@ -336,6 +336,30 @@ def test_oom_kills_and_processes_are_read_on_v2(tmp_path: Path) -> None:
     assert (tree.oom_kills("/none"), tree.processes("/none")) == (0, ())
 
 
+def test_conmon_is_put_where_nothing_is_swapped(tmp_path: Path) -> None:
+    """The kernel makes the files of a cgroup with its directory; here they have to be there already."""
+    pure, hybrid = tmp_path / "v2", tmp_path / "v1"
+    monitor = "kubelet-secrets/node1/monitor"
+    for hierarchy, setting in (
+        (pure, "memory.swap.max"),
+        (hybrid / "memory", "memory.swappiness"),
+        (hybrid / "systemd", ""),
+    ):
+        (hierarchy / monitor).mkdir(parents=True)
+        if setting:
+            (hierarchy / monitor / setting).write_text("max")
+    CgroupTree("node1", CgroupLayout(unified=pure)).adopt_monitor(17)
+    assert (pure / monitor / "memory.swap.max").read_text() == "0"
+    assert (pure / monitor / "cgroup.procs").read_text() == "17"
+    for parent in (pure, pure / "kubelet-secrets", pure / "kubelet-secrets/node1"):
+        assert (parent / "cgroup.subtree_control").read_text() == "+memory"
+    controllers = {"memory": hybrid / "memory", "name=systemd": hybrid / "systemd", "cpu": hybrid / "cpu"}
+    CgroupTree("node1", CgroupLayout(controllers=controllers)).adopt_monitor(18)
+    assert (hybrid / "memory" / monitor / "memory.swappiness").read_text() == "0"
+    assert [(hybrid / name / monitor / "cgroup.procs").read_text() for name in ("memory", "systemd")] == ["18", "18"]
+    assert not (hybrid / "cpu").exists()
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b"])
 def test_instance_names_cannot_leave_the_tree(name: str) -> None:
     with pytest.raises(HostError, match="cannot name a cgroup"):
