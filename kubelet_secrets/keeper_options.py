@@ -31,6 +31,8 @@ class KeeperOptions:
     has_spare: bool = True  # keep a second agent's process waiting: shorter pauses for some 40 MB of memory
     stop_timeout_s: float = 45.0  # for the agent to stop its containers
     silence_s: float = 10.0  # an agent that does not say for so long that it is well is wedged, and replaced
-    start_silence_s: float = 60.0  # the same for one that starts
+    start_silence_s: float = (
+        180.0  # the same for one that starts; where the processor is emulated, imports take a minute
+    )
     preflight_timeout_s: float = 60.0
     healthy_after_s: float = 2.0  # an agent that lived this long is replaced at once; repeated earlier deaths back off
