@@ -7,6 +7,7 @@ Source: k8s.io/apiserver pkg/admission/attributes.go, pkg/authentication/user.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -35,6 +36,14 @@ class Write:
     field_manager: str = ""  # who gets the fields that change; empty: nobody, or the change says so itself
 
 
+class Propagation(enum.Enum):
+    """What becomes of an object's dependents. Source: meta/v1 DeletionPropagation."""
+
+    BACKGROUND = "Background"
+    FOREGROUND = "Foreground"
+    ORPHAN = "Orphan"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteOptions:
     """``meta/v1`` DeleteOptions, as far as they act here."""
@@ -42,6 +51,7 @@ class DeleteOptions:
     grace_s: int | None = None
     uid: str | None = None
     resource_version: str | None = None
+    propagation: Propagation = Propagation.BACKGROUND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

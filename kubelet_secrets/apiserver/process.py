@@ -49,6 +49,7 @@ from kubelet_secrets.apiserver.csr_admission import (
 from kubelet_secrets.apiserver.encryption import TransformerFor, TransformError, plain
 from kubelet_secrets.apiserver.encryption_source import EncryptionSource, default_file, open_source
 from kubelet_secrets.apiserver.escalation import RbacEscalation
+from kubelet_secrets.apiserver.garbage_collector import GarbageCollector
 from kubelet_secrets.apiserver.general_routes import general_routes
 from kubelet_secrets.apiserver.joining import run_joining
 from kubelet_secrets.apiserver.journal import open_journal
@@ -236,6 +237,7 @@ async def _serve(
             if encryption is not None:
                 nursery.start_soon(encryption.run)
             nursery.start_soon(NodeMonitor(registry).run)
+            nursery.start_soon(GarbageCollector(registry).run)
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)

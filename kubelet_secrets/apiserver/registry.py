@@ -306,7 +306,7 @@ class Registry:
                     is_dry_run=write.is_dry_run,
                 )
             )
-            deletion = strategy.begin_deletion(row, obj, grace_s=options.grace_s, now=self._now())
+            deletion = strategy.begin_deletion(row, obj, options, now=self._now())
             if deletion is Deletion.PENDING or write.is_dry_run:
                 return obj, False
             try:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.api.validation.warnings import warnings_for
 from kubelet_secrets.apiserver import negotiation, patch, statuses, strictness, tables
-from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
+from kubelet_secrets.apiserver.attributes import DeleteOptions, Propagation, User, Write
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.conform import conform
 from kubelet_secrets.apiserver.listing import Page, Stored
@@ -279,8 +279,29 @@ class ResourceCall:
         if grace_s is not None and not isinstance(grace_s, int):
             raise statuses.bad_request("gracePeriodSeconds must be an integer")
         return DeleteOptions(
-            grace_s=grace_s, uid=preconditions.get("uid"), resource_version=preconditions.get("resourceVersion")
+            grace_s=grace_s,
+            uid=preconditions.get("uid"),
+            resource_version=preconditions.get("resourceVersion"),
+            propagation=self._propagation(options),
         )
+
+    def _propagation(self, options: Object) -> Propagation:
+        policy = options.get("propagationPolicy") or self._query.get("propagationPolicy")
+        orphans = options.get("orphanDependents")
+        if orphans is None and "orphanDependents" in self._query:
+            orphans = is_true(self._query["orphanDependents"])
+        if policy and orphans is not None:
+            raise statuses.bad_request("orphanDependents and deletionPropagation cannot be both set")
+        if orphans is not None:
+            return Propagation.ORPHAN if orphans else Propagation.BACKGROUND
+        try:
+            return Propagation(policy or "Background")
+        except ValueError:
+            supported = ", ".join(f'"{each}"' for each in ("Background", "Foreground", "Orphan", "nil"))
+            raise statuses.bad_request(
+                f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}": '
+                f"supported values: {supported}"
+            ) from None
 
     # --- bodies ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 from kubelet_secrets.api import quantity
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339
 from kubelet_secrets.apiserver import csr
-from kubelet_secrets.apiserver.attributes import User
+from kubelet_secrets.apiserver.attributes import DeleteOptions, Propagation, User
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.resources import ServedResource
 
@@ -137,15 +137,20 @@ class Deletion(Enum):
     PENDING = "nothing: it is already being deleted, no sooner than before"
 
 
-def begin_deletion(row: ServedResource, obj: Object, *, grace_s: int | None, now: datetime) -> Deletion:
+FOREGROUND_FINALIZER = "foregroundDeletion"
+ORPHAN_FINALIZER = "orphan"
+_PROPAGATION_FINALIZERS = {Propagation.FOREGROUND: FOREGROUND_FINALIZER, Propagation.ORPHAN: ORPHAN_FINALIZER}
+
+
+def begin_deletion(row: ServedResource, obj: Object, options: DeleteOptions, *, now: datetime) -> Deletion:
     """Decide what a DELETE does and, for ``MARK``, set the deletion metadata on *obj*.
 
-    Args:
-        grace_s: ``gracePeriodSeconds`` of the request, or None.
-
-    Source: rest.BeforeDelete, pod strategy CheckGracefulDelete, Store.updateForGracefulDeletionAndFinalizers.
+    Source: rest.BeforeDelete, pod strategy CheckGracefulDelete, Store.updateForGracefulDeletionAndFinalizers,
+    deletionFinalizersForGarbageCollection.
     """
-    metadata = obj["metadata"]
+    metadata, grace_s = obj["metadata"], options.grace_s
+    if "deletionTimestamp" not in metadata:
+        _set_propagation(metadata, options.propagation)
     has_finalizers = bool(metadata.get("finalizers")) or bool(row.kind == "Namespace" and obj["spec"].get("finalizers"))
     if "deletionTimestamp" in metadata:
         pending_s = metadata.get("deletionGracePeriodSeconds")
@@ -166,6 +171,16 @@ def begin_deletion(row: ServedResource, obj: Object, *, grace_s: int | None, now
         metadata.pop("deletionGracePeriodSeconds")
         obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
     return Deletion.MARK
+
+
+def _set_propagation(metadata: Object, propagation: Propagation) -> None:
+    """The finalizers by which garbage collection holds an owner: those of this DELETE, and of no earlier one."""
+    before = metadata.get("finalizers") or []
+    after = [each for each in before if each not in _PROPAGATION_FINALIZERS.values()]
+    if propagation in _PROPAGATION_FINALIZERS:
+        after.append(_PROPAGATION_FINALIZERS[propagation])
+    if after != before:
+        metadata["finalizers"] = after
 
 
 def _grace_period(pod: Object, grace_s: int | None) -> int:

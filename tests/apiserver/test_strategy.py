@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.api import meta
+from kubelet_secrets.apiserver.attributes import DeleteOptions
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.apiserver.strategy import Deletion, begin_deletion, is_deletion_complete, qos_class
 
@@ -34,7 +35,7 @@ def _pod(node: str = "n", grace_s: int | None = 30, phase: str = "Running", **me
     ],
 )
 def test_grace_period_of_a_pod(pod: dict[str, Any], requested_s: int | None, expected_s: int) -> None:
-    assert begin_deletion(PODS, pod, grace_s=requested_s, now=NOW) is Deletion.MARK
+    assert begin_deletion(PODS, pod, DeleteOptions(grace_s=requested_s), now=NOW) is Deletion.MARK
     assert pod["metadata"]["deletionGracePeriodSeconds"] == expected_s
     assert pod["metadata"]["deletionTimestamp"] == f"2026-01-01T00:00:{expected_s:02}Z"
     assert is_deletion_complete(PODS, pod) is (expected_s == 0)
@@ -54,25 +55,25 @@ def test_grace_period_of_a_pending_deletion_only_shrinks(
     pending_s: int, requested_s: int | None, outcome: Deletion
 ) -> None:
     pod = _pod(deletionTimestamp="2026-01-01T00:01:00Z", deletionGracePeriodSeconds=pending_s)
-    assert begin_deletion(PODS, pod, grace_s=requested_s, now=NOW) is outcome
+    assert begin_deletion(PODS, pod, DeleteOptions(grace_s=requested_s), now=NOW) is outcome
     if outcome is Deletion.MARK:
         assert pod["metadata"]["deletionTimestamp"] == f"2026-01-01T00:00:{30 + (requested_s or 0):02}Z"
 
 
 def test_deletion_bumps_the_generation_once() -> None:
     pod = _pod(generation=3)
-    begin_deletion(PODS, pod, grace_s=None, now=NOW)
-    begin_deletion(PODS, pod, grace_s=5, now=NOW)
+    begin_deletion(PODS, pod, DeleteOptions(grace_s=None), now=NOW)
+    begin_deletion(PODS, pod, DeleteOptions(grace_s=5), now=NOW)
     assert pod["metadata"]["generation"] == 4
 
 
 def test_other_kinds_go_at_once_unless_a_finalizer_holds_them() -> None:
     secret: dict[str, Any] = {"metadata": {"name": "s"}}
-    assert begin_deletion(SECRETS, secret, grace_s=30, now=NOW) is Deletion.NOW
+    assert begin_deletion(SECRETS, secret, DeleteOptions(grace_s=30), now=NOW) is Deletion.NOW
     secret["metadata"]["finalizers"] = ["a/b"]
-    assert begin_deletion(SECRETS, secret, grace_s=30, now=NOW) is Deletion.MARK
+    assert begin_deletion(SECRETS, secret, DeleteOptions(grace_s=30), now=NOW) is Deletion.MARK
     assert secret["metadata"]["deletionGracePeriodSeconds"] == 0
-    assert begin_deletion(SECRETS, secret, grace_s=0, now=NOW) is Deletion.PENDING
+    assert begin_deletion(SECRETS, secret, DeleteOptions(grace_s=0), now=NOW) is Deletion.PENDING
     assert not is_deletion_complete(SECRETS, secret)
     del secret["metadata"]["finalizers"]
     assert is_deletion_complete(SECRETS, secret)
@@ -80,7 +81,7 @@ def test_other_kinds_go_at_once_unless_a_finalizer_holds_them() -> None:
 
 def test_namespace_waits_for_its_finalizer_in_spec() -> None:
     namespace: dict[str, Any] = {"metadata": {"name": "t"}, "spec": {"finalizers": ["kubernetes"]}, "status": {}}
-    assert begin_deletion(NAMESPACES, namespace, grace_s=None, now=NOW) is Deletion.MARK
+    assert begin_deletion(NAMESPACES, namespace, DeleteOptions(), now=NOW) is Deletion.MARK
     assert namespace["status"]["phase"] == "Terminating"
     assert not is_deletion_complete(NAMESPACES, namespace)
     namespace["spec"]["finalizers"] = []

@@ -1,0 +1,179 @@
+"""``GarbageCollector``: what belongs to an object goes with it, as ``metadata.ownerReferences`` say.
+
+- *Background* (what DELETE means by itself): the owner goes at once, then every object all of whose owners are gone.
+- *Foreground*: the owner stays, marked, until those that block its deletion (``blockOwnerDeletion``) have gone.
+- *Orphan*: what belonged to it is told that it has no owner any more, and stays.
+
+The last two hold the owner by a finalizer that DELETE sets (``strategy.begin_deletion``) and this takes away. An owner of a
+kind that is not served here is nobody's business; a namespaced owner is looked for in the dependent's own namespace.
+
+Source: kube-controller-manager, pkg/controller/garbagecollector; kubernetes docs "Garbage Collection".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from typing import NamedTuple
+
+import trio
+
+from kubelet_secrets.apiserver.attributes import DeleteOptions, Propagation
+from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.loops import follow
+from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.resources import BY_KIND, SERVED, ServedResource
+from kubelet_secrets.apiserver.strategy import FOREGROUND_FINALIZER, ORPHAN_FINALIZER
+from kubelet_secrets.apiserver.watch import DELETED
+from kubelet_secrets.errors import Conflict, NotFound
+
+
+class Place(NamedTuple):
+    """Where an object is. A dictionary's key, which a row of the table cannot be."""
+
+    kind: tuple[str, str]  # apiVersion, kind
+    namespace: str
+    name: str
+
+    @property
+    def row(self) -> ServedResource:
+        return BY_KIND[self.kind]
+
+
+class GarbageCollector:
+    """The collector of one server."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._dependents: defaultdict[str, dict[Place, Object]] = defaultdict(dict)  # by the owner's uid
+        self._owners: dict[Place, tuple[str, ...]] = {}  # uids, of objects that have any
+        self._pending: dict[str, Place] = {}  # owners that wait for us, by uid
+
+    async def run(self) -> None:
+        """Collect until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for row in SERVED:
+                if not row.is_review:
+                    nursery.start_soon(follow, self._registry, row, partial(self._handle, row))
+
+    async def _handle(self, row: ServedResource, kind: str, obj: Object) -> None:
+        metadata = obj["metadata"]
+        place = Place((row.resource.api_version, row.kind), metadata.get("namespace", ""), metadata["name"])
+        if kind == DELETED:
+            await self._forget(place, metadata["uid"])
+            return
+        self._note_owners(place, obj)
+        if place in self._owners:
+            await self._check_dependent(place, obj)
+        if "deletionTimestamp" in metadata and _waits_for_us(obj):
+            self._pending[metadata["uid"]] = place
+            await self._continue_owner(metadata["uid"])
+
+    def _note_owners(self, place: Place, obj: Object) -> None:
+        owners = tuple(each["uid"] for each in obj["metadata"].get("ownerReferences") or ())
+        for uid in set(self._owners.get(place, ())) - set(owners):
+            self._dependents[uid].pop(place, None)
+        for uid in owners:
+            self._dependents[uid][place] = obj
+        if owners:
+            self._owners[place] = owners
+        else:
+            self._owners.pop(place, None)
+
+    async def _forget(self, place: Place, uid: str) -> None:
+        """An object is gone: its owners may be waiting for it, its dependents may have to follow."""
+        owners = self._owners.pop(place, ())
+        for owner in owners:
+            self._dependents[owner].pop(place, None)
+            if not self._dependents[owner]:
+                del self._dependents[owner]
+        self._pending.pop(uid, None)
+        for dependent, obj in list(self._dependents.get(uid, {}).items()):
+            await self._check_dependent(dependent, obj)
+        for owner in owners:
+            if owner in self._pending:
+                await self._continue_owner(owner)
+
+    async def _check_dependent(self, place: Place, obj: Object) -> None:
+        """Delete an object that no owner holds; forget the owners that are gone when another one does."""
+        _, namespace, name = place
+        references = obj["metadata"].get("ownerReferences") or ()
+        gone = [each["uid"] for each in references if await self._is_gone(each, namespace)]
+        if not gone or "deletionTimestamp" in obj["metadata"]:
+            return
+        try:
+            if len(gone) == len(references):
+                # Exactly this object: one of the same name may have come since.
+                await self._registry.delete(place.row, namespace, name, DeleteOptions(uid=obj["metadata"]["uid"]))
+            else:
+                await self._drop_references(place, obj["metadata"]["uid"], set(gone))
+        except (NotFound, Conflict):
+            pass
+
+    async def _is_gone(self, reference: Object, namespace: str) -> bool:
+        row = BY_KIND.get((reference.get("apiVersion", ""), reference.get("kind", "")))
+        if row is None:
+            return False  # not served here: who knows
+        found = await self._registry.find(row, namespace if row.namespaced else "", reference["name"])
+        return found is None or found.object["metadata"]["uid"] != reference["uid"]
+
+    async def _continue_owner(self, uid: str) -> None:
+        """Bring an owner's deletion on as far as it gets."""
+        place = self._pending[uid]
+        found = await self._registry.find(place.row, place.namespace, place.name)
+        if found is None or found.object["metadata"]["uid"] != uid:
+            self._pending.pop(uid, None)
+            return
+        finalizers = found.object["metadata"].get("finalizers") or ()
+        dependents = list(self._dependents.get(uid, {}).items())
+        if ORPHAN_FINALIZER in finalizers:
+            for dependent, obj in dependents:
+                try:
+                    await self._drop_references(dependent, obj["metadata"]["uid"], {uid})
+                except (NotFound, Conflict):
+                    pass
+            await self._drop_finalizer(place, uid, ORPHAN_FINALIZER)
+        elif FOREGROUND_FINALIZER in finalizers:
+            blocking = False
+            for dependent, obj in dependents:
+                reference = next(each for each in obj["metadata"]["ownerReferences"] if each["uid"] == uid)
+                options = DeleteOptions(uid=obj["metadata"]["uid"], propagation=Propagation.FOREGROUND)
+                try:
+                    _, is_gone = await self._registry.delete(
+                        dependent.row, dependent.namespace, dependent.name, options
+                    )
+                except (NotFound, Conflict):
+                    is_gone = True
+                blocking = blocking or (not is_gone and bool(reference.get("blockOwnerDeletion")))
+            if not blocking:
+                await self._drop_finalizer(place, uid, FOREGROUND_FINALIZER)
+
+    async def _drop_references(self, place: Place, uid: str, owners: set[str]) -> None:
+        def change(obj: Object) -> Object:
+            metadata = obj["metadata"]
+            if metadata["uid"] == uid:
+                kept = [each for each in metadata.get("ownerReferences") or () if each["uid"] not in owners]
+                metadata["ownerReferences"] = kept
+                if not kept:
+                    del metadata["ownerReferences"]
+            return obj
+
+        await self._registry.update(place.row, place.namespace, place.name, change)
+
+    async def _drop_finalizer(self, place: Place, uid: str, finalizer: str) -> None:
+        def change(obj: Object) -> Object:
+            metadata = obj["metadata"]
+            if metadata["uid"] == uid:
+                metadata["finalizers"] = [each for each in metadata.get("finalizers") or () if each != finalizer]
+            return obj
+
+        self._pending.pop(uid, None)
+        try:
+            await self._registry.update(place.row, place.namespace, place.name, change)
+        except (NotFound, Conflict):
+            pass
+
+
+def _waits_for_us(obj: Object) -> bool:
+    finalizers = obj["metadata"].get("finalizers") or ()
+    return FOREGROUND_FINALIZER in finalizers or ORPHAN_FINALIZER in finalizers
