@@ -59,7 +59,8 @@ from kubelet_secrets.kubeletapi.authn import Authenticator
 from kubelet_secrets.kubeletapi.authz import Authorizer
 from kubelet_secrets.kubeletapi.routes import KubeletRoutes
 from kubelet_secrets.node.bootstrap import Identity, find_identity
-from kubelet_secrets.node.certificates import client_template
+from kubelet_secrets.node.certfiles import SERVER, CertificateFiles
+from kubelet_secrets.node.certificates import client_template, serving_template
 from kubelet_secrets.node.facts import read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.registration import NodeReporter
@@ -93,7 +94,9 @@ from kubelet_secrets.volume.store import Store
 
 log = logging.getLogger(__name__)
 
-ROTATION_DELAY_S = 30.0  # reading a certificate takes a process; the first seconds belong to the pods
+# Reading and asking for a certificate takes a process; the first seconds belong to the pods.
+ROTATION_DELAY_S = 30.0
+SERVING_DELAY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ class AgentOptions:
     image_gc_low_percent: int = 80
     kubelet_address: str = "0.0.0.0"  # the kubelet's own default; every request is authenticated
     kubelet_port: int = 0  # 0: any
+    rotates_server_certificates: bool = False  # ask the cluster for the certificate that the kubelet's API shows
     client_ca_file: Path | None = None  # who vouches for clients of the kubelet's API
     cni_conf_dir: Path | None = None  # None: pods see nothing but themselves
     cni_bin_dirs: tuple[Path, ...] = ()
@@ -243,7 +247,9 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
 
         async def serve_kubelet() -> None:
             ca_pem = options.client_ca_file.read_bytes() if options.client_ca_file is not None else b""
-            serving = await open_serving(options.node_name, [facts.hostname, *facts.ips], client_ca_pem=ca_pem)
+            names = [facts.hostname, *facts.ips]
+            files = CertificateFiles(options.cert_dir, SERVER) if options.rotates_server_certificates else None
+            serving = await open_serving(options.node_name, names, client_ca_pem=ca_pem, files=files)
             routes = KubeletRoutes(
                 pods,
                 parts,
@@ -251,7 +257,19 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 authorizer=Authorizer(client, options.node_name),
                 gather=lambda: (),
             )
-            await kubelet_server.serve(listeners, serving.context, routes)
+            async with trio.open_nursery() as nursery:
+                if files is not None:
+                    rotation = CertificateRotation(
+                        "serving certificate",
+                        client,
+                        # Who approves it looks at the Node's addresses, so there has to be a Node.
+                        lambda: serving_template(options.node_name, names) if reporter.node is not None else None,
+                        files,
+                        serving.use,
+                        clock=wall_clock,
+                    )
+                    nursery.start_soon(partial(rotation.run, delay_s=SERVING_DELAY_S))
+                await kubelet_server.serve(listeners, serving.context, routes)
 
         async with trio.open_nursery() as base:
             base.start_soon(audit.run)

@@ -201,7 +201,9 @@ async def run_stack(
             "--audit-journal": options.audit_journal,
             "--config-map-and-secret-change-detection-strategy": options.change_detection,
         }
-        switches = ["--emulate-kubelet-delays"] if options.emulates_delays else []
+        switches = ["--rotate-server-certificates"]
+        if options.emulates_delays:
+            switches.append("--emulate-kubelet-delays")
         if options.projects_trust_bundles:
             switches.append("--cluster-trust-bundle-projection")
         if options.pod_manifest_path is not None:

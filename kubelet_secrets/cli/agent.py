@@ -243,6 +243,11 @@ def node_options(command: F) -> F:
     default=None,
     help="Authority of the client certificates that the kubelet's API accepts. Without it, tokens only.",
 )
+@click.option(
+    "--rotate-server-certificates",
+    is_flag=True,
+    help="Ask the cluster for the certificate that the node's own API shows, and replace it in time. It has to be approved.",
+)
 @node_options
 @click.pass_obj
 def agent(
@@ -287,6 +292,7 @@ def agent(
                 agent_options={
                     "kubeconfig": os.path.abspath(kubeconfig),
                     "bootstrap_kubeconfig": _absolute(bootstrap_kubeconfig),
+                    "rotates_server_certificates": node["rotate_server_certificates"],
                     "cert_dir": os.path.abspath(cert_dir or root_dir / "pki"),
                     "node_name": name,
                     "root_dir": str(root_dir),

@@ -54,7 +54,7 @@ def read_facts(
     """
     return NodeFacts(
         name=name,
-        hostname=socket.gethostname(),
+        hostname=name,  # --node-name is the kubelet's --hostname-override: what the Node says of its host is that name
         ips=ips or default_ips(),
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=_memory_bytes(),

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SIGN_TIMEOUT_S = 15 * 60
 _LOOK_S = 10.0  # how often the template is compared, and the clock looked at: a machine may have slept
+_UNKNOWN_S = 1.0  # the same as long as nobody knows what to ask for
 _BACKOFF_S = (2.0, 4.0, 8.0, 16.0, 32.0)  # the last one for ever
 
 
@@ -100,7 +101,7 @@ class CertificateRotation:
                 deadline is None or self._facts is None or self._clock() >= deadline or not self._facts.fits(template)
             ):
                 return
-            await trio.sleep(_LOOK_S)
+            await trio.sleep(_LOOK_S if template is not None else _UNKNOWN_S)
 
     async def _rotate(self) -> bool:
         """One attempt; False when there is no new certificate."""

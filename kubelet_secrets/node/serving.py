@@ -8,12 +8,16 @@ Source: pkg/kubelet/certificate/kubelet.go (NewKubeletServerCertificateManager);
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Sequence
 
 from kubelet_secrets.client.tls import load_key_pair
-from kubelet_secrets.errors import UsageError
+from kubelet_secrets.errors import HostError, UsageError
+from kubelet_secrets.node.certfiles import CertificateFiles
 from kubelet_secrets.node.certificates import KeyPair, make_self_signed
+
+logger = logging.getLogger(__name__)
 
 
 class ServingCertificate:
@@ -43,13 +47,22 @@ class ServingCertificate:
         self.certificate_pem = pair.certificate_pem
 
 
-async def open_serving(node_name: str, names: Sequence[str], *, client_ca_pem: bytes = b"") -> ServingCertificate:
-    """Begin with a self-signed certificate.
+async def open_serving(
+    node_name: str, names: Sequence[str], *, client_ca_pem: bytes = b"", files: CertificateFiles | None = None
+) -> ServingCertificate:
+    """Begin with the certificate that an earlier agent was given, or with a self-signed one.
 
     Args:
         names: host name and addresses by which the node is reached.
         client_ca_pem: who vouches for clients (``clientCAFile``); empty: certificates are not asked for.
+        files: where an issued one is kept; whether it is still good is for its rotation to see.
     """
+    try:
+        kept = files.load() if files is not None else None
+        if kept is not None:
+            return ServingCertificate(kept, client_ca_pem)
+    except (HostError, UsageError) as error:
+        logger.warning("beginning with a self-signed serving certificate: %s", error)
     pair = await make_self_signed(f"{node_name}@self-signed", [node_name, *names])
     return ServingCertificate(pair, client_ca_pem)
 

@@ -96,6 +96,7 @@ async def _run(rotation: CertificateRotation, started: trio.Event) -> None:
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server runs in real time, so the rotation has to."""
     monkeypatch.setattr(rotating, "_LOOK_S", 0.02)
+    monkeypatch.setattr(rotating, "_UNKNOWN_S", 0.02)
     monkeypatch.setattr(rotating, "_BACKOFF_S", (0.02,))
 
 
@@ -194,6 +195,8 @@ async def test_serving_certificate_is_asked_for_as_soon_as_the_names_are_known(c
         names.append("fd00::1")
         await changed.wait()
         assert (await read_certificate(serving.certificate_pem)).names == ("n1", "10.0.0.1", "fd00::1")
+        # The next agent begins with it, and has nothing to wait for.
+        assert (await open_serving("n1", [], files=files)).certificate_pem == serving.certificate_pem
         nursery.cancel_scope.cancel()
 
 
