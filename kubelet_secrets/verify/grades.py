@@ -23,6 +23,14 @@ class Graded:
     why: str  # a phrase: "cannot be swapped out"
 
 
+class CgroupSwap(enum.Enum):
+    """What the cgroup of a process says about swapping it out."""
+
+    ALLOWED = "allowed"
+    AVOIDED = "avoided"  # memory.swappiness 0 of cgroup v1: not before memory is all but gone
+    FORBIDDEN = "forbidden"  # memory.swap.max 0 of cgroup v2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:
     """What the kernel says of a process."""
@@ -32,6 +40,7 @@ class ProcessFacts:
     swapped_bytes: int  # in swap now
     core_limit: int | None  # RLIMIT_CORE in bytes, None for unlimited
     dumpable: bool | None  # None: this kernel does not say (before 6.16)
+    cgroup_swap: CgroupSwap = CgroupSwap.ALLOWED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +91,11 @@ def grade_process(facts: ProcessFacts, core: CoreFacts) -> Graded:
         if core.is_piped:
             handler = core.pattern[1:].split()[0]
             return Graded(Grade.WEAK, f"a crash is handed to {handler}, which decides what to keep")
+    if facts.unlocked_bytes and facts.cgroup_swap is CgroupSwap.FORBIDDEN:
+        return Graded(Grade.SECURE, "in a cgroup that is never swapped, no core dumps")
     if facts.unlocked_bytes:
-        return Graded(Grade.WEAK, f"{_size(facts.unlocked_bytes)} may be swapped out")
+        unless = " once memory is all but gone" if facts.cgroup_swap is CgroupSwap.AVOIDED else ""
+        return Graded(Grade.WEAK, f"{_size(facts.unlocked_bytes)} may be swapped out{unless}")
     return Graded(Grade.SECURE, "locked in memory, no core dumps")
 
 

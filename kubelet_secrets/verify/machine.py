@@ -112,19 +112,19 @@ def probe_features() -> list[Feature]:
             "tmpfs noswap",
             noswap,
             "the store and run/ cannot be swapped",
-            "ramfs instead, which only the agent's quota bounds",
+            "ramfs instead, which cannot be swapped either; the agent counts what is on it",
         ),
         _feature(
             "FUSE resend",
             init.can_resend,
             "requests in flight survive a crash of the agent",
-            "after a crash callers get an error, and the mount is made anew",
+            "the agent keeps the request at hand in the store, where its successor finds it",
         ),
         _feature(
             "FUSE id-mapped mounts",
             bool(init.flags & InitFlag.ALLOW_IDMAP),
-            "pods with user namespaces get their secrets",
-            "no secrets for pods with user namespaces",
+            "not used: pods have no user namespaces of their own here",
+            "not needed: pods have no user namespaces of their own here",
         ),
         _feature(
             "FUSE symlink cache",
@@ -148,7 +148,7 @@ def probe_features() -> list[Feature]:
             "pidfd of a thread",
             _opens_thread(),
             "a repeated open is recognised without asking again",
-            "every open is judged from the start",
+            "a repeated open is recognised by its process",
         ),
         _feature(
             "PIDFD_GET_INFO",

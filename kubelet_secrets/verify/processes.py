@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet_secrets.verify.grades import CoreFacts, ProcessFacts
+from kubelet_secrets.access.identity import parse_cgroups
+from kubelet_secrets.runtime.hostfacts import probe_cgroups
+from kubelet_secrets.verify.grades import CgroupSwap, CoreFacts, ProcessFacts
 
 _PIDFD_GET_INFO = (3 << 30) | (72 << 16) | (0xFF << 8) | 11  # _IOWR(0xFF, 11, struct pidfd_info), its second version
 _INFO_COREDUMP = 1 << 4
@@ -108,6 +110,7 @@ def read_facts(pid: int) -> ProcessFacts:
         maps = Path(f"/proc/{pid}/smaps").read_text(errors="replace")
         limits = Path(f"/proc/{pid}/limits").read_text()
         dumpable = is_dumpable(pid)
+        cgroup_swap = _cgroup_swap(pid)
     except FileNotFoundError:
         raise ProcessLookupError(f"no process {pid}") from None
     resident = unlocked = swapped = 0
@@ -127,7 +130,31 @@ def read_facts(pid: int) -> ProcessFacts:
         swapped_bytes=swapped,
         core_limit=None if soft == "unlimited" else int(soft),
         dumpable=dumpable,
+        cgroup_swap=cgroup_swap,
     )
+
+
+def _cgroup_swap(pid: int) -> CgroupSwap:
+    """What the cgroup's own setting says; a parent's, which may be stricter, is not looked at.
+
+    Raises:
+        FileNotFoundError: the process has ended.
+    """
+    layout = probe_cgroups()
+    # A process of ours has one path in all hierarchies; where they differ, the setting is not found in the wrong one.
+    for path in parse_cgroups(Path(f"/proc/{pid}/cgroup").read_text()):
+        for hierarchy, setting, found in (
+            (layout.unified, "memory.swap.max", CgroupSwap.FORBIDDEN),
+            (layout.controllers.get("memory"), "memory.swappiness", CgroupSwap.AVOIDED),
+        ):
+            if hierarchy is None:
+                continue
+            try:
+                if (hierarchy / path.lstrip("/") / setting).read_text().strip() == "0":
+                    return found
+            except OSError:
+                continue
+    return CgroupSwap.ALLOWED
 
 
 def _regions(smaps: str) -> Iterator[dict[str, int]]:

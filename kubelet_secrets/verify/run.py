@@ -77,7 +77,7 @@ class Progress(Protocol):
 
 def count_phases(options: VerifyOptions) -> int:
     """How often :meth:`Progress.begin` will be called, if all goes well."""
-    return 10 + len(options.devices) + len(options.paths) + len(machine.swaps())
+    return 10 + options.crashes + len(options.devices) + len(options.paths) + len(machine.swaps())
 
 
 async def run_verification(
@@ -215,6 +215,7 @@ class _Run:
         await self._scan(partial(self._scanner.stream, answers, course.answers, when=IN_USE))
         self._progress.begin("deleting everything")
         await course.delete()
+        self._progress.begin("looking into memory again")
         self._processes = await _in_thread(
             lambda: list(examination.count_again(self._processes, self._scanner, planted))
         )
@@ -235,7 +236,8 @@ class _Run:
             await self._scan(partial(examination.scan_named, scanner, AFTERWARDS, path))
         for swap in machine.swaps():
             self._progress.begin(f"reading swap {swap.path}")
-            await self._scan(partial(examination.scan_device, scanner, f"swap {swap.path}", swap.path))
+            name = f"swap {swap.path}" + (" (zram: memory)" if swap.is_memory else "")
+            await self._scan(partial(examination.scan_device, scanner, name, swap.path))
         for device in self._options.devices:
             self._progress.begin(f"reading {device}")
             await self._scan(partial(examination.scan_device, scanner, str(device), device))

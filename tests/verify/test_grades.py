@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.verify.canaries import DECOY
-from kubelet_secrets.verify.grades import CoreFacts, Grade, ProcessFacts, grade_filesystem, grade_process
+from kubelet_secrets.verify.grades import CgroupSwap, CoreFacts, Grade, ProcessFacts, grade_filesystem, grade_process
 from kubelet_secrets.verify.report import AreaReport, Control, Leak, MountReport, ProcessReport, Report, Step
 
 
@@ -35,6 +35,12 @@ FILE, PIPE, OFF = "core", "|/usr/lib/systemd/systemd-coredump %P", ""
     [
         pytest.param({}, FILE, Grade.SECURE, id="locked-and-not-dumpable"),
         pytest.param({"unlocked_bytes": 4096}, FILE, Grade.WEAK, id="not-locked"),
+        pytest.param(
+            {"unlocked_bytes": 4096, "cgroup_swap": CgroupSwap.FORBIDDEN}, FILE, Grade.SECURE, id="cgroup-without-swap"
+        ),
+        pytest.param(
+            {"unlocked_bytes": 4096, "cgroup_swap": CgroupSwap.AVOIDED}, FILE, Grade.WEAK, id="cgroup-with-little-swap"
+        ),
         pytest.param({"swapped_bytes": 4096}, FILE, Grade.INSECURE, id="swapped-out"),
         pytest.param({"dumpable": True}, FILE, Grade.SECURE, id="dumpable-but-limited-to-nothing"),
         pytest.param({"dumpable": True, "core_limit": None}, FILE, Grade.INSECURE, id="dumpable"),

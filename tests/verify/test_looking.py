@@ -13,9 +13,11 @@ import pytest
 
 from kubelet_secrets import linux
 from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.runtime.cgroups import CgroupTree
+from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from kubelet_secrets.verify import corecheck, filesystems, machine, processes
 from kubelet_secrets.verify.filesystems import Filesystem, graded
-from kubelet_secrets.verify.grades import CoreFacts, Grade, grade_process
+from kubelet_secrets.verify.grades import CgroupSwap, CoreFacts, Grade, grade_process
 from kubelet_secrets.verify.report import Report
 
 CORE = CoreFacts(pattern="core")
@@ -146,6 +148,20 @@ def test_real_processes(how: str, grade: Grade) -> None:
         assert facts.unlocked_bytes > 1 << 20
     with pytest.raises(ProcessLookupError):
         processes.read_facts(process.pid)
+
+
+def test_cgroup_that_is_not_swapped() -> None:
+    cgroups = CgroupTree(f"test-{os.urandom(4).hex()}", probe_cgroups())
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            before = processes.read_facts(process.pid).cgroup_swap
+            cgroups.adopt_monitor(process.pid)
+            after = processes.read_facts(process.pid).cgroup_swap
+        finally:
+            process.kill()
+            process.wait()
+            cgroups.sweep()
+    assert (before, after) == (CgroupSwap.ALLOWED, CgroupSwap.FORBIDDEN if cgroups.layout.is_v2 else CgroupSwap.AVOIDED)
 
 
 def test_core_of_an_unprotected_process(tmp_path: Path) -> None:
