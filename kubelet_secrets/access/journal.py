@@ -6,7 +6,7 @@ datagram travels as a sealed memfd. Source: systemd's docs/JOURNAL_NATIVE_PROTOC
 ::
 
     journalctl MESSAGE_ID=a5dd6ca1e6c24df1a2ea2b29a6cc2b43 KUBELET_SECRETS_VERDICT=denied
-    journalctl MESSAGE_ID=a5dd6ca1e6c24df1a2ea2b29a6cc2b43 -o json | jq -r .KUBELET_SECRETS_RECORD |
+    journalctl MESSAGE_ID=a5dd6ca1e6c24df1a2ea2b29a6cc2b43 -o json --all | jq -r .KUBELET_SECRETS_RECORD |
         kubelet-secrets audit --check -
 
 Blocking, for at most ``_SEND_TIMEOUT_S``. Called by ``outlets`` in a worker thread.

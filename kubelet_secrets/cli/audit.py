@@ -38,6 +38,9 @@ def audit(
     it shows what `--audit-file` has kept instead: of rotated files name all, in any order; they may be gzipped, and - is
     standard input. -o json prints the records as they are chained, one per line.
 
+    What journald got is there under MESSAGE_ID=a5dd6ca1e6c24df1a2ea2b29a6cc2b43, each record as it is chained in the field
+    KUBELET_SECRETS_RECORD, so that `journalctl … -o json --all | jq -r .KUBELET_SECRETS_RECORD` can be checked as -.
+
     Exit status of --check: 0 the chain is whole, 1 it is not, 2 there is nothing that could be checked.
     """
     if follow and (check or files):
