@@ -9,8 +9,9 @@ Source: k8s.io/apiserver pkg/authentication/request/{x509,bearertoken,union,anon
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
@@ -62,21 +63,25 @@ class StaticToken:
 
 
 class CertificateAuthenticator:
-    """Common name → user, organisations → groups."""
+    """Common name → user, organisations → groups; as long as the certificate lasts, though its connection may last longer."""
 
-    def __init__(self) -> None:
-        self._users: dict[str, User] = {}  # by PEM: a connection repeats its certificate with every request
+    def __init__(self, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        # By PEM, with its end: a connection repeats its certificate with every request.
+        self._users: dict[str, tuple[User, datetime]] = {}
+        self._now = now
 
     async def authenticate(self, credentials: Credentials) -> User | None:
         pem = credentials.certificate_pem
         if pem is None:
             return None
-        user = self._users.get(pem)
-        if user is None:
+        known = self._users.get(pem)
+        if known is None:
             if len(self._users) > 256:
                 self._users.clear()
-            user = self._users[pem] = user_of_certificate(x509.load_pem_x509_certificate(pem.encode("ascii")))
-        return user if user.name else None
+            certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+            known = self._users[pem] = user_of_certificate(certificate), certificate.not_valid_after_utc
+        user, end = known
+        return user if user.name and self._now() <= end else None
 
 
 def user_of_certificate(certificate: x509.Certificate) -> User:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import trio
+from cryptography import x509
 
 from kubelet_secrets.apiserver.authn import (
     ANONYMOUS,
@@ -26,6 +29,17 @@ async def test_certificate_gives_name_and_groups() -> None:
     user = await CertificateAuthenticator().authenticate(Credentials(pair.certificate_pem.decode()))
     assert user is not None
     assert (user.name, user.groups) == ("jane", ("dev", "ops"))
+
+
+async def test_certificate_ends_though_its_connection_goes_on() -> None:
+    """TLS looks at it once, at the handshake; a connection may carry requests long after that."""
+    pem = CertificateAuthority.create().issue_client("jane").certificate_pem
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    now = end
+    authenticator = CertificateAuthenticator(now=lambda: now)
+    assert await authenticator.authenticate(Credentials(pem.decode())) is not None
+    now = end + timedelta(seconds=1)
+    assert await authenticator.authenticate(Credentials(pem.decode())) is None
 
 
 async def test_first_authenticator_that_knows_the_credentials_decides() -> None:
