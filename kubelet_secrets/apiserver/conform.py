@@ -8,6 +8,7 @@ Source: k8s.io/apimachinery/pkg/runtime/serializer/json; resource.Quantity's Unm
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from kubelet_secrets.api import quantity
@@ -33,5 +34,7 @@ def _conform(value: Any, schema: Schema) -> Any:
             if entry is not None:
                 value[key] = _conform(entry, schema.field(key))
     elif isinstance(value, list) and schema.type == "array":
-        value[:] = [_conform(entry, schema.item) if entry is not None else None for entry in value]
+        # As Go's decoder: nothing in a list of structs is a struct with nothing in it.
+        absent: dict[str, Any] | None = {} if schema.item.is_struct else None
+        value[:] = [_conform(entry, schema.item) if entry is not None else copy.copy(absent) for entry in value]
     return value

@@ -6,6 +6,7 @@ A loop begins with what there is and goes on with what changes, so that it heals
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -45,6 +46,10 @@ async def _handle(row: ServedResource, handle: Handle, event: Event) -> None:
     except ApiError as error:
         # A loop's border: what one object runs into must not stop the others; its next change tries again.
         log.warning("%s controller: %s", row.plural, error)
+    except Exception as error:
+        # The same border: a bug that one object brings to light must not end the server for everybody. Texts may quote data.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s controller: %s in %s:%s", row.plural, type(error).__name__, place.filename, place.lineno)
 
 
 async def sweep_every(interval_s: float, sweep: Callable[[], Awaitable[None]]) -> None:

@@ -7,6 +7,10 @@ import copy
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
 
 from kubelet_secrets.api.validation.objects import validate_object
 from tests.apiserver.signing import csr, encoded_request
@@ -102,6 +106,31 @@ def test_broken_and_forged_requests() -> None:
         (problem,) = problems(obj)
         assert problem.startswith("spec.request: Invalid value: ")
         assert "x509: " in problem
+
+
+def made_request(key: Any, extensions: list[x509.ExtensionType]) -> dict[str, Any]:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "jane")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    pem = builder.sign(key, algorithm).public_bytes(serialization.Encoding.PEM)
+    return csr("x", request=base64.b64encode(pem).decode())
+
+
+def test_keys_of_other_kinds() -> None:
+    """What Go's verifier knows is taken, what it does not is refused in its words."""
+    assert problems(made_request(ed25519.Ed25519PrivateKey.generate(), [])) == []
+    assert problems(made_request(rsa.generate_private_key(65537, 2048), [])) == []
+    (problem,) = problems(made_request(dsa.generate_private_key(2048), []))
+    assert problem.endswith("x509: cannot verify signature: algorithm unimplemented")
+
+
+def test_names_that_cannot_be_read_are_found_when_the_request_comes() -> None:
+    """And not by whoever looks at it later."""
+    garbled = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x03garb")
+    (problem,) = problems(made_request(ec.generate_private_key(ec.SECP256R1()), [garbled]))
+    assert problem.endswith("x509: malformed certificate request")
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,19 @@ async def test_approval_gets_times_and_leads_to_a_certificate(admin: Http) -> No
     assert lifetime == timedelta(minutes=65)  # an hour from now, and backdated
 
 
+@pytest.mark.parametrize(
+    "status", [None, {"conditions": None}, {"conditions": [None]}, {"conditions": [{}]}, {"certificate": None}], ids=str
+)
+@pytest.mark.parametrize("subresource", ["", "/status", "/approval"])
+async def test_status_with_nothing_in_it_is_no_bug(admin: Http, status: Any, subresource: str) -> None:
+    made = (await admin.post(CSRS, csr("x", signer="example.com/own"))).json
+    for answer in (
+        await admin.patch(f"{CSRS}/x{subresource}", {"status": status}),
+        await admin.put(f"{CSRS}/x{subresource}", {**made, "status": status}),
+    ):
+        assert answer.status in (200, 422), answer.body
+
+
 async def test_denial_is_final(admin: Http) -> None:
     await admin.post(CSRS, csr("x", signer=CLIENT))
     assert (await admin.patch(f"{CSRS}/x/approval", approval("Denied"))).status == 200

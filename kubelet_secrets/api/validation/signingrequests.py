@@ -73,6 +73,8 @@ def parse_request(encoded: str) -> x509.CertificateSigningRequest:
         ValueError: with upstream's text where it has one.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     try:
         pem = base64.b64decode(encoded, validate=True)
@@ -81,9 +83,14 @@ def parse_request(encoded: str) -> x509.CertificateSigningRequest:
     if b"-----BEGIN CERTIFICATE REQUEST-----" not in pem:
         raise ValueError("PEM block type must be CERTIFICATE REQUEST")
     try:
-        return x509.load_pem_x509_csr(pem)
-    except ValueError:
+        request = x509.load_pem_x509_csr(pem)
+        # These are read lazily: whoever is handed a request may rely on them.
+        _, _, key = request.subject, request.extensions, request.public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise ValueError("x509: malformed certificate request") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey):
+        raise ValueError("x509: cannot verify signature: algorithm unimplemented")
+    return request
 
 
 def _request_errors(spec: Obj) -> list[FieldError]:
