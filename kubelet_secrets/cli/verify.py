@@ -258,7 +258,7 @@ def _print(report: Report) -> None:
         rows.append([area.name, area.when, str(area.files), human_size(area.size_bytes), rate, found, area.note])
     print_table(["WHAT", "WHEN", "FILES", "SIZE", "RATE", "FOUND", "NOTE"], rows)
     found_decoys = sum(control.found for control in report.controls)
-    click.echo(f"The search can find: {found_decoys} of {len(report.controls)} decoys on disk were found.")
+    click.echo(f"The search can find: {found_decoys} of {len(report.controls)} decoys were found.")
     click.echo(f"Out of scope: {'; '.join(report.not_covered)}.")
     _heading("This kernel")
     print_table(

@@ -3,7 +3,7 @@
 A canary's value is ``<marker><number><awkward characters>``. The marker is random, the same for all canaries of one run, and
 consists of letters and digits that no escaping touches: one needle finds the plain, the JSON-escaped and the URL-encoded
 value, and what follows it tells which. All its characters are written in hexadecimal with digits alone, so capitals do not
-matter there. Seven needles in all, however many canaries; searching costs 1.5 ms per MB.
+matter there. Seven needles in all, however many canaries; searching costs some 2 ms per MB.
 
 Out of scope, and said so in the report: compressed and encrypted copies.
 """

@@ -5,6 +5,7 @@ Synchronous; ``run`` calls it in a worker thread and decides when.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubelet_secrets.leakscan import spellings
-from kubelet_secrets.verify import corecheck, filesystems, machine, processes
+from kubelet_secrets.verify import corecheck, filesystems, machine, paging, processes
 from kubelet_secrets.verify.canaries import DECOY, Canary
 from kubelet_secrets.verify.course import NodeUnderTest
 from kubelet_secrets.verify.grades import grade_process
@@ -40,6 +41,7 @@ class Decoys:
     def __init__(self, decoy: Canary, directory: Path) -> None:
         self._decoy, self._directory = decoy, directory
         self._expected: dict[str, str] = {}  # path → what it is
+        self._swaps: frozenset[str] = frozenset()  # one of these has the decoy
 
     def plant(self) -> list[MachineFact]:
         """Write the files and let the process abort; returns what became of its core."""
@@ -57,10 +59,26 @@ class Decoys:
             return [MachineFact(name=name, state="written, and searched for the decoy")]
         return [MachineFact(name=name, state="handed elsewhere, as core_pattern says")]
 
+    @contextlib.contextmanager
+    def in_swap(self) -> Iterator[None]:
+        """For the length of the block the decoy is in swap, if there is any: a process that holds it is swapped out."""
+        swaps = machine.swaps()
+        if not swaps:
+            yield
+            return
+        with paging.swapped_decoy(self._decoy.value) as pid:
+            swapped = processes.read_facts(pid).swapped_bytes
+            self._swaps = frozenset(str(swap.path) for swap in swaps) if swapped else frozenset()
+            yield
+
     def controls(self, areas: Iterable[AreaReport]) -> list[Control]:
         """Whether each was found."""
+        areas = list(areas)
         found = {leak.where for area in areas for leak in area.leaks if leak.canary == DECOY}
-        return [Control(what=what, found=path in found) for path, what in self._expected.items()]
+        controls = [Control(what=what, found=path in found) for path, what in self._expected.items()]
+        if self._swaps:
+            controls.append(Control(what="a decoy that was swapped out", found=bool(self._swaps & found)))
+        return controls
 
 
 # --- mounts and processes ---------------------------------------------------------------------------------------------
@@ -92,6 +110,8 @@ def examine_processes(
         try:
             if process.role == SPARE:
                 _wait_settled(process.pid)
+            if process.promised:
+                _page_out(process.pid)
             facts = processes.read_facts(process.pid)
             copies = count_copies(process.pid, scanner, planted)
         except ProcessLookupError:
@@ -119,6 +139,13 @@ def _wait_settled(pid: int) -> None:
             time.sleep(0.02)
     except OSError:
         raise ProcessLookupError(f"no process {pid}") from None
+
+
+def _page_out(pid: int) -> None:
+    """Swap out what may be, so that the grade tells of what happened and not of what might."""
+    if machine.swaps():
+        with contextlib.suppress(OSError):  # a kernel that cannot be asked, or a process that has ended
+            paging.page_out(pid)
 
 
 def count_again(reports: Iterable[ProcessReport], scanner: Scanner, planted: Planted) -> Iterator[ProcessReport]:

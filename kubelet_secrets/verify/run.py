@@ -16,7 +16,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -234,10 +234,12 @@ class _Run:
         for path in self._options.paths:
             self._progress.begin(f"searching {path}")
             await self._scan(partial(examination.scan_named, scanner, AFTERWARDS, path))
-        for swap in machine.swaps():
-            self._progress.begin(f"reading swap {swap.path}")
-            name = f"swap {swap.path}" + (" (zram: memory)" if swap.is_memory else "")
-            await self._scan(partial(examination.scan_device, scanner, name, swap.path))
+        with ExitStack() as undo:
+            await _in_thread(lambda: undo.enter_context(self._decoys.in_swap()))
+            for swap in machine.swaps():
+                self._progress.begin(f"reading swap {swap.path}")
+                name = f"swap {swap.path}" + (" (zram: memory)" if swap.is_memory else "")
+                await self._scan(partial(examination.scan_device, scanner, name, swap.path))
         for device in self._options.devices:
             self._progress.begin(f"reading {device}")
             await self._scan(partial(examination.scan_device, scanner, str(device), device))

@@ -15,7 +15,7 @@ from kubelet_secrets import linux
 from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.hostfacts import probe_cgroups
-from kubelet_secrets.verify import corecheck, filesystems, machine, processes
+from kubelet_secrets.verify import corecheck, filesystems, machine, paging, processes
 from kubelet_secrets.verify.filesystems import Filesystem, graded
 from kubelet_secrets.verify.grades import CgroupSwap, CoreFacts, Grade, grade_process
 from kubelet_secrets.verify.report import Report
@@ -162,6 +162,26 @@ def test_cgroup_that_is_not_swapped() -> None:
             process.wait()
             cgroups.sweep()
     assert (before, after) == (CgroupSwap.ALLOWED, CgroupSwap.FORBIDDEN if cgroups.layout.is_v2 else CgroupSwap.AVOIDED)
+
+
+def test_what_is_not_locked_can_be_swapped_out_on_demand() -> None:
+    """A process that is locked stays; one that is not goes, where this machine has swap."""
+    for how, goes in (("hardened", False), ("unlocked", machine.swaps() != [])):
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            try:
+                assert process.stdout is not None
+                process.stdout.readline()
+                paging.page_out(process.pid)
+                facts = processes.read_facts(process.pid)
+            finally:
+                process.kill()
+        assert (facts.swapped_bytes > 0) is goes, how
+        if goes:
+            assert grade_process(facts, CORE).grade is Grade.INSECURE
+    with pytest.raises(ProcessLookupError):
+        paging.page_out(process.pid)
 
 
 def test_core_of_an_unprotected_process(tmp_path: Path) -> None:
