@@ -23,7 +23,6 @@ from kubelet_secrets.watchdog import Watchdog, read_queued_s
 _MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s
 _FREE_DEATHS = 3  # in quick succession, before the back-off begins
 _STUCK_S = 0.5  # threads of a killed process end within milliseconds of each other
-_SPARE_NICENESS = 10
 _NEWS_BYTES = 1 << 16  # all that a pipe holds
 _ABORT_S = 1.0
 
@@ -50,14 +49,25 @@ def base_environ(*, without: Collection[str]) -> dict[str, str]:
 
 
 class Child:
-    """A running child and the descriptor that tells of its end."""
+    """A running child and the descriptor that tells of its end.
 
-    def __init__(self, command: tuple[str, ...], environ: Mapping[str, str], pass_fds: tuple[int, ...]) -> None:
+    Args:
+        death_signal: what the kernel sends it when the keeper dies; 0 for nothing.
+    """
+
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        environ: Mapping[str, str],
+        pass_fds: tuple[int, ...],
+        *,
+        death_signal: int = signal.SIGKILL,
+    ) -> None:
         keeper_pid = os.getpid()
 
         def die_with_keeper() -> None:
             # Between fork and exec; safe because the keeper has one thread.
-            set_parent_death_signal(signal.SIGKILL)
+            set_parent_death_signal(death_signal)
             if os.getppid() != keeper_pid:
                 os._exit(1)
 
@@ -119,6 +129,7 @@ class AgentChild(Child):
         *,
         silence_s: float,
         start_silence_s: float,
+        death_signal: int = signal.SIGKILL,
     ) -> None:
         news_fd, told_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         wait_fd, self._go_fd = os.pipe2(os.O_CLOEXEC)
@@ -128,6 +139,7 @@ class AgentChild(Child):
                 command,
                 {**environ, **handover.to_environ(), **{name: str(fd) for name, fd in descriptors.items()}},
                 (handover.fuse_fd, handover.store_fd, handover.writer_fd, *descriptors.values()),
+                death_signal=death_signal,
             )
         except BaseException:
             os.close(news_fd)
@@ -145,13 +157,8 @@ class AgentChild(Child):
         self._watchdog: Watchdog | None = None
         self._kill_at_s: float | None = None
 
-    def step_back(self) -> None:
-        """Leave the processor to others until it is this one's turn."""
-        os.setpriority(os.PRIO_PROCESS, self.process.pid, _SPARE_NICENESS)
-
     def go(self, turn: Turn) -> None:
         """Tell it to take over. One that has died meanwhile is noticed by its ``pid_fd``."""
-        os.setpriority(os.PRIO_PROCESS, self.process.pid, 0)
         self.started_s = time.monotonic()
         self._watchdog = Watchdog(
             lambda: read_queued_s(self.process.pid),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from kubelet_secrets.caretaker import Caretaker
 from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.fusefs.nodemounts import NodeMounts
 from kubelet_secrets.keeper_loop import Keeper
@@ -56,29 +57,46 @@ def run_keeper(options: KeeperOptions) -> int:
             logs_size_bytes=options.logs_size_bytes,
             fallback=options.noswap_fallback,
             kept=kept,
+            has_caretaker=not supervisor.keeps_descriptors,
         ) as node:
             if node.is_adopted:
                 logger.warning("carrying on with the mounts and containers of the keeper before")
             else:
                 _sweep_containers(options.cgroup_instance)
                 supervisor.keep(node.keep_for_next())
-            keeper = Keeper(options, node, supervisor)
+            caretaker = None
+            if not supervisor.keeps_descriptors:
+
+                def clear_up() -> None:
+                    node.abort_fuse()  # lets go of whoever waits for an answer
+                    _sweep_containers(options.cgroup_instance)
+                    node.clean_up_after()
+
+                caretaker = Caretaker(clear_up, lock_fd=node.lock_fd, patience_s=options.stop_timeout_s)
+            keeper = Keeper(options, node, supervisor, caretaker)
             try:
                 status = keeper.run(signals, take_predecessors())
                 if status is None:
                     logger.warning("giving way to the program that is installed now")
+                    if caretaker is not None:
+                        caretaker.dismiss()
                     replace_program(node.keep_for_next(), keeper.child_pids())
             except BaseException:
                 if supervisor.keeps_descriptors:
                     node.leave()
                     keeper.abandon_children()
                 else:
+                    # The caretaker would do no more than this, and it would do it after us.
                     keeper.kill_children()
                     _sweep_containers(options.cgroup_instance)
+                    if caretaker is not None:
+                        caretaker.dismiss()
                 raise
             keeper.kill_children()
             _sweep_containers(options.cgroup_instance)
         supervisor.forget()
+        if caretaker is not None:
+            caretaker.dismiss()
     return status
 
 

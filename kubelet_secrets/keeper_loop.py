@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Sequence
 
+from kubelet_secrets.caretaker import Caretaker
 from kubelet_secrets.children import AgentChild, Child, base_environ, restart_delay_s
 from kubelet_secrets.fusefs.handover import Handover, Turn
 from kubelet_secrets.fusefs.kept import FORMAT
@@ -38,10 +39,13 @@ class Keeper:
     One agent and one writer at work; a spare agent that waits for its turn; *lingering* agents, dead but for a stuck thread.
     """
 
-    def __init__(self, options: KeeperOptions, node: NodeMounts, supervisor: Supervisor) -> None:
+    def __init__(
+        self, options: KeeperOptions, node: NodeMounts, supervisor: Supervisor, caretaker: Caretaker | None
+    ) -> None:
         self._options = options
         self._node = node
         self._supervisor = supervisor
+        self._caretaker = caretaker
         self._environ = base_environ(without=VARIABLES)
         # Both ends stay here: orders and answers under way survive the death of either process.
         self._agent_end, self._writer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -98,6 +102,8 @@ class Keeper:
                 status = self._note_agent_death(readable)
                 if status is not None:
                     return status
+                if self._caretaker is not None and self._caretaker.pid_fd in readable:
+                    self._caretaker.replace(self.child_pids())
                 if self._preflight is not None and self._note_preflight(readable):
                     return None
                 self._keep_time()
@@ -144,7 +150,10 @@ class Keeper:
             "KS_FUSE_MOUNT": str(self._node.fuse_dir),
         }
         descriptors = (self._writer_end.fileno(), self._node.fuse.fuse_fd)
-        self._writer = Child(self._options.writer_command, environ, descriptors)
+        # Left alone it ends with the agent, whose orders it may still have to carry out.
+        number = signal.SIGKILL if self._caretaker is None else 0
+        self._writer = Child(self._options.writer_command, environ, descriptors, death_signal=number)
+        self._watch(self._writer)
 
     def _replace_writer(self) -> None:
         assert self._writer is not None
@@ -177,18 +186,26 @@ class Keeper:
             store_kind=self._node.store_kind.value,
         )
         environ = self._environ | {"KS_AGENT_OPTIONS": json.dumps(dict(self._options.agent_options))}
-        return AgentChild(
+        agent = AgentChild(
             self._options.agent_command,
             environ,
             handover,
             silence_s=self._options.silence_s,
             start_silence_s=self._options.start_silence_s,
+            # With nobody to carry on the node ends: in order, as when it is told to stop.
+            death_signal=signal.SIGKILL if self._caretaker is None else signal.SIGTERM,
         )
+        self._watch(agent)
+        return agent
+
+    def _watch(self, child: Child) -> None:
+        if self._caretaker is not None:
+            self._caretaker.watch(child.process.pid)
 
     def _make_spare(self) -> None:
         if self._options.has_spare and self._spare is None and self._stop_deadline_s is None:
+            # At no lower priority: on a loaded machine it would never be ready, and there a start without one takes seconds.
             self._spare = self._make_agent()
-            self._spare.step_back()
 
     def _drop_spare(self) -> None:
         if self._spare is not None:
@@ -325,6 +342,8 @@ class Keeper:
         descriptors += [child.pid_fd for child in (self._agent, self._spare, self._writer) if child is not None]
         if self._preflight is not None:
             descriptors.append(self._preflight.pid_fd)
+        if self._caretaker is not None:
+            descriptors.append(self._caretaker.pid_fd)
         if self._agent is not None and self._agent.news_fd is not None:
             descriptors.append(self._agent.news_fd)
         now_s = time.monotonic()

@@ -41,6 +41,7 @@ LEVELS = {
     "agent": 8,
     "children": 7,
     "supervisor": 6,
+    "caretaker": 6,
     "keeper_options": 6,
     "upgrade": 8,
     "keeper_loop": 9,

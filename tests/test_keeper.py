@@ -201,21 +201,74 @@ def test_agent_that_cannot_be_configured_ends_the_keeper_with_its_status(tmp_pat
         node.clean_up()
 
 
-def test_mounts_of_a_killed_keeper_are_taken_away_by_the_next(node: RunningNode) -> None:
-    node.call("create", pod=UID, volume="v", files={"key": "one"})
-    children = node.children()
+def kill_keeper(node: RunningNode) -> None:
     node.keeper.kill()
     node.wait()
-    for pid in children:  # the kernel kills them with their parent
+
+
+def test_killed_keeper_is_cleaned_up_after_at_once(node: RunningNode) -> None:
+    """No systemd keeps anything here: no mount may stay of which nobody answers, and no process."""
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    children, caretaker = node.children(), node.caretaker()
+    kill_keeper(node)
+    wait_end(caretaker)
+    assert mounts.mounts_below(node.root) == []
+    assert [pid for pid in children if is_running(pid)] == []
+    assert [path.name for path in node.root.iterdir()] == ["found"]
+    assert "died: stopping its containers, taking its mounts away" in node.stderr()
+    node.keeper.stderr.close()  # type: ignore[union-attr]
+    node.start()
+    assert node.call("store") == [".grave"]
+    assert node.stop() == 0
+    assert mounts.mounts_below(node.root) == []
+    assert "the keeper before was killed: its containers were stopped, its mounts taken away" in node.stderr()
+
+
+def test_next_keeper_waits_until_the_last_one_is_cleaned_up_after(tmp_path: Path) -> None:
+    node = RunningNode(tmp_path / "root", deaf=True)
+    node.stop_timeout_s = 1
+    try:
+        node.start()
+        kill_keeper(node)
+        node.keeper.stderr.close()  # type: ignore[union-attr]
+        node.start()
+        assert node.call("pids")["resume"] is False
+        node.keeper.terminate()
+        assert node.stop() == 0
+        assert "waiting until what a killed run left" in node.stderr()
+        assert mounts.mounts_below(node.root) == []
+    finally:
+        node.clean_up()
+
+
+def test_killed_caretaker_is_replaced(node: RunningNode) -> None:
+    before = node.caretaker()
+    os.kill(before, signal.SIGKILL)
+    (caretaker,) = wait_until(lambda: {node.caretaker()} - {before, 0})
+    children = node.children()
+    kill_keeper(node)
+    wait_end(caretaker)
+    assert mounts.mounts_below(node.root) == []
+    assert [pid for pid in children if is_running(pid)] == []
+
+
+def test_mounts_of_a_keeper_killed_with_its_caretaker_are_taken_away_by_the_next(node: RunningNode) -> None:
+    node.call("create", pod=UID, volume="v", files={"key": "one"})
+    children, caretaker = node.children(), node.caretaker()
+    os.kill(node.keeper.pid, signal.SIGSTOP)  # it must not replace the caretaker
+    os.kill(caretaker, signal.SIGKILL)
+    kill_keeper(node)
+    for pid in children:  # the kernel tells the agent, and whoever is left alone ends
         wait_end(pid)
     node.keeper.stderr.close()  # type: ignore[union-attr]
     stale = mounts.mounts_below(node.root)
-    assert stale, "a killed keeper cannot unmount"
+    assert stale, "nobody was there to unmount"
     node.start()
     assert len(mounts.mounts_below(node.root)) == len(stale)
     assert node.call("store") == [".grave"]
     assert node.stop() == 0
     assert mounts.mounts_below(node.root) == []
+    assert f"took away {len(stale)} mounts that an earlier run had left" in node.stderr()
 
 
 def test_root_directory_on_a_mount_of_its_own_keeps_that_mount(tmp_path: Path) -> None:
@@ -224,8 +277,7 @@ def test_root_directory_on_a_mount_of_its_own_keeps_that_mount(tmp_path: Path) -
     mounts.attach_tmpfs(root, size_bytes=1 << 20)
     try:
         with running_node(root) as node:
-            node.keeper.kill()
-            node.wait()
+            kill_keeper(node)
             node.keeper.stderr.close()  # type: ignore[union-attr]
             node.start()
             assert node.stop() == 0

@@ -16,12 +16,9 @@ Synchronous; called by ``keeper`` only. Holds the descriptors that must outlive 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import os
 import select
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +28,9 @@ from kubelet_secrets.errors import HostError
 from kubelet_secrets.fusefs.init import READ_BUFFER_BYTES, InitRequest, make_init_answer, parse_init
 from kubelet_secrets.fusefs.kept import NAMES, KeptState, NotAdoptable
 from kubelet_secrets.fusefs.mounts import NoswapFallback, StoreKind
+from kubelet_secrets.fusefs.rootdir import RootDirectory
 
 logger = logging.getLogger(__name__)
-
-_STATE = "keeper.json"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_host() -> None:
@@ -76,6 +71,7 @@ class NodeMounts:
 
     Args:
         kept: what that keeper left, ``kept.NAMES``; ours from now on. What cannot be carried on with is cleaned up, and said.
+        has_caretaker: somebody will call :meth:`clean_up_after` when we are killed, and hold the lock until then.
 
     Use as a context manager: leaving it unmounts and removes everything but *keep*, unless :meth:`leave` was called.
     """
@@ -92,6 +88,7 @@ class NodeMounts:
         logs_size_bytes: int,
         fallback: NoswapFallback = NoswapFallback.RAMFS,
         kept: Mapping[str, int] | None = None,
+        has_caretaker: bool = False,
     ) -> None:
         self.root_dir = root_dir
         self.fuse_dir = root_dir / "fuse"
@@ -99,7 +96,8 @@ class NodeMounts:
         self.store_fd = -1
         self.store_kind = StoreKind.NOSWAP_TMPFS
         self.fuse = FuseMount(fuse_fd=-1, init=InitRequest(raw=b"", unique=0, minor=0, max_readahead_bytes=0, flags=0))
-        self._keep = keep
+        self._root = RootDirectory(root_dir, keep=keep)
+        self._has_caretaker = has_caretaker
         self._store_size_bytes = store_size_bytes
         self._store_files = store_files
         self._run_sizes_bytes = {".": run_size_bytes, "scratch": scratch_size_bytes, "logs": logs_size_bytes}
@@ -107,16 +105,19 @@ class NodeMounts:
         self._undo = contextlib.ExitStack()
         self.is_adopted = False
         self._kept = dict(kept or {})
-        self._lock_fd = -1
         self._state_fd = -1
         self._made_root = False
-        self._mounts_before = 0
 
     def __enter__(self) -> NodeMounts:
         with contextlib.ExitStack() as undo:
             self._set_up(undo)
             self._undo = undo.pop_all()
         return self
+
+    @property
+    def lock_fd(self) -> int:
+        """The directory's lock; for the caretaker, which must not lose it."""
+        return self._root.lock_fd
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
@@ -132,13 +133,13 @@ class NodeMounts:
         state = KeptState(
             root_dir=str(self.root_dir),
             made_root=self._made_root,
-            mounts_before=self._mounts_before,
+            mounts_before=self._root.mounts_before,
             fuse_device=self._find_fuse_device(),
             fuse_init=self.fuse.init.raw.hex(),
             store_kind=self.store_kind.value,
         )
         self._state_fd = state.to_memfd()
-        descriptors = (self._lock_fd, self.store_fd, self.fuse.fuse_fd, self._state_fd)
+        descriptors = (self._root.lock_fd, self.store_fd, self.fuse.fuse_fd, self._state_fd)
         return dict(zip(NAMES, descriptors, strict=True))
 
     def _set_up(self, undo: contextlib.ExitStack) -> None:
@@ -156,19 +157,20 @@ class NodeMounts:
         # (1) Nothing secret lies in the directory itself, but names of pods do.
         if not self.root_dir.exists():
             self._made_root = True
-            undo.callback(self._remove_root)
+            undo.callback(self._root.remove)
         try:
             self.root_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.root_dir.chmod(0o700)
         except OSError as error:
             raise HostError(f"cannot use {self.root_dir} as the node's directory: {error.strerror}") from None
-        self._lock(undo)
+        undo.callback(os.close, self._root.lock(self._kept.pop("lock", -1)))
         # (2)
-        self._remove_stale_mounts()
-        self._remove_files()
+        self._root.tell_note()
+        self._root.remove_stale_mounts()
+        self._root.remove_files()
         # (3)
-        self._record_depth()
-        undo.callback(self._remove_files)
+        self._root.record(has_caretaker=self._has_caretaker)
+        undo.callback(self._root.remove_files)
         mounts.make_private_bind(self.root_dir)
         undo.callback(mounts.umount_lazy, self.root_dir)
         # (4)
@@ -203,10 +205,10 @@ class NodeMounts:
             init = parse_init(bytes.fromhex(state.fuse_init))
             self.fuse = FuseMount(fuse_fd=self._kept["fuse"], init=init)
             self.store_fd, self.store_kind = self._kept["store"], StoreKind(state.store_kind)
-            self._mounts_before, self._made_root = state.mounts_before, state.made_root
+            self._root.mounts_before, self._made_root = state.mounts_before, state.made_root
             if not self.fuse.is_alive():
                 raise NotAdoptable("its filesystem was ended")
-            if self._count_root_mounts() != state.mounts_before + 1 or self._find_fuse_device() != state.fuse_device:
+            if not self._root.has_own_mount() or self._find_fuse_device() != state.fuse_device:
                 raise NotAdoptable("its mounts are gone")
         except (NotAdoptable, ValueError) as error:
             logger.warning("cannot carry on from the keeper before, cleaning up after it: %s", error)
@@ -215,9 +217,10 @@ class NodeMounts:
             return False
         # The same as what _set_up leaves, in the same order.
         if state.made_root:
-            undo.callback(self._remove_root)
-        self._lock(undo)
-        undo.callback(self._remove_files)
+            undo.callback(self._root.remove)
+        undo.callback(os.close, self._root.lock(self._kept.pop("lock", -1)))
+        self._root.record(has_caretaker=self._has_caretaker, mounts_before=state.mounts_before)
+        undo.callback(self._root.remove_files)
         undo.callback(mounts.umount_lazy, self.root_dir)
         undo.callback(os.close, self.store_fd)
         undo.callback(self._end_fuse)
@@ -230,27 +233,25 @@ class NodeMounts:
         found = [each.device for each in mounts.read_mount_table() if each.target == str(self.fuse_dir)]
         return found[-1] if found else ""
 
-    @classmethod
-    def clean_up(cls, root_dir: Path, *, keep: Path) -> None:
+    @staticmethod
+    def clean_up(root_dir: Path, *, keep: Path) -> None:
         """Take away what a keeper has left that was killed. Does nothing while another one uses the directory."""
         if not root_dir.is_dir():
             return
-        node = cls(
-            root_dir,
-            keep=keep,
-            store_size_bytes=0,
-            store_files=0,
-            run_size_bytes=0,
-            scratch_size_bytes=0,
-            logs_size_bytes=0,
-        )
-        with contextlib.ExitStack() as undo:
-            try:
-                node._lock(undo)
-            except HostError:
-                return
-            node._remove_stale_mounts()
-            node._remove_files()
+        root = RootDirectory(root_dir, keep=keep)
+        try:
+            lock_fd = root.lock()
+        except HostError:
+            return
+        root.remove_stale_mounts()
+        root.remove_files()
+        os.close(lock_fd)
+
+    def clean_up_after(self) -> None:
+        """What the caretaker does in our place when we were killed. The directory stays, with a note for the next start."""
+        self._root.remove_stale_mounts()
+        self._root.remove_files()
+        self._root.leave_note("the keeper before was killed: its containers were stopped, its mounts taken away")
 
     def renew_fuse(self) -> None:
         """End the FUSE connection and mount a new one over the same store.
@@ -290,64 +291,3 @@ class NodeMounts:
     def _end_fuse(self) -> None:
         self.abort_fuse()
         os.close(self.fuse.fuse_fd)
-
-    def _lock(self, undo: contextlib.ExitStack) -> None:
-        # A supervisor that keeps the lock still holds it: another open file would be locked out by ourselves.
-        lock_fd = self._kept.pop("lock", -1)
-        if lock_fd < 0 or not os.path.samestat(os.fstat(lock_fd), os.stat(self.root_dir)):
-            lock_fd = os.open(self.root_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._lock_fd = lock_fd
-        undo.callback(os.close, lock_fd)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostError(
-                f"another kubelet-secrets agent uses {self.root_dir}: stop it, or give this one another --root-dir"
-            ) from None
-
-    def _count_root_mounts(self) -> int:
-        return sum(1 for entry in mounts.read_mount_table() if entry.target == str(self.root_dir))
-
-    def _record_depth(self) -> None:
-        """Note how many mounts were on the root directory before ours: only what is above is ours to take away."""
-        self._mounts_before = self._count_root_mounts()
-        state = {"boot_id": _BOOT_ID.read_text().strip(), "mounts": self._mounts_before}
-        (self.root_dir / _STATE).write_text(json.dumps(state))
-
-    def _remove_stale_mounts(self) -> None:
-        try:
-            state = json.loads((self.root_dir / _STATE).read_text())
-        except (FileNotFoundError, ValueError):
-            return
-        if state["boot_id"] != _BOOT_ID.read_text().strip():
-            return
-        while self._count_root_mounts() > state["mounts"]:
-            logger.warning("unmounting what an earlier run left on %s", self.root_dir)
-            self.abort_fuse()
-            mounts.umount_lazy(self.root_dir)
-
-    def _remove_files(self) -> None:
-        """Remove what keeper and agent made in the root directory, when nothing of ours is mounted there any more.
-
-        A run cannot take over the pods of an earlier one (runtime state and secrets were in memory), so their directories
-        go too. Something mounted below by somebody else is left alone with everything around it.
-        """
-        for name in ("fuse", "run", "pods", _STATE):
-            path = self.root_dir / name
-            if path == self._keep or path in self._keep.parents or mounts.mounts_below(path):
-                logger.warning("%s is left as it is", path)
-            elif path.is_dir():
-                shutil.rmtree(path, onerror=_log_failure)
-            else:
-                path.unlink(missing_ok=True)
-
-    def _remove_root(self) -> None:
-        """Take away the directory we made ourselves, unless images are kept in it."""
-        try:
-            self.root_dir.rmdir()
-        except OSError:
-            pass  # not empty: not ours alone
-
-
-def _log_failure(_: object, path: str, error: object) -> None:
-    logger.warning("cannot remove %s: %s", path, error[1] if isinstance(error, tuple) else error)

@@ -15,6 +15,7 @@ import trio
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.errors import ApiUnavailable, Invalid
+from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.e2e.stacks import (
     Cluster,
@@ -344,17 +345,23 @@ async def test_agent_started_while_the_api_server_is_away(cluster: Cluster, stac
 
 
 async def test_keeper_that_was_killed_is_cleaned_up_after(cluster: Cluster, stack: Pair) -> None:
-    """The kernel ends its children; containers go on without anybody who knows them, until the next keeper starts."""
+    """Nobody keeps its descriptors here: its agent stops the containers in order, its caretaker takes the mounts away."""
     await cluster.put_secret("survivor", {"key": "k"})
     await cluster.run_pod(
-        "survivor", container(volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "survivor")]
+        "survivor",
+        container(
+            script="trap 'cat /v/key; exit 0' TERM; while :; do sleep 0.1; done", volumeMounts=[mount("v", "/v")]
+        ),
+        volumes=[secret_volume("v", "survivor")],
     )
     pid = await cluster.pid("survivor")
     stack.agent.process.kill()
     stack.agent.process.wait()
-    assert is_running(pid)
+    await eventually(lambda: not is_running(pid))
+    await eventually(lambda: not mounts.mounts_below(stack.root_dir))
     await in_thread(stack.start_agent)
-    assert not is_running(pid)
+    assert "died: stopping its containers, taking its mounts away" in stack.agent.stderr
+    assert "the keeper before was killed" in stack.agent.stderr
     await cluster.wait("survivor", lambda pod: is_ready(pod) and container_id(pod) in current_ids(stack))
     assert await cluster.exec("survivor", "cat /v/key") == "k"
     assert await cluster.pid("survivor") != pid

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kubelet_secrets.caretaker import COMMAND_NAME
 from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.notify import NotifySocket, parse_notification
 
@@ -162,6 +163,14 @@ class RunningNode:
         assert self.call("pids")["agent"] != before
 
     def children(self) -> list[int]:
+        """All but the caretaker."""
+        return [pid for pid in self._all_children() if pid != self.caretaker()]
+
+    def caretaker(self) -> int:
+        """Its pid; 0 when there is none."""
+        return next((pid for pid in self._all_children() if _command_name(pid) == COMMAND_NAME), 0)
+
+    def _all_children(self) -> list[int]:
         text = Path(f"/proc/{self.keeper.pid}/task/{self.keeper.pid}/children").read_text()
         return [int(pid) for pid in text.split()]
 
@@ -195,6 +204,13 @@ class RunningNode:
         with contextlib.suppress(OSError):
             mounts.umount_lazy(self.fuse, force=True)
         mounts.umount_all_below(self.root)
+
+
+def _command_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def wait_end(pid: int) -> None:
