@@ -9,21 +9,16 @@ Implements the ``Guard`` protocol of ``fusefs/frontdesk.py``, which is above thi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
 
 from kubelet_secrets.access.audit import AuditLog, Clock
 from kubelet_secrets.access.folding import Window
-from kubelet_secrets.access.identity import (
-    Caller,
-    CallerIdentifier,
-    CallerUnknown,
-    CallerVanished,
-    Sighting,
-    printable,
-)
+from kubelet_secrets.access.identity import Caller, CallerIdentifier, Sighting
 from kubelet_secrets.access.policy import Reason, Verdict, decide, split_version
+from kubelet_secrets.access.procfs import CallerUnknown, CallerVanished, printable
 from kubelet_secrets.access.record import AuditRecord
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import RevocationList
@@ -135,8 +130,14 @@ class ContainerGuard:
         """Whether the caller may learn that there is such a name, where its link leads, its size and mode; recorded when not.
 
         Args:
-            path: of what is looked up, which need not exist; the rest as for :meth:`may_open`.
+            path: of what is looked up; of its directory when there is nothing of that name, so that whoever tries all names
+                there are is one record. The rest as for :meth:`may_open`.
         """
+        if ctx.tid > 0:
+            with contextlib.suppress(CallerUnknown):
+                where = self._identifier.locate(ctx.tid)
+                if decide(where, self._registry, pod_uid, volume, path, admits_start=True).allowed:
+                    return True
         caller, verdict = self._examine(ctx, pod_uid, volume, path, admits_start=True)
         if verdict.allowed or verdict.reason is Reason.REVOKED:
             return True

@@ -69,7 +69,11 @@ class Guard(Protocol):
         """Whether nobody may read the volume any more."""
 
     def may_look(self, pod_uid: str, volume: str, path: str, ctx: CallerContext) -> bool:
-        """Decide whether the caller may know of a name, which need not exist. Like :meth:`may_open` in all else."""
+        """Decide whether the caller may know of a name. Like :meth:`may_open` in all else.
+
+        Args:
+            path: of the directory, when there is nothing of that name.
+        """
 
     def group(self, tid: int) -> str:
         """Which callers share a turn when many ask for one pod's files: those of a container. Must not wait."""
@@ -192,7 +196,8 @@ class FrontDesk:
         if self.is_writer(header.tid):
             return None
         who = self._tree.identity(node)
-        path = "/".join(part for part in (who.path, os.fsdecode(name)) if part)
+        shown = name if self._tree.has(node, name) else b""
+        path = "/".join(part for part in (who.path, os.fsdecode(shown)) if part)
         if self._guard.may_look(who.pod_uid, who.volume, path, _context(header)):
             return None
         return make_error(header.unique, errno.EACCES)

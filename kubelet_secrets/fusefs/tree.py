@@ -79,6 +79,14 @@ class Tree:
         result = self._stat_path(self._join(parent, name))
         return self._meet(parent, name, result.st_ino), result
 
+    def has(self, parent: Node, name: bytes) -> bool:
+        """Whether there is a *name* in the directory *parent*, without meeting it."""
+        try:
+            self._stat_path(self._join(parent, name))
+        except OSError:
+            return False
+        return True
+
     def stat(self, node: Node) -> os.stat_result:
         """lstat of a node's file.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.access.identity import CallerUnknown, mount_namespace
+from kubelet_secrets.access.procfs import CallerUnknown, mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Container, Pod, Secret
 from kubelet_secrets.errors import ContainerConfigError, ContainerRunError, SetUpError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.access.identity import CallerUnknown, mount_namespace
+from kubelet_secrets.access.procfs import CallerUnknown, mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.errors import ContainerRunError

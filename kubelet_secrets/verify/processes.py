@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubelet_secrets.access.identity import parse_cgroups
+from kubelet_secrets.access.procfs import parse_cgroups
 from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from kubelet_secrets.verify.grades import CgroupSwap, CoreFacts, ProcessFacts
 

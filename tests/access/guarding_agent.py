@@ -18,7 +18,7 @@ import trio
 
 from kubelet_secrets.access.audit import AuditLog
 from kubelet_secrets.access.guard import ContainerGuard
-from kubelet_secrets.access.identity import mount_namespace
+from kubelet_secrets.access.procfs import mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.api.core import Pod, SecretVolumeSource, Volume
 from kubelet_secrets.api.meta import ObjectMeta

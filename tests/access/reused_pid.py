@@ -17,7 +17,7 @@ import msgspec
 
 from kubelet_secrets.access.audit import AuditLog
 from kubelet_secrets.access.guard import ContainerGuard
-from kubelet_secrets.access.identity import mount_namespace
+from kubelet_secrets.access.procfs import mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 
 _RESERVED = 300  # RESERVED_PIDS, kernel/pid.c: numbers below it are given once, those from it on again and again

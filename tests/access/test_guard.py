@@ -13,8 +13,9 @@ import pytest
 
 from kubelet_secrets.access.audit import AuditLog
 from kubelet_secrets.access.guard import ContainerGuard
-from kubelet_secrets.access.identity import CallerIdentifier, mount_namespace
+from kubelet_secrets.access.identity import CallerIdentifier
 from kubelet_secrets.access.policy import Reason
+from kubelet_secrets.access.procfs import mount_namespace
 from kubelet_secrets.access.record import AuditRecord
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import Revocation, RevocationList

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet_secrets.access.identity import (
-    CallerIdentifier,
+from kubelet_secrets.access.identity import CallerIdentifier
+from kubelet_secrets.access.procfs import (
     CallerUnknown,
     CallerVanished,
     is_uniform,
@@ -222,7 +222,10 @@ def test_a_move_out_of_the_one_cgroup_is_seen(identifier: CallerIdentifier) -> N
                 identifier.identify(pid, uid=0, gid=0)
                 assert identifier._known[pid].is_uniform
             seen.append(identifier.recognise(pid))
-        assert identifier.identify(pid, uid=0, gid=0).cgroup_paths[0] == f"/{names[1]}"
+            for _ in range(2):  # at first from the table, then from memory
+                located = identifier.locate(pid)
+                assert located.cgroup_paths[0] == f"/{cgroups[0].name}"
+                assert (located.pid, located.mnt_ns) == (pid, mount_namespace(pid))
     assert None not in seen
     assert seen[0] != seen[1]
 
@@ -245,6 +248,13 @@ def test_a_move_to_another_cgroup_is_seen(identifier: CallerIdentifier) -> None:
     assert seen_after is not None
     assert seen_before.thread is seen_after.thread
     assert seen_before != seen_after
+
+
+def test_locate_examines_whom_it_does_not_know(identifier: CallerIdentifier) -> None:
+    with other_thread() as tid:
+        assert identifier.locate(tid).pid == os.getpid()
+    with pytest.raises(CallerVanished):
+        identifier.locate(tid)
 
 
 def test_only_who_was_examined_and_lives_is_recognised(identifier: CallerIdentifier) -> None:
