@@ -44,6 +44,7 @@ class Tree:
         self.root = Node(ROOT_NUMBER, None, b".")
         self._nodes: dict[int, Node] = {ROOT_NUMBER: self.root}
         self._identities: dict[int, Identity] = {}  # as asked for since something last moved
+        self._graveless: dict[int, tuple[str, str]] = {}  # unlinked in a full store: number → (pod uid, volume)
         self._grave = self._meet(self.root, GRAVE, graveyard.make_graveyard(store_fd))
         self._indexer: Iterator[None] | None = None
         if resumed:
@@ -170,7 +171,7 @@ class Tree:
             for path in (key, GRAVE + b"/" + key)
             for directory in walk_bottom_up(self._store, path)
             for _, inode in directory.files
-        ]
+        ] + [number for number, whose in self._graveless.items() if whose == (pod_uid, volume)]
 
     def pod_of(self, number: int) -> bytes:
         """Uid of the pod that a node belongs to, also a buried one; empty for the root and for what has not been met."""
@@ -197,6 +198,7 @@ class Tree:
         After a restart the references handed out before are unknown. The kernel gives all of a node's references back
         in one FORGET, when it drops the inode, so a count that reaches zero or less means the last one.
         """
+        self._graveless.pop(number, None)
         node = self._nodes.get(number)
         if node is None:
             return
@@ -327,6 +329,7 @@ class Tree:
         """The pod is gone and so are its processes: remove its graves, its volumes and its directory."""
         self._remove_tree(GRAVE + b"/" + os.fsencode(pod_uid))
         self._remove_tree(os.fsencode(pod_uid))
+        self._graveless = {number: whose for number, whose in self._graveless.items() if whose[0] != pod_uid}
 
     def index_step(self) -> bool:
         """Index one more directory after a restart; False when there is none left. Takes some ten microseconds."""
@@ -444,6 +447,8 @@ class Tree:
 
     def _settle(self, node: Node, grave: Node | None) -> None:
         if grave is None:
+            who = self.identity(node)
+            self._graveless[node.number] = who.pod_uid, who.volume
             self._nodes.pop(node.number, None)
         else:
             self._move(node, grave, b"%d" % node.number)

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from kubelet_secrets.fusefs import graveyard
 from kubelet_secrets.fusefs.node import Identity, Node, UnknownNode
 from kubelet_secrets.fusefs.tree import Tree
 
@@ -101,6 +102,18 @@ def test_files_of_a_volume_are_those_of_all_versions(tree: Tree, store: int) -> 
     assert {live.number, dead.number} <= set(numbers)
     assert find(tree, f"{UID}/other/{TS}/key").number not in numbers
     assert tree.files_of(UID, "absent") == []
+
+
+def test_files_of_a_volume_are_also_those_without_a_grave(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full store has no room for graves; the kernel may hold pages of such a file all the same."""
+    key = find(tree, f"{UID}/token/{TS}/sub/key")
+    monkeypatch.setattr(graveyard, "prepare", lambda *_: False)
+    tree.unlink(find(tree, f"{UID}/token/{TS}/sub"), b"key")
+    with pytest.raises(UnknownNode):
+        tree.node(key.number)
+    assert key.number in tree.files_of(UID, "token")
+    tree.forget(key.number, 1)
+    assert key.number not in tree.files_of(UID, "token")
 
 
 def test_graveyard_has_no_name(tree: Tree) -> None:
