@@ -29,6 +29,8 @@ from scripts.vmtest.pods import SLEEP, agent_pid, apply_secret, create_pod, wait
 
 _PATIENCE_S = 300
 _CONTROL_BYTES = 16 << 20
+_SQUEEZES = 8
+_SQUEEZE_BYTES = 64 << 20
 _CRASH_DIR = Path("/var/crash")
 _ENVIRONMENT = [{"name": "VALUE", "valueFrom": {"secretKeyRef": {"name": "canary", "key": "env"}}}]
 _CONTROL_SCRIPT = """
@@ -49,13 +51,13 @@ def _new(name: str) -> str:
 
 
 def _squeeze() -> None:
-    """Have the kernel write to swap what it may. It says EAGAIN when it finds no more."""
-    Path("/proc/sys/vm/swappiness").write_text("100")
-    for _ in range(20):
+    """Have the kernel write to swap what it may: memory of processes rather than pages of files."""
+    Path("/proc/sys/vm/swappiness").write_text("200")
+    for _ in range(_SQUEEZES):
         try:
-            Path("/sys/fs/cgroup/memory.reclaim").write_text(str(256 << 20))
+            Path("/sys/fs/cgroup/memory.reclaim").write_text(str(_SQUEEZE_BYTES))
         except BlockingIOError:
-            pass
+            return  # it finds no more
 
 
 def _start_control(value: str, fate: str) -> subprocess.Popen[str]:
