@@ -5,7 +5,7 @@ consists of letters and digits that no escaping touches: one needle finds the pl
 value, and what follows it tells which. All its characters are written in hexadecimal with digits alone, so capitals do not
 matter there. Seven needles in all, however many canaries; searching costs some 2 ms per MB.
 
-Out of scope, and said so in the report: compressed and encrypted copies.
+Out of scope, and said so in the report: compressed and encrypted copies, and base64 of base64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ ALPHABET = "".join(chr(code) for code in range(0x30, 0x7B) if code & 0xF < 10 an
 """What a marker is made of: 0-9 A-I P-Y a-i p-y."""
 MARKER_LENGTH = 15  # of 46 characters: 82 bits; a multiple of three, as base64 likes it
 CONTEXT_BYTES = 64
-AWKWARD = '"/\\+&%<é '
+AWKWARD = 'x"/\\+&%<é '
+"""What follows the number: a letter that no escaping touches, so that base64 has all bits of the number; then the rest."""
 DECOY = "decoy"
 """The canary that is planted where it must be found, to show that it would be."""
 
@@ -71,7 +72,7 @@ class Canaries:
         canary = Canary(name=name, number=number, value=value)
         self._by_number[number] = canary
         forms = _forms(head.encode())
-        # Bits of a base64 text's last byte depend on what follows: with one more byte all of the number is certain.
+        # Some bits of a base64 text's last byte are in a character that depends on what follows: one byte more.
         longer = _forms((head + AWKWARD[0]).encode())
         self._forms[number] = {form: longer[form] if form.startswith("base64") else forms[form] for form in forms}
         return canary
@@ -91,18 +92,23 @@ class Canaries:
                     return canary.name, hit.needle
             elif (marker + hit.after).startswith(form):
                 return canary.name, _form(hit)
-        return "", hit.needle
+        return "", _family(hit.needle)
 
 
 def _form(hit: Hit) -> str:
     if hit.needle != "plain":
-        return "base64" if hit.needle.startswith("base64") else hit.needle
-    follows = hit.after[3:].lower()  # after the number
+        return _family(hit.needle)
+    follows = hit.after[4:].lower()  # after the number and its letter
     if follows.startswith(b"%22"):
         return "URL-encoded"
     if follows.startswith(b"\\"):  # \" or \u0022, and once more for each layer of JSON
         return "JSON-escaped"
     return "plain"
+
+
+def _family(needle: str) -> str:
+    """Which of the three alignments it was is nobody's concern."""
+    return "base64" if needle.startswith("base64") else needle
 
 
 def _forms(text: bytes) -> dict[str, bytes]:

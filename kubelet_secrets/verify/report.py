@@ -118,7 +118,7 @@ class Report:
     machine: tuple[MachineFact, ...] = ()
     not_covered: tuple[str, ...] = field(
         default=(
-            "compressed and encrypted copies",
+            "compressed, encrypted, and twice base64-encoded copies",
             "memory of the kernel itself, and what root or a hypervisor reads out of memory",
             "what applications do with their values",
         )
