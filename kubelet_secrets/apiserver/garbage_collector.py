@@ -49,12 +49,13 @@ class GarbageCollector:
         self._owners: dict[Place, tuple[str, ...]] = {}  # uids, of objects that have any
         self._pending: dict[str, Place] = {}  # owners that wait for us, by uid
 
-    async def run(self) -> None:
-        """Collect until cancelled."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Collect until cancelled; started once it watches everything."""
         async with trio.open_nursery() as nursery:
             for row in SERVED:
                 if not row.is_review:
-                    nursery.start_soon(follow, self._registry, row, partial(self._handle, row))
+                    await nursery.start(follow, self._registry, row, partial(self._handle, row))
+            task_status.started()
 
     async def _handle(self, row: ServedResource, kind: str, obj: Object) -> None:
         metadata = obj["metadata"]

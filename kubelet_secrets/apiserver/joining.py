@@ -6,6 +6,7 @@ Composed here, so that ``process.py`` has one thing to start. Each part is a mod
 from __future__ import annotations
 
 import copy
+import logging
 
 import trio
 
@@ -21,7 +22,9 @@ from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES, served
 from kubelet_secrets.apiserver.token_cleaner import TokenCleaner
-from kubelet_secrets.errors import AlreadyExists
+from kubelet_secrets.errors import AlreadyExists, ApiError
+
+log = logging.getLogger(__name__)
 
 _RETRY_S = 30.0
 
@@ -41,8 +44,12 @@ async def run_joining(
     """
     await _ensure_roles(registry)
     bootstrap, tokens = BootstrapSigner(registry, url, authority.certificate_pem), TokenCleaner(registry)
-    await bootstrap.publish()
-    await bootstrap.sign()
+    try:
+        await bootstrap.publish()
+        await bootstrap.sign()
+    except ApiError as error:
+        # Unreadable, its key being lost or away: joining by discovery waits for it, the server does not.
+        log.warning("%s is not published: %s", kubeadm_objects.CLUSTER_INFO, error)
     approver, signer, cleaner = Approver(registry, authorizers), Signer(registry, authority), Cleaner(registry)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, registry, REQUESTS, approver.handle)

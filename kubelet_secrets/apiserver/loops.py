@@ -26,10 +26,24 @@ _REWATCH_DELAY_S = 0.1
 _UNREADABLE_DELAY_S = 10.0
 
 
-async def follow(registry: Registry, row: ServedResource, handle: Handle, namespace: str = "") -> None:
-    """Give every object of *row*, now and as it changes, to *handle* with the event's type, until cancelled."""
+async def follow(
+    registry: Registry,
+    row: ServedResource,
+    handle: Handle,
+    namespace: str = "",
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Give every object of *row*, now and as it changes, to *handle* with the event's type, until cancelled.
+
+    Started once it watches: nothing that happens from then on is missed.
+    """
+    is_started = False
     while True:
         with registry.watch(Selection(row, namespace), WatchOptions()) as watcher:
+            if not is_started:
+                task_status.started()
+                is_started = True
             try:
                 while events := await watcher.wait_events():
                     for event in events:

@@ -237,7 +237,7 @@ async def _serve(
             if encryption is not None:
                 nursery.start_soon(encryption.run)
             nursery.start_soon(NodeMonitor(registry).run)
-            nursery.start_soon(GarbageCollector(registry).run)
+            await nursery.start(GarbageCollector(registry).run)
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)

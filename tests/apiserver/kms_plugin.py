@@ -67,6 +67,7 @@ class Plugin:
         path: its socket.
         calls: names of the methods called.
         error: (code, message) to answer everything with.
+        failing: the only method that *error* concerns; empty for all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,6 +77,7 @@ class Plugin:
         self.calls: list[str] = []
         self.uids: list[str] = []
         self.error: tuple[int, str] | None = None
+        self.failing = ""
         self.healthz = "ok"
         self.version = "v2"
         self.annotations: dict[str, bytes] = {"version.encryption.example.com": b"1"}
@@ -138,7 +140,7 @@ class Plugin:
         assert (compressed, length) == (0, len(body) - 5)
         self.calls.append(method)
         head = [(":status", self.http_status), ("content-type", "application/grpc")]
-        if self.error is not None:  # "trailers only"
+        if self.error is not None and self.failing in ("", method):  # "trailers only"
             trailers = [("grpc-status", str(self.error[0])), ("grpc-message", self.error[1])]
             connection.send_headers(stream_id, head + trailers, end_stream=True)
             return

@@ -347,8 +347,8 @@ async def test_server_with_a_kms_plugin(tmp_path: Path) -> None:
             assert leaks(tmp_path / "data", canary) == []
         async with running(tmp_path / "data", config) as (server, admin):
             assert (await admin.get(f"{SECRETS}/db")).json == created
+        plugin.error, plugin.failing = (14, "away"), "Decrypt"
         async with running(tmp_path / "data", config) as (server, admin):
-            plugin.error = (14, "away")
             answer = await admin.get(f"{SECRETS}/db")
             assert (answer.status, answer.message) == (
                 500,

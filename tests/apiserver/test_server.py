@@ -164,12 +164,17 @@ async def test_body_over_the_limit_is_refused(admin: Http) -> None:
 
 
 async def test_idle_clients_disconnect_leaves_no_subscription(server: ServerHandle) -> None:
+    hub = server.registry._hub  # the only witness of what the server still holds
+
+    def subscriptions() -> int:
+        return sum(len(found) for place, found in hub._subscriptions.items() if place[0] == "secrets")
+
+    before = subscriptions()  # the server's own
     async with http_client(server, server.authority.issue_admin()) as client:
         async with client.watch(f"{SECRETS}?watch=1"):
-            pass
-    hub = server.registry._hub  # the only witness of what the server still holds
+            assert subscriptions() == before + 1
     with trio.fail_after(10):
-        while any(place[0] == "secrets" for place in hub._subscriptions):  # noqa: ASYNC110 - the server tells nobody
+        while subscriptions() > before:  # noqa: ASYNC110 - the server tells nobody
             await trio.sleep(0.01)
 
 
