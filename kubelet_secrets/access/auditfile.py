@@ -9,6 +9,7 @@ Blocking: everything here may wait for a disk. Called by ``outlets`` in a worker
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -47,17 +48,10 @@ class AuditFile:
             HostError: it cannot be opened, is in use, is no regular file, or holds something else.
         """
         try:
-            self._reopen()
-            found = _read_last(self.path)
-            size = os.fstat(self._fd).st_size
-        except BlockingIOError:
-            raise HostError(f"another agent writes its audit trail to {self.path}: name another file") from None
+            found = self._reopen()
+            return found if found is not None else self._last_of_rotated()
         except OSError as error:
             raise HostError(f"cannot write the audit trail to {self.path}: {error.strerror}") from None
-        if found is None and size:
-            self.close()
-            raise HostError(f"{self.path} is not an audit trail, and will not be made one: name another file")
-        return found if found is not None else self._last_of_rotated()
 
     def write(self, entries: Sequence[Entry]) -> int:
         """Append *entries*, all or none of them, and wait until they are on the disk.
@@ -88,19 +82,34 @@ class AuditFile:
             return True
         return not os.path.samestat(there, os.fstat(self._fd))
 
-    def _reopen(self) -> None:
+    def _reopen(self) -> Entry | None:
+        """Open what the path leads to now, and lock it.
+
+        Returns:
+            Its last record; None when it is empty.
+
+        Raises:
+            OSError: that cannot be done, or the file is not for us.
+        """
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self.path, flags, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(0, "not a regular file")
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                raise OSError(errno.EINVAL, "not a regular file")
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(errno.EBUSY, "another agent writes its own there") from None
+            found = _read_last(fd)
+            if found is None and os.fstat(fd).st_size:
+                raise OSError(errno.EINVAL, "it holds something else")
             end_last_line(fd)
         except BaseException:
             os.close(fd)
             raise
         self.close()
         self._fd = fd
+        return found
 
     def _last_of_rotated(self) -> Entry | None:
         siblings = []
@@ -110,7 +119,8 @@ class AuditFile:
                 siblings.append((status.st_mtime_ns, path))
         for _, path in sorted(siblings, reverse=True)[:_ROTATED_LOOKED_AT]:
             try:
-                found = _read_last(path)
+                with open(path, "rb") as file:
+                    found = _read_last(file.fileno())
             except OSError:
                 continue
             if found is not None:
@@ -118,8 +128,6 @@ class AuditFile:
         return None
 
 
-def _read_last(path: Path) -> Entry | None:
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
-        return last_entry(file.read().splitlines())
+def _read_last(fd: int) -> Entry | None:
+    size = os.fstat(fd).st_size
+    return last_entry(os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).splitlines())

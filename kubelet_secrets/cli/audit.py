@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, cast
 
 import click
@@ -13,7 +13,7 @@ from kubelet_secrets.cli.inspect import audit_lines, socket_option
 from kubelet_secrets.cli.output import output_option
 from kubelet_secrets.control.client import ask, ask_one
 from kubelet_secrets.control.protocol import AuditSummary, AuditView, NodeSummary
-from kubelet_secrets.errors import KubeletSecretsError, UsageError
+from kubelet_secrets.errors import HostError, KubeletSecretsError, UsageError
 
 _LAYOUT = "{:<24}  {:<7}  {:<28}  {:<34}  {}"
 
@@ -141,8 +141,12 @@ def _summary(socket: str) -> AuditSummary | None:
         return None
 
 
-def _ask_lines(socket: str) -> Iterable[Line]:
-    return ((f"record {view.seq}", view.line.encode()) for view in ask(socket, "audit", AuditView))
+def _ask_lines(socket: str) -> Iterator[Line]:
+    try:
+        for view in ask(socket, "audit", AuditView):
+            yield f"record {view.seq}", view.line.encode()
+    except HostError as error:
+        raise UsageError(str(error)) from None  # status 2: that nobody answers says nothing about the chain
 
 
 def _read(files: Sequence[str]) -> Iterator[Line]:

@@ -180,9 +180,25 @@ async def test_the_chain_is_found_in_the_rotated_file(tmp_path: Path) -> None:
 async def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "precious.txt"
     file.write_text("not yours\n")
-    with pytest.raises(HostError, match=r"precious\.txt is not an audit trail, and will not be made one"):
+    with pytest.raises(HostError, match=r"cannot write the audit trail to .*precious\.txt: it holds something else"):
         Bookkeeping(tmp_path / "audit", file=file, journal=None, resumed=False, now=now)
     assert file.read_text() == "not yours\n"
+
+
+async def test_nor_is_one_that_takes_the_place_of_the_trail_later(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    async with agent(tmp_path, file=file) as books:
+        await delivered(books)
+    file.write_text("not yours\n")
+    async with agent(tmp_path, file=file, resumed=True) as books:
+        (copy,) = books.deliveries
+        while not copy.problem:  # noqa: ASYNC110 - set by a thread's answer
+            await trio.sleep(0.01)
+        assert copy.problem == "it holds something else"
+        assert file.read_text() == "not yours\n"
+        file.unlink()
+        await delivered(books)
+    assert outline(file) == ["start"], "what had been delivered is not repeated"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link", "no-directory"])
@@ -203,7 +219,7 @@ def test_only_a_regular_file_will_do(tmp_path: Path, kind: str) -> None:
 def test_two_agents_do_not_share_a_file(tmp_path: Path) -> None:
     first = AuditFile(tmp_path / "audit.log")
     first.open()
-    with pytest.raises(HostError, match="another agent writes its audit trail to"):
+    with pytest.raises(HostError, match="another agent writes its own there"):
         AuditFile(tmp_path / "audit.log").open()
     first.close()
     second = AuditFile(tmp_path / "audit.log")

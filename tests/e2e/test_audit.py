@@ -174,6 +174,9 @@ def test_what_cannot_be_checked(tmp_path: Path) -> None:
     done = run_cli("audit", "--check", tmp_path / "absent")
     assert done.returncode == 2
     assert the_line(done) == f"kubelet-secrets: cannot read {tmp_path}/absent: No such file or directory"
+    done = run_cli("audit", "--check", "--socket", tmp_path / "nobody")
+    assert done.returncode == 2, "that nobody answers says nothing about the chain"
+    assert "no agent at" in the_line(done)
     (tmp_path / "bad.gz").write_bytes(b"\x1f\x8b\x08")
     assert run_cli("audit", tmp_path / "bad.gz").returncode == 2
     for words in (("--follow", "--check"), ("--check", "--denied"), ("--follow", "file")):
