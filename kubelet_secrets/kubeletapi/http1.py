@@ -35,7 +35,7 @@ class HttpRequest:
     path: str  # percent-decoded
     query: Mapping[str, Sequence[str]]
     headers: Mapping[str, str]  # names in lower case; of several with one name, joined by ", "
-    certificate_der: bytes | None = None  # the client's, verified
+    certificate: Mapping[str, Any] | None = None  # the client's, verified; what ``SSLSocket.getpeercert()`` says of it
 
     def is_upgrade_to(self, protocol: str) -> bool:
         """Whether the client offers to go on in *protocol*, as ``Connection: Upgrade`` says."""
@@ -145,7 +145,9 @@ class PrefixedStream(trio.abc.Stream):
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
-async def serve_connection(stream: trio.abc.Stream, handler: Handler, *, certificate_der: bytes | None = None) -> None:
+async def serve_connection(
+    stream: trio.abc.Stream, handler: Handler, *, certificate: Mapping[str, Any] | None = None
+) -> None:
     """Answer the requests of one connection until the client closes it, is silent for three minutes, or leaves HTTP.
 
     Raises:
@@ -164,7 +166,7 @@ async def serve_connection(stream: trio.abc.Stream, handler: Handler, *, certifi
         except h11.RemoteProtocolError as error:
             await _refuse(stream, machine, error.error_status_hint)
             return
-        exchange = Exchange(stream, machine, _make_request(head, certificate_der))
+        exchange = Exchange(stream, machine, _make_request(head, certificate))
         await handler(exchange)
         if machine.our_state is h11.MUST_CLOSE or machine.our_state is not h11.DONE:
             return
@@ -199,7 +201,7 @@ async def _refuse(stream: trio.abc.Stream, machine: h11.Connection, code: int) -
     await stream.send_all(b"".join(machine.send(event) or b"" for event in events))
 
 
-def _make_request(head: h11.Request, certificate_der: bytes | None) -> HttpRequest:
+def _make_request(head: h11.Request, certificate: Mapping[str, Any] | None) -> HttpRequest:
     headers: dict[str, str] = {}
     for raw_name, raw_value in head.headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -210,5 +212,5 @@ def _make_request(head: h11.Request, certificate_der: bytes | None) -> HttpReque
         path=unquote(path),
         query=parse_qs(query, keep_blank_values=True),
         headers=headers,
-        certificate_der=certificate_der,
+        certificate=certificate,
     )

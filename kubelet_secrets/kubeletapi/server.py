@@ -75,8 +75,8 @@ async def _serve_stream(stream: trio.SocketStream, context: ssl.SSLContext, hand
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT_S):
             await secured.do_handshake()
-        certificate = secured.getpeercert(binary_form=True)
-        await serve_connection(secured, handler, certificate_der=certificate)
+        certificate = secured.getpeercert()
+        await serve_connection(secured, handler, certificate=certificate)
     finally:
         with trio.move_on_after(1) as scope:
             scope.shield = True

@@ -11,13 +11,15 @@ import trio
 
 from kubelet_secrets.kubeletapi.http1 import IDLE_S, LARGEST_BODY_BYTES, Exchange, HttpRequest, serve_connection
 
+CERTIFICATE = {"subject": ((("organizationName", "system:masters"),), (("commonName", "admin"),))}
+
 
 @asynccontextmanager
 async def serving(handler: Callable[[Exchange], Awaitable[None]]) -> AsyncIterator[trio.StapledStream]:
     client, server = trio.testing.memory_stream_pair()
 
     async def run() -> None:
-        await serve_connection(server, handler, certificate_der=b"cert")
+        await serve_connection(server, handler, certificate=CERTIFICATE)
         await server.aclose()
 
     with trio.fail_after(20):
@@ -57,7 +59,7 @@ async def test_requests_follow_each_other_on_a_connection() -> None:
     first, second = seen
     assert (first.method, first.path, dict(first.query)) == ("POST", "/a b/c", {"x": ["1", "2"], "y": [""]})
     assert first.headers["a"] == "1, 2"
-    assert first.certificate_der == b"cert"
+    assert first.certificate == CERTIFICATE
     assert (first.first("x"), first.first("z")) == ("1", None)
     assert second.path == "/d"
 
