@@ -51,6 +51,7 @@ async def run_joining(
         # Unreadable, its key being lost or away: joining by discovery waits for it, the server does not.
         log.warning("%s is not published: %s", kubeadm_objects.CLUSTER_INFO, error)
     approver, signer, cleaner = Approver(registry, authorizers), Signer(registry, authority), Cleaner(registry)
+    await cleaner.sweep()  # what a former server has left
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, registry, REQUESTS, approver.handle)
         nursery.start_soon(follow, registry, REQUESTS, signer.handle)
