@@ -44,6 +44,10 @@ READERS = {
 }
 LINES = 2048  # of 8 bytes
 LIFE_S = (2.0, 3.0)  # an agent's, from its answer to its end: longer than what the keeper takes for a crash loop
+SPARE_UNREADY_EVERY = (
+    4  # of so many kills all but one wait until the next agent stands ready, as it does after some seconds
+)
+SPARE_TIMEOUT_S = 30
 FREE_DEATHS_EVERY = 8  # among so many kills, one hits the next agent while it starts
 END_TIMEOUT_S = 120
 RIGHT_AFTER_NS = 5_000_000  # readers begin something every millisecond
@@ -211,6 +215,8 @@ async def kill_agents(stack: Stack, course: Course, count: int) -> None:
     pid = await agent_pid(stack, other_than=0)
     while len(course.kills_ns) < count:
         await trio.sleep(random.uniform(*LIFE_S))
+        if random.randrange(SPARE_UNREADY_EVERY):
+            await wait_spare(stack, pid)
         spares = [each for each in children(stack, "agent_process") if each != pid]
         kill(pid, course, had_spare=any(waits_for_its_turn(each) for each in spares))
         if spares and random.randrange(FREE_DEATHS_EVERY) == 0 and len(course.kills_ns) < count:
@@ -218,6 +224,14 @@ async def kill_agents(stack: Stack, course: Course, count: int) -> None:
             kill(spares[0], course, had_spare=False)
             course.kills_at_start += 1
         pid = await agent_pid(stack, other_than=pid)
+
+
+async def wait_spare(stack: Stack, serving: int) -> None:
+    """Until the spare agent stands ready, and a random instant longer."""
+    with trio.move_on_after(SPARE_TIMEOUT_S):
+        while not any(waits_for_its_turn(each) for each in children(stack, "agent_process") if each != serving):
+            await trio.sleep(0.05)
+    await trio.sleep(random.uniform(0, 0.2))
 
 
 def waits_for_its_turn(pid: int) -> bool:

@@ -63,6 +63,7 @@ class Command:
     log: Path
     prefix: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    pass_fds: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         with self.log.open("ab") as log:
@@ -74,6 +75,7 @@ class Command:
                 env=environment(**self.env),
                 text=True,
                 start_new_session=True,
+                pass_fds=self.pass_fds,
             )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.output = ""

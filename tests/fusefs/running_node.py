@@ -43,7 +43,7 @@ sys.exit(status)
 
 
 # What systemd does between fork and exec: the stored descriptors become 3, 4, …, and LISTEN_PID is known.
-_WITH_DESCRIPTORS = """
+WITH_DESCRIPTORS = """
 import fcntl, json, os, sys
 stored = json.loads(sys.argv[1])
 copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in stored.values()]
@@ -95,7 +95,7 @@ class RunningNode:
         }
         prefix = self.prefix
         if self.stored:
-            prefix = [sys.executable, "-c", _WITH_DESCRIPTORS, json.dumps(self.stored), *prefix]
+            prefix = [sys.executable, "-c", WITH_DESCRIPTORS, json.dumps(self.stored), *prefix]
         self._process = subprocess.Popen(
             [*prefix, sys.executable, "-c", _KEEPER, json.dumps(given)],
             env={**os.environ, "NOTIFY_SOCKET": self._notifications.address, **self.environ},
