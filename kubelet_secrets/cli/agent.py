@@ -276,7 +276,7 @@ def agent(
         if bootstrap_kubeconfig is None:
             raise click.UsageError("Missing option '--kubeconfig' or '--bootstrap-kubeconfig'")
         kubeconfig = root_dir / "kubeconfig"
-    elif bootstrap_kubeconfig is None and not kubeconfig.is_file():
+    elif bootstrap_kubeconfig is None and (kubeconfig.is_dir() or not kubeconfig.exists()):
         raise click.BadParameter(f"File '{kubeconfig}' does not exist.", param_hint="'--kubeconfig'")
     raise SystemExit(
         run_keeper(
