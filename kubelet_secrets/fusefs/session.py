@@ -29,11 +29,14 @@ from kubelet_secrets.fusefs.init import make_resend_notification
 from kubelet_secrets.fusefs.library import ANSWER_BYTES, Library
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.unanswered import Unanswered
+from kubelet_secrets.fusefs.wellformed import is_known, is_well_formed
 from kubelet_secrets.fusefs.wire import (
+    IN_HEADER,
     Header,
     Opcode,
     limit_read,
     make_attribute_invalidation,
+    make_error,
     parse_header,
 )
 
@@ -161,10 +164,10 @@ class _Counter:
         return True
 
     def _read(self) -> int:
-        """Read a request into the buffer; its size, 0 when none waits."""
+        """Read a request into the buffer; its size, 0 when none waits. What has not even a header is dropped."""
         while True:
             try:
-                return os.readv(self._fuse_fd, [self._buffer])
+                size = os.readv(self._fuse_fd, [self._buffer])
             except BlockingIOError:
                 return 0
             except FileNotFoundError:
@@ -175,6 +178,8 @@ class _Counter:
                 raise HostError(
                     "the filesystem's connection was ended from outside: aborted, or unmounted everywhere"
                 ) from None
+            if size >= IN_HEADER.size:
+                return size
 
     def _serve_buffer(self, size: int) -> None:
         self._serve(parse_header(self._buffer), self._view[:size])
@@ -182,6 +187,13 @@ class _Counter:
             self._unanswered.done()
 
     def _serve(self, header: Header, request: bytearray | memoryview) -> None:
+        if not is_known(header):
+            self._tell(make_error(header.unique, errno.ENOSYS))  # upon which the kernel does without
+            return
+        if not is_well_formed(header, request):
+            logger.warning("a request of %d bytes with opcode %d is not whole", len(request), header.opcode)
+            self._tell(make_error(header.unique, errno.EIO))
+            return
         answer = self._front_desk.answer(header, request)
         if answer is not None:
             self._tell(answer)

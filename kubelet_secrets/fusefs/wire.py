@@ -32,24 +32,38 @@ Request = bytes | bytearray | memoryview | mmap.mmap
 
 
 class Opcode(enum.IntEnum):
-    """The requests that are told apart here."""
+    """The requests that this program knows."""
 
     LOOKUP = 1
     FORGET = 2
     GETATTR = 3
+    SETATTR = 4
     READLINK = 5
+    SYMLINK = 6
+    MKNOD = 8
+    MKDIR = 9
+    UNLINK = 10
+    RMDIR = 11
+    RENAME = 12
+    LINK = 13
     OPEN = 14
     READ = 15
     WRITE = 16
+    STATFS = 17
     RELEASE = 18
+    FSYNC = 20
     SETXATTR = 21
+    FLUSH = 25
     INIT = 26
     OPENDIR = 27
     READDIR = 28
     RELEASEDIR = 29
+    FSYNCDIR = 30
+    CREATE = 35
     INTERRUPT = 36
     BATCH_FORGET = 42
     READDIRPLUS = 44
+    RENAME2 = 45
 
 
 class OpenFlag(enum.IntFlag):
