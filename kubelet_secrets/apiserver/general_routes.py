@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from kubelet_secrets.apiserver import discovery, openapi, statuses
+from kubelet_secrets.apiserver import discovery, openapi, openapi_v2, statuses
 from kubelet_secrets.apiserver.keycount import KeyUse
 from kubelet_secrets.apiserver.tokens import TokenIssuer
 
@@ -82,6 +83,7 @@ def general_routes(
             Route("/api/{rest:path}", _discover),
             Route("/apis", _discover),
             Route("/apis/{rest:path}", _discover),
+            Route("/openapi/v2", _openapi_v2),
             Route("/openapi/v3", _openapi_index),
             Route("/openapi/v3/{path:path}", _openapi_document),
         ],
@@ -107,13 +109,31 @@ async def _openapi_document(request: Request) -> Response:
     document = openapi.find_document(request.path_params["path"])
     if document is None:
         return _not_found_response()
+    return _document_response(request, document, "application/json")
+
+
+async def _openapi_v2(request: Request) -> Response:
+    """As JSON, unless the client would rather have protobuf. Source: kube-openapi pkg/handler, HandleOpenAPI."""
+    for part in request.headers.get("accept", "*/*").split(","):
+        # Threads, as the first of each takes some tenths of a second to make.
+        match part.partition(";")[0].strip():
+            case openapi_v2.PROTOBUF | openapi_v2.PROTOBUF_ASKED:
+                document = await trio.to_thread.run_sync(openapi_v2.protobuf_document)
+                return _document_response(request, document, openapi_v2.PROTOBUF)
+            case "application/json" | "application/*" | "*/*":
+                document = await trio.to_thread.run_sync(openapi_v2.json_document)
+                return _document_response(request, document, "application/json")
+    return Response(status_code=406)
+
+
+def _document_response(request: Request, document: openapi.Document, media_type: str) -> Response:
     # A client that asks by hash may keep the document for good, as the index would name another hash.
-    headers = {"etag": f'"{document.hash}"'}
+    headers = {"etag": f'"{document.hash}"', "vary": "Accept"}
     if request.query_params.get("hash") == document.hash:
         headers["cache-control"] = "public, immutable"
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    return Response(document.body, media_type="application/json", headers=headers)
+    return Response(document.body, media_type=media_type, headers=headers)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -253,8 +253,7 @@ async def test_kubectl_replace_moves_every_secret_to_the_new_key(tmp_path: Path)
         before = server.registry.storage.records("/registry/secrets/")
         assert all((record.stored or b"").startswith(b"k8s:enc:aesgcm:v1:key1:") for record in before)
         listed = await kubectl("get", "secrets", "-A", "-o", "json")
-        # A List is validated by kubectl itself, with OpenAPI v2, which this server does not have.
-        await kubectl("replace", "--validate=false", "-f", "-", stdin=listed.out)
+        await kubectl("replace", "-f", "-", stdin=listed.out)
         after = server.registry.storage.records("/registry/secrets/")
         assert len(after) == len(before) == 5
         assert all((record.stored or b"").startswith(b"k8s:enc:aesgcm:v1:key2:") for record in after)
