@@ -217,19 +217,19 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def files_on_disk(
-    roots: Iterable[Path], changed_since: float = 0.0, *, skips: Callable[[str], bool] = lambda directory: False
+    roots: Iterable[Path], changed_since: float = 0.0, *, entered: Callable[[], None] = lambda: None
 ) -> Iterator[Path]:
     """Regular files below *roots*, each once, on filesystems that lie on a disk or may come to lie in swap.
 
     Args:
         changed_since: as for :func:`scan`.
-        skips: leave out a directory and what is in it.
+        entered: called for each directory: most have nothing to yield, and walking takes a while. May raise to end it.
     """
     seen: set[tuple[int, int]] = set()
     with _Mounts() as mounts:
         for root in roots:
             alone = root.is_file() and not root.is_symlink()
-            for path in [str(root)] if alone else _walk(str(root), mounts, skips):
+            for path in [str(root)] if alone else _walk(str(root), mounts, entered):
                 try:
                     status = os.lstat(path)
                 except OSError:
@@ -242,7 +242,7 @@ def files_on_disk(
                     yield Path(path)
 
 
-def _walk(root: str, mounts: _Mounts, skips: Callable[[str], bool]) -> Iterator[str]:
+def _walk(root: str, mounts: _Mounts, entered: Callable[[], None]) -> Iterator[str]:
     """Regular files, past unreachable mounts. Not os.walk, which asks each directory what it is before we can pass it by.
 
     To ask anything of a FUSE filesystem whose server does not answer is to wait for ever, even for the type of a file.
@@ -251,8 +251,9 @@ def _walk(root: str, mounts: _Mounts, skips: Callable[[str], bool]) -> Iterator[
     while waiting:
         directory = waiting.pop()
         unreachable = mounts.unreachable()
-        if directory in unreachable or skips(directory):
+        if directory in unreachable:
             continue
+        entered()
         try:
             entries = list(os.scandir(directory))
         except OSError:

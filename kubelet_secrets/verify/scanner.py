@@ -22,7 +22,7 @@ from kubelet_secrets.verify.canaries import CONTEXT_BYTES, Canaries
 from kubelet_secrets.verify.report import AreaReport, Leak
 
 Tick = Callable[[int], None]
-"""Called with the number of bytes just read; may raise to end the scan."""
+"""Called with the number of bytes just read, 0 for a directory that was entered; may raise to end the scan."""
 
 
 class TimeUp(Exception):
@@ -50,12 +50,11 @@ class Scanner:
         *,
         when: str,
         changed_since: float,
-        skips: Callable[[str], bool] = lambda directory: False,
     ) -> AreaReport:
         """Regular files below *roots* that changed since a Unix time. Files that vanish or refuse meanwhile are left out."""
         area = _Area(name, when)
         with area.until_time_is_up():
-            for path in files_on_disk(roots, changed_since, skips=skips):
+            for path in files_on_disk(roots, changed_since, entered=lambda: self._go_on(0)):
                 with contextlib.suppress(OSError):
                     area.files += 1
                     self._read(area, str(path), read_chunks(path))
@@ -108,12 +107,15 @@ class Scanner:
             for chunk in chunks:
                 self._note(area, where, self._search.feed(chunk))
                 area.size_bytes += len(chunk)
-                self._tick(len(chunk))
-                if time.monotonic() >= self._deadline_s:
-                    raise TimeUp
+                self._go_on(len(chunk))
             self._note(area, where, self._search.finish())
         finally:
             self._search.reset()
+
+    def _go_on(self, size_bytes: int) -> None:
+        self._tick(size_bytes)
+        if time.monotonic() >= self._deadline_s:
+            raise TimeUp
 
     def _note(self, area: _Area, where: str, hits: list[Hit]) -> None:
         for hit in hits:
