@@ -1,8 +1,8 @@
 """OpenAPI v3: an index of documents, one per served group and version, with the schemas and paths kubectl looks for.
 
 Pure: derived from ``resources.py`` and ``schemas.py``. ``kubectl explain`` reads the schemas, ``kubectl apply`` the merge keys,
-and every writing command looks for the query parameter ``fieldValidation`` before it asks for strict decoding. Not here: version 2
-(``openapi_v2.py``).
+and every writing command looks for the query parameter ``fieldValidation`` before it asks for strict decoding.
+Not here: version 2 (``openapi_v2.py``).
 
 Source: k8s.io/kube-openapi/pkg/handler3 (index, hash, etag); k8s.io/apiserver/pkg/endpoints/installer.go (paths).
 """

@@ -18,7 +18,7 @@ from kubelet_secrets.cli.output import output_option, print_objects, print_table
 if TYPE_CHECKING:
     from kubelet_secrets.apiserver.keycount import KeyUse
 
-_REWRITE = "kubectl get secrets -A -o json | kubectl replace --validate=false -f -"
+_REWRITE = "kubectl get secrets -A -o json | kubectl replace -f -"
 _NEXT = {
     "add": "Every API server has to read the file before the next step: restart it, or wait if it reloads. Then rotate again.",
     "promote": f"Restart the server, or wait if it reloads; then write everything anew:\n  {_REWRITE}\n"
