@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.access.bookkeeping import Bookkeeping
-from kubelet_secrets.access.record import Entry
+from kubelet_secrets.access.record import AuditRecord, Entry, Kind
 from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.references import config_map_names, secret_names
 from kubelet_secrets.control.protocol import (
@@ -300,7 +300,9 @@ def read_credentials(pid: int | None) -> Credentials | None:
 def make_audit_view(entry: Entry, *, dropped: int = 0) -> AuditView:
     record = entry.record
     who = record.container or f"host pid {record.pid} ({record.exe or 'unknown'}), uid {record.uid}"
-    if not record.verdict:
+    if record.kind == Kind.EXEC:
+        who = f"user {record.user}"
+    elif not record.verdict:
         who = f"agent pid {record.pid}" if record.pid else "agent"
     if record.merged and not record.container:
         who = f"{who} and others"
@@ -310,7 +312,7 @@ def make_audit_view(entry: Entry, *, dropped: int = 0) -> AuditView:
         seq=record.seq,
         kind=record.kind,
         verdict=record.verdict,
-        file="/".join(part for part in (record.volume, record.path) if part) or ("/" if record.verdict else "-"),
+        file=_audit_file(record),
         who=who,
         why=record.reason + (times if record.verdict else ""),
         count=record.count,
@@ -324,10 +326,18 @@ def make_audit_view(entry: Entry, *, dropped: int = 0) -> AuditView:
         pid=record.pid,
         uid=record.uid,
         exe=record.exe,
+        user=record.user,
         chain=record.chain,
         line=entry.line.decode(),
         dropped=dropped,
     )
+
+
+def _audit_file(record: AuditRecord) -> str:
+    """What was asked for: a file within the pod, the volume itself, or to run something in a container."""
+    if record.kind == Kind.EXEC:
+        return f"exec in {record.container}"
+    return "/".join(part for part in (record.volume, record.path) if part) or ("/" if record.verdict else "-")
 
 
 def make_audit_summary(audit: Bookkeeping) -> AuditSummary:

@@ -22,7 +22,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kubelet_secrets.access.record import AuditRecord, Entry
+from kubelet_secrets.access.record import AuditRecord, Entry, Kind
 
 SOCKET = Path("/run/systemd/journal/socket")
 MESSAGE_ID = "a5dd6ca1e6c24df1a2ea2b29a6cc2b43"
@@ -30,7 +30,7 @@ _SEND_TIMEOUT_S = 5.0
 _NOTICE, _INFO = 5, 6  # syslog priorities
 _FIELDS = (
     *("seq", "kind", "verdict", "reason", "namespace", "pod", "pod_uid", "volume", "path", "version", "container"),
-    *("container_id", "tid", "pid", "uid", "exe", "count", "outlet", "first", "last", "chain"),
+    *("container_id", "tid", "pid", "uid", "exe", "user", "count", "outlet", "first", "last", "chain"),
 )
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -124,6 +124,8 @@ def encode_fields(fields: Mapping[str, str]) -> bytes:
 def _message(record: AuditRecord) -> str:
     if not record.verdict:
         return f"audit trail: {record.reason}"
+    if record.kind == Kind.EXEC:
+        return f"{record.verdict} exec in {record.container} by user {record.user}: {record.reason}"
     who = record.container or f"host process {record.pid} ({record.exe or 'unknown'})"
     times = f", {record.count} times" if record.count > 1 else ""
     file = "/".join(part for part in (record.namespace, record.pod, record.volume, record.path) if part) or "/"

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     READ = "read"  # refused, as are the next two: nobody records that what was opened is read on, or a name looked at
     READDIR = "readdir"
     LOOKUP = "lookup"
+    EXEC = "exec"  # ``user`` may run a command in ``container``, or may not: the kubelet's API was asked to
     START = "start"  # an agent begins here; ``pid`` is its own
     STOP = "stop"  # an agent was told to stop; a start without one before it follows a kill
     GAP = "gap"  # an outlet was too slow: the ``count`` records from ``first`` to ``last`` are missing there
@@ -57,6 +58,9 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     uid: int = 0
     exe: str = ""
+    user: str = (
+        ""  # of the API, for what was asked over the network; the command itself is not kept: words of it may be values
+    )
     count: int = 1
     merged: bool = False  # several processes, or names looked up: tid, pid, uid, exe (and path) are those of the first
     outlet: str = ""  # of a gap: "file" or "journal"

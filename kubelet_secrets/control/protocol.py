@@ -198,7 +198,7 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     time: str  # RFC 3339 with milliseconds, UTC
     seq: int
-    kind: str  # "open", "opendir", "read", "readdir", "lookup"; of the trail itself "start", "stop", "gap"
+    kind: str  # "open", "opendir", "read", "readdir", "lookup", "exec"; of the trail itself "start", "stop", "gap"
     verdict: str  # "allowed" or "denied"; "" of the trail itself
     file: str  # "<volume>/<path>" within the pod
     who: str  # "ns/pod/container" or "host pid 123 (/usr/bin/cat)"
@@ -214,6 +214,7 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pid: int = 0
     uid: int = 0
     exe: str = ""
+    user: str = ""  # of an exec: who asked the kubelet's API
     chain: str = ""
     line: str = ""  # the record itself, as it is chained
     dropped: int = 0  # records that this reader was too slow to be shown, before this one

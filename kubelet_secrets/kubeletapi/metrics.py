@@ -64,5 +64,24 @@ def process_metrics() -> list[Metric]:
     ]
 
 
+def node_metrics(store_fd: int, *, audit_records: int, lost_events: int) -> list[Metric]:
+    """The parts of a node that have a number.
+
+    Args:
+        store_fd: the filesystem that holds the files of Secrets. A ramfs, the fallback, counts nothing: it shows as empty.
+        audit_records: of the present trail.
+    """
+    store = os.fstatvfs(store_fd)
+    used_bytes = (store.f_blocks - store.f_bfree) * store.f_frsize
+    return [
+        _one("kubelet_secrets_store_bytes", "gauge", "Memory that the files of Secrets take up.", used_bytes),
+        _one(
+            "kubelet_secrets_store_files", "gauge", "Files, directories and links in it.", store.f_files - store.f_ffree
+        ),
+        _one("kubelet_secrets_audit_records_total", "counter", "Records of the audit trail.", audit_records),
+        _one("kubelet_secrets_events_lost_total", "counter", "Events that the API server did not take.", lost_events),
+    ]
+
+
 def _one(name: str, kind: str, text: str, value: float) -> Metric:
     return Metric(name, kind, text, (Sample(value),))

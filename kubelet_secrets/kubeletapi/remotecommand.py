@@ -1,7 +1,7 @@
 """``/exec``: a command in a running container, its streams joined to the client's.
 
-Exec is a way to read a container's secrets, so each is recorded: who, which container, how it ended; the command itself is not,
-since words of it may be values. Source: pkg/kubelet/server/server.go (getExec), k8s.io/cri-streaming remotecommand/exec.go;
+How each ends is logged, without the command: words of it may be values. That it was asked for is in the audit trail
+(``routes.py``). Source: pkg/kubelet/server/server.go (getExec), k8s.io/cri-streaming remotecommand/exec.go;
 semantics §12.2.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import trio
 
+from kubelet_secrets.access.record import AuditRecord, Kind
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.staticpod import is_static_pod
@@ -35,6 +36,7 @@ class KubeletRoutes:
 
     Args:
         gather: asked for the node's numbers at each scrape.
+        record: told of each command in a container, also of a refused one; must not wait.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class KubeletRoutes:
         authenticator: Authenticator,
         authorizer: Authorizer,
         gather: Callable[[], Iterable[metrics.Metric]],
+        record: Callable[[AuditRecord], object],
     ) -> None:
         self._pods = pods
         self._parts = parts
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._gather = gather
+        self._record = record
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer. Whatever the request provokes here ends this request only."""
@@ -74,6 +78,9 @@ class KubeletRoutes:
             return
         attributes = attributes_of(request.method, request.path)
         if not await self._authorizer.is_allowed(user, attributes):
+            match request.path.strip("/").split("/"):
+                case ["exec", namespace, pod, *_, container]:
+                    self._note_exec(user, namespace, pod, "", container, is_allowed=False)
             await exchange.respond(HTTPStatus.FORBIDDEN, forbidden_text(user, attributes))
             return
         parts = request.path.strip("/").split("/")
@@ -133,7 +140,26 @@ class KubeletRoutes:
         if view is None or (uid and view.pod.metadata.uid != uid):
             await exchange.respond(HTTPStatus.NOT_FOUND, "pod does not exist\n")
             return
+        # Before it begins: whoever is in the container may read its secrets from then on.
+        self._note_exec(user, namespace, pod, view.pod.metadata.uid, container, is_allowed=True)
         await answer_exec(exchange, self._parts.runtime, view, container, user)
+
+    def _note_exec(
+        self, user: UserInfo, namespace: str, pod: str, uid: str, container: str, *, is_allowed: bool
+    ) -> None:
+        self._record(
+            AuditRecord(
+                time=self._parts.clock(),
+                kind=Kind.EXEC,
+                verdict="allowed" if is_allowed else "denied",
+                reason="may use the node's API" if is_allowed else "may not use the node's API",
+                namespace=namespace,
+                pod=pod,
+                pod_uid=uid,
+                container=f"{namespace}/{pod}/{container}",
+                user=user.name,
+            )
+        )
 
     def _pod_metrics(self) -> list[metrics.Metric]:
         views = self._pods.views()

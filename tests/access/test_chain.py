@@ -50,8 +50,8 @@ def test_a_record_has_no_room_for_a_value() -> None:
     """What is recorded is closed: a new field must be looked at here."""
     assert AuditRecord.__struct_fields__ == (
         *("seq", "time", "kind", "verdict", "reason", "namespace", "pod", "pod_uid", "volume", "path", "version"),
-        *("container", "container_id", "tid", "pid", "uid", "exe", "count", "merged", "outlet", "first", "last"),
-        *("previous", "chain"),
+        *("container", "container_id", "tid", "pid", "uid", "exe", "user", "count", "merged", "outlet", "first"),
+        *("last", "previous", "chain"),
     )
 
 

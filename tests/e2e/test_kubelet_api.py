@@ -27,6 +27,7 @@ from wsproto.events import Request as Handshake
 from kubelet_secrets.api.core import Node
 from kubelet_secrets.api.meta import NODES
 from kubelet_secrets.client.kubeconfig import load_kubeconfig, ssl_context
+from kubelet_secrets.control.protocol import AuditView
 from kubelet_secrets.kubeletapi.spdy import Data, GoAway, SpdyMachine, SynReply
 from tests.apiserver.kubectl import find_kubectl
 from tests.e2e.stacks import Cluster, container, mount, secret_volume
@@ -275,6 +276,10 @@ async def test_exec_by_websocket(cluster: Cluster) -> None:
     done = await websocket_exec(cluster, name, ["cat"], stdin=b"x" * 100_000)
     assert (done.out[1], done.status["status"]) == (b"x" * 100_000, "Success")
     assert (await websocket_exec(cluster, name, ["ls"], user="jane")).status["code"] == 403
+    trail = [each for each in cluster.stack.ask("audit", AuditView) if each.kind == "exec" and each.pod == name]
+    assert {(each.verdict, each.who, each.file) for each in trail} == {
+        ("allowed", "user kube-apiserver-kubelet-client", f"exec in default/{name}/app")
+    }
     assert (await websocket_exec(cluster, "nobody", ["ls"])).status["code"] == 404
 
 
@@ -346,6 +351,7 @@ async def test_health_pods_metrics(cluster: Cluster) -> None:
     code, body = await _ask(cluster, "/metrics")
     assert code == 200
     assert "\nkubelet_running_pods " in body
+    assert "\nkubelet_secrets_store_files " in body
     assert await _ask(cluster, "/nothing") == (404, "404 page not found\n")
     assert (await _ask(cluster, "/containerLogs/default/nobody/app"))[0] == 404
     assert await _ask(cluster, f"/exec/default/{name}/app?command=ls") == (
