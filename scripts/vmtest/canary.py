@@ -27,7 +27,7 @@ from kubelet_secrets.stack import StackOptions, run_stack
 from scripts.vmtest.guest import report
 from scripts.vmtest.pods import SLEEP, agent_pid, apply_secret, create_pod, wait_content, wait_ready
 
-_PATIENCE_S = 300
+_PATIENCE_S = 300 * float(os.environ.get("VM_TEST_PATIENCE", "1"))
 _CONTROL_BYTES = 16 << 20
 _SQUEEZES = 8
 _SQUEEZE_BYTES = 64 << 20
