@@ -199,6 +199,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "apiserver.tokens",
         "cli.explain",
         "cli.token",
+        "cli.tokentable",
         "client.credentials",
         "client.kubeconfigfile",
         "client.tls",

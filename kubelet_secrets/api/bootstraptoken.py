@@ -9,6 +9,10 @@ semantics §1.6.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,6 +111,24 @@ def make_secret(token: BootstrapToken) -> dict[str, Any]:
         "type": SECRET_TYPE,
         "stringData": data,
     }
+
+
+def is_signed(content: str, signature: str, token: BootstrapToken) -> bool:
+    """Whether *signature* (``header..signature``, a detached JSON Web Signature) is this token's of *content*.
+
+    Source: k8s.io/cluster-bootstrap/token/jws, DetachedTokenIsValid.
+    """
+    header, _, encoded = signature.partition("..")
+    try:
+        described = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+        given = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    except (binascii.Error, ValueError):
+        return False
+    if not isinstance(described, dict) or (described.get("alg"), described.get("kid")) != ("HS256", token.id):
+        return False
+    payload = base64.urlsafe_b64encode(content.encode()).rstrip(b"=")
+    wanted = hmac.digest(token.secret.reveal(), header.encode("ascii", "replace") + b"." + payload, "sha256")
+    return hmac.compare_digest(wanted, given)
 
 
 def read_secret(secret: Secret) -> BootstrapToken:

@@ -8,6 +8,7 @@ no token stands on a command line, where every process of the machine could read
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kubelet_secrets.cli.output import output_option, print_objects
+from kubelet_secrets.cli.tokentable import plain_token, table_lines
 
 if TYPE_CHECKING:
     from kubelet_secrets.api.bootstraptoken import BootstrapToken
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_HEADERS = ("TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS")
 _DEFAULT_GROUP = "system:bootstrappers:kubeadm:default-node-token"
-_NARROWEST = 10
 
 
 class _Duration(click.ParamType[timedelta]):
@@ -149,6 +149,14 @@ def create(
     if bootstrap_kubeconfig is not None and not dry_run:
         _write_bootstrap_kubeconfig(bootstrap_kubeconfig, cluster, made)
     if print_join_command:
+        from kubelet_secrets.client.discovery import public_key_pins
+
+        if cluster.ca_pem:  # for a node that the file is not copied to
+            pins = " ".join(f"--discovery-token-ca-cert-hash {pin}" for pin in public_key_pins(cluster.ca_pem))
+            how = f"kubelet-secrets token discover {cluster.host} {pins} --bootstrap-kubeconfig FILE"
+            click.echo(
+                f"With nothing but the token, on its standard input, the file is made there by:\n  {how}", err=True
+            )
         click.echo(f"kubelet-secrets agent --bootstrap-kubeconfig {os.path.abspath(str(bootstrap_kubeconfig))}")
     else:
         _write_line(made.text)
@@ -169,14 +177,10 @@ def list_(kubeconfig: Path, output: str) -> None:
         click.echo(problem, err=True)
     if output != "table":
         for each in found:
-            print_objects(_plain(each), output)
+            print_objects(plain_token(each), output)
         return
-    now = datetime.now(UTC)
-    rows = [_HEADERS, *(_row(each, now) for each in found)]
-    # As Go's tabwriter with kubeadm's settings: at least ten wide, three apart, the last column as it comes.
-    widths = [max(_NARROWEST, *(len(row[column]) + 3 for row in rows)) for column in range(len(_HEADERS) - 1)]
-    for row in rows:
-        click.echo("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1])
+    for line in table_lines(found, datetime.now(UTC)):
+        click.echo(line)
 
 
 @token.command()
@@ -202,6 +206,58 @@ def generate() -> None:
 
     token_id, token_secret = bootstraptoken.generate(secrets.choice)
     _write_line(bootstraptoken.BootstrapToken(id=token_id, secret=token_secret).text)
+
+
+@token.command()
+@click.argument("server", metavar="HOST:PORT")
+@click.argument("token_text", metavar="[TOKEN]", default="-")
+@click.option(
+    "--discovery-token-ca-cert-hash",
+    "pins",
+    multiple=True,
+    help="The public key of the cluster's authority has to have this hash (sha256:HEX). May be given several times.",
+)
+@click.option(
+    "--discovery-token-unsafe-skip-ca-verification",
+    "skips_pins",
+    is_flag=True,
+    help="Trust the token's signature alone: whoever has the token can pass for the server.",
+)
+@click.option(
+    "--bootstrap-kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Where to write what `kubelet-secrets agent --bootstrap-kubeconfig` joins with, 0600.",
+)
+def discover(server: str, token_text: str, pins: tuple[str, ...], skips_pins: bool, bootstrap_kubeconfig: Path) -> None:
+    """Get to know the API server at HOST:PORT by a bootstrap token, on a node that has nothing else.
+
+    What `kubeadm join` does first: the signed cluster-info is read, its signature and the authority's key are checked. TOKEN is
+    read from standard input unless it is given.
+    """
+    import trio
+
+    from kubelet_secrets.api import bootstraptoken
+    from kubelet_secrets.client import discovery
+    from kubelet_secrets.fusefs.hardening import harden_process
+
+    harden_process()
+    if not pins and not skips_pins:
+        raise click.UsageError(
+            "using token-based discovery without --discovery-token-ca-cert-hash can be unsafe: give it, or set "
+            "--discovery-token-unsafe-skip-ca-verification to continue"
+        )
+    for pin in pins:
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", pin.lower()):
+            raise click.BadParameter(
+                f"{pin!r} is not of the form sha256:HEX", param_hint="'--discovery-token-ca-cert-hash'"
+            )
+    token_id, token_secret = _read_token(token_text)
+    known = bootstraptoken.BootstrapToken(id=token_id, secret=token_secret)
+    url = server if "://" in server else f"https://{server}"
+    cluster = trio.run(discovery.discover, url, known, [pin.lower() for pin in pins])
+    _write_bootstrap_kubeconfig(bootstrap_kubeconfig, cluster, known)
+    click.echo(f"{bootstrap_kubeconfig}: the cluster at {cluster.server}")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -288,47 +344,6 @@ def _id_of(text: str) -> str:
         # kubeadm quotes what was given; it may be most of a token.
         patterns = f'"{bootstraptoken.ID_PATTERN}" or "{bootstraptoken.TOKEN_PATTERN}"'
         raise click.UsageError(f"given token didn't match pattern {patterns}") from None
-
-
-def _row(token: BootstrapToken, now: datetime) -> tuple[str, ...]:
-    ends = token.expires
-    return (
-        token.text.reveal().decode("ascii"),
-        "<forever>" if ends is None else _short(ends - now),
-        "<never>" if ends is None else ends.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        ",".join(token.usages) or "<none>",
-        token.description or "<none>",
-        ",".join(token.groups) or "<none>",
-    )
-
-
-def _short(duration: timedelta) -> str:
-    """One unit. Source: k8s.io/apimachinery/pkg/util/duration, ShortHumanDuration."""
-    seconds = int(duration.total_seconds())
-    if seconds < -1:
-        return "<invalid>"
-    for unit, size, limit in (("s", 1, 60), ("m", 60, 60), ("h", 3600, 24), ("d", 86400, 365)):
-        if seconds // size < limit:
-            return f"{max(seconds, 0) // size}{unit}"
-    return f"{seconds // (86400 * 365)}y"
-
-
-def _plain(token: BootstrapToken) -> dict[str, Any]:
-    """Source: output.kubeadm.k8s.io/v1alpha3 BootstrapToken."""
-    plain: dict[str, Any] = {
-        "kind": "BootstrapToken",
-        "apiVersion": "output.kubeadm.k8s.io/v1alpha3",
-        "token": token.text.reveal().decode("ascii"),
-    }
-    if token.description:
-        plain["description"] = token.description
-    if token.expires is not None:
-        plain["expires"] = token.expires.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if token.usages:
-        plain["usages"] = list(token.usages)
-    if token.groups:
-        plain["groups"] = list(token.groups)
-    return plain
 
 
 def _write_line(text: SensitiveBytes) -> None:

@@ -18,16 +18,18 @@ import trio
 import yaml
 
 from kubelet_secrets.api import meta
+from kubelet_secrets.api.bootstraptoken import BootstrapToken, is_signed
 from kubelet_secrets.api.times import parse_go_duration, parse_rfc3339
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.apiserver.resources import served
-from kubelet_secrets.cli.token import _short
+from kubelet_secrets.cli.tokentable import short_duration
 from kubelet_secrets.sensitive import SensitiveBytes
 from tests.apiserver.harness import Http, http_client
 from tests.cli.command import run_cli, the_line
 
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
 TOKEN = "abcdef.0123456789abcdef"
+VECTOR = "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8"
 
 
 @dataclass
@@ -172,6 +174,89 @@ async def test_what_a_node_joins_with_is_written(token: Token, server: ServerHan
     assert config["clusters"][0]["cluster"]["server"] == server.url
 
 
+# --- discovery -------------------------------------------------------------------------------------------------------
+
+
+def address(server: ServerHandle) -> str:
+    return f"127.0.0.1:{server.port}"
+
+
+async def signed(admin: Http, token_id: str) -> None:
+    path = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
+    while f"jws-kubeconfig-{token_id}" not in (await admin.get(path)).json["data"]:  # noqa: ASYNC110
+        await trio.sleep(0.02)
+
+
+async def test_server_is_known_by_token_and_pin(
+    token: Token, server: ServerHandle, admin: Http, tmp_path: Path
+) -> None:
+    made = await token("create", TOKEN, "--bootstrap-kubeconfig", str(tmp_path / "a"), "--print-join-command")
+    (command,) = (line.split() for line in made.err.splitlines() if "token discover" in line)
+    assert command[3] == address(server)
+    pin = command[command.index("--discovery-token-ca-cert-hash") + 1]
+    await signed(admin, "abcdef")
+    found = tmp_path / "found"
+    arguments = ["discover", address(server), "--bootstrap-kubeconfig", str(found)]
+    done = await token(*arguments, "--discovery-token-ca-cert-hash", pin, stdin=f"{TOKEN}\n")
+    assert (done.code, done.err) == (0, "")
+    assert found.read_bytes() == (tmp_path / "a").read_bytes()  # what the administrator would have handed over
+    assert stat.S_IMODE(found.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "problem"),
+    [
+        pytest.param(
+            TOKEN,
+            ["--discovery-token-ca-cert-hash", "sha256:" + "0" * 64],
+            "cluster CA found in cluster-info ConfigMap is invalid: none of the public keys",
+            id="another-authority",
+        ),
+        pytest.param(
+            "zzzzzz.0123456789abcdef",
+            ["--discovery-token-unsafe-skip-ca-verification"],
+            "there is no JWS signed token in the cluster-info ConfigMap. This token id",
+            id="unknown-token",
+        ),
+        pytest.param(
+            "abcdef.0000000000000000",
+            ["--discovery-token-unsafe-skip-ca-verification"],
+            "failed to verify JWS signature of received cluster info object, can't trust this API Server",
+            id="wrong-secret",
+        ),
+    ],
+)
+async def test_server_that_is_not_to_be_trusted(
+    token: Token, server: ServerHandle, admin: Http, tmp_path: Path, text: str, arguments: list[str], problem: str
+) -> None:
+    await token("create", TOKEN)
+    await signed(admin, "abcdef")
+    path = tmp_path / "found"
+    done = await token("discover", address(server), "--bootstrap-kubeconfig", str(path), *arguments, stdin=text)
+    assert done.code == 1
+    assert done.err.startswith(f"kubelet-secrets: {problem}"), done.err
+    assert not path.exists()
+    assert text.partition(".")[2] not in done.err
+
+
+@pytest.mark.parametrize(
+    ("signature", "content", "expected"),
+    [
+        (VECTOR, "Hello from the other side. I must have called a thousand times.", True),
+        (VECTOR, "Hello from the other side. I must have called two thousand times.", False),
+        (VECTOR.replace("joshua", "jennie"), "", False),
+        ("", "", False),
+        ("e30..", "", False),
+        ("é..é", "", False),
+        ("W10..AA", "", False),
+    ],
+)
+def test_signatures(signature: str, content: str, expected: bool) -> None:
+    """Source: jws_test.go, TestDetachedTokenIsValid."""
+    known = BootstrapToken(id="joshua", secret=SensitiveBytes(b"my voice is my passcode"))
+    assert is_signed(content, signature, known) is expected
+
+
 async def test_secret_that_is_no_token_is_told_and_skipped(token: Token, server: ServerHandle) -> None:
     body = {"metadata": {"name": "bootstrap-token-zzzzzz"}, "type": "bootstrap.kubernetes.io/token", "data": {}}
     await server.registry.create(
@@ -200,6 +285,11 @@ def test_generated_tokens_differ() -> None:
         (["create", "--ttl", "soon"], "Invalid value for '--ttl': 'soon' is not a duration"),
         (["create", "--ttl=-1h"], "Invalid value for '--ttl': '-1h' is negative"),
         (["create", "--print-join-command"], "--print-join-command needs --bootstrap-kubeconfig"),
+        (["discover", "h:1", "--bootstrap-kubeconfig", "f"], "using token-based discovery without"),
+        (
+            [*("discover", "h:1", "--bootstrap-kubeconfig", "f"), "--discovery-token-ca-cert-hash", "md5:0"],
+            "Invalid value for '--discovery-token-ca-cert-hash': 'md5:0' is not of the form sha256:HEX",
+        ),
         (["delete"], "missing subcommand; 'token delete' is missing token"),
         (["delete", "0123456789abcdef"], "given token didn't match pattern"),
     ],
@@ -234,4 +324,4 @@ def test_durations(text: str, seconds: float) -> None:
 )
 def test_remaining_time(seconds: int, text: str) -> None:
     """Source: TestShortHumanDuration."""
-    assert _short(timedelta(seconds=seconds)) == text
+    assert short_duration(timedelta(seconds=seconds)) == text
