@@ -362,8 +362,9 @@ class VolumeManager:
     def _clear_host(self, ref: VolumeRef) -> None:
         """In a worker thread: unmount and remove what the host has of a volume."""
         sub_paths = self._layout.sub_paths_dir(ref.pod_uid, ref.volume)
-        mounts.umount_all_below(sub_paths)
-        shutil.rmtree(sub_paths, ignore_errors=True)
+        if sub_paths.exists():  # the mount table is long on a node with many volumes
+            mounts.umount_all_below(sub_paths)
+            shutil.rmtree(sub_paths, ignore_errors=True)
         for plugin_dir in _subdirectories(self._layout.volumes_dir(ref.pod_uid)):
             if ref.volume not in os.listdir(plugin_dir):
                 continue
