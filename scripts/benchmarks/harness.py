@@ -120,9 +120,9 @@ def find_logs(stack: Stack, item: Pod) -> Iterator[Path]:
     yield from logs.glob(f"default_{item.metadata.name}_{item.metadata.uid}/c/0.log")
 
 
-async def rotate(stack: Stack, name: str, value: str) -> int:
+async def rotate(stack: Stack, name: str, value: str, *, key: str = "value") -> int:
     """Change one Secret and return when its answer arrived, in ns of CLOCK_MONOTONIC."""
-    patch = {"data": {"value": base64.b64encode(value.encode()).decode()}}
+    patch = {"data": {key: base64.b64encode(value.encode()).decode()}}
     await stack.client.patch(SECRETS, "default", name, patch)
     return time.monotonic_ns()
 
