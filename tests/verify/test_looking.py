@@ -99,16 +99,21 @@ def test_detached_store_is_recognised(fstype: str, monkeypatch: pytest.MonkeyPat
         filesystems.store_filesystem(holder.pid)
 
 
-def test_guarded_filesystem_is_as_good_as_its_store() -> None:
-    line = next((each for each in Path("/proc/self/mountinfo").read_text().splitlines() if " - fuse " in each), None)
-    if line is None:
-        pytest.skip("no FUSE mount to look at just now")
-    path = line.split()[4]
-    for store, grade in (
-        (Filesystem("ramfs", frozenset()), Grade.SECURE),
-        (Filesystem("tmpfs", frozenset()), Grade.WEAK),
-    ):
-        assert filesystems.container_mount("files", os.getpid(), path, store).grade is grade
+def test_guarded_filesystem_is_as_good_as_its_store(tmp_path: Path) -> None:
+    descriptor = os.open(
+        "/dev/fuse", os.O_RDWR | os.O_CLOEXEC
+    )  # nobody answers there: the mount table is all that is read
+    mounts.mount_fuse(descriptor, tmp_path)
+    try:
+        for store, grade in (
+            (Filesystem("ramfs", frozenset()), Grade.SECURE),
+            (Filesystem("tmpfs", frozenset()), Grade.WEAK),
+            (Filesystem("ext4", frozenset()), Grade.INSECURE),
+        ):
+            assert filesystems.container_mount("files", os.getpid(), str(tmp_path), store).grade is grade
+    finally:
+        mounts.umount_lazy(tmp_path, force=True)
+        os.close(descriptor)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
