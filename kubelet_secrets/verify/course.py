@@ -30,7 +30,7 @@ from kubelet_secrets.verify.objects import BROKEN_POD, FILES, POD, SECRET, Plant
 from kubelet_secrets.verify.processes import children, command_line
 from kubelet_secrets.verify.report import Step
 
-STEP_TIMEOUT_S = 60.0
+STEP_TIMEOUT_S = 120.0  # each takes a second or two, on a machine that has nothing else to do
 _POLL_S = 0.02
 
 T = TypeVar("T")

@@ -21,10 +21,10 @@ from tests.e2e.stacks import Node, find_leftovers
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.runtime,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
 ]  # each is a whole node, on a loaded machine
 
-TIMEOUT_S = 240
+TIMEOUT_S = 560
 
 
 @pytest.fixture
