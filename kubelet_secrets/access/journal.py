@@ -30,7 +30,7 @@ _SEND_TIMEOUT_S = 5.0
 _NOTICE, _INFO = 5, 6  # syslog priorities
 _FIELDS = (
     *("seq", "kind", "verdict", "reason", "namespace", "pod", "pod_uid", "volume", "path", "version", "container"),
-    *("container_id", "tid", "pid", "uid", "exe", "user", "count", "outlet", "first", "last", "chain"),
+    *("container_id", "tid", "pid", "uid", "exe", "user", "count", "merged", "outlet", "first", "last", "chain"),
 )
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -127,6 +127,8 @@ def _message(record: AuditRecord) -> str:
     if record.kind == Kind.EXEC:
         return f"{record.verdict} exec in {record.container} by user {record.user}: {record.reason}"
     who = record.container or f"host process {record.pid} ({record.exe or 'unknown'})"
+    if record.merged and not record.container:
+        who += " and others"
     times = f", {record.count} times" if record.count > 1 else ""
     file = "/".join(part for part in (record.namespace, record.pod, record.volume, record.path) if part) or "/"
     return f"{record.verdict} {record.kind} of {file} by {who}{times}: {record.reason}"

@@ -426,6 +426,14 @@ async def test_a_record_too_large_for_a_datagram_travels_in_a_memfd(tmp_path: Pa
     assert entry["KUBELET_SECRETS_PATH"] == path
 
 
+def test_what_several_processes_did_is_not_said_of_one() -> None:
+    record = opened("k", pid=7, exe="/bin/cat", count=900, merged=True)
+    fields = journal_fields(chain_record(record, Head()))
+    assert fields["MESSAGE"] == "allowed open of ns/web/v/k by host process 7 (/bin/cat) and others, 900 times: mounted"
+    assert fields["KUBELET_SECRETS_MERGED"] == "True"
+    assert "KUBELET_SECRETS_MERGED" not in journal_fields(chain_record(opened("k"), Head()))
+
+
 def test_a_value_with_a_newline_goes_behind_its_length() -> None:
     fields = {"A": "plain", "B": "two\nlines=", "C": ""}
     assert encode_fields(fields) == b"A=plain\nB\n\x0a\0\0\0\0\0\0\0two\nlines=\nC=\n"
