@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_TEST_TIMEOUT_S = 120
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -58,18 +59,10 @@ def demo() -> Outcome:
 
 
 def _pytest(*arguments: str, **environ: str) -> Outcome:
-    command = (
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "scripts.vmtest.patience",
-        "-m",
-        "not slow",
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+    # The plugin stretches what tests wait for, this what one of them may take.
+    patience = float(os.environ.get("VM_TEST_PATIENCE", "1"))
+    command += ["-p", "scripts.vmtest.patience", f"--timeout={_TEST_TIMEOUT_S * patience:.0f}"]
     status, output = _run(*command, *arguments, **environ)
     summary = re.sub(r"^=+ | in [\d.]+s.*$", "", output.rstrip().rpartition("\n")[2]).strip("= ")
     return Outcome(status == 0, summary or f"exit status {status}")

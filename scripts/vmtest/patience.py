@@ -31,7 +31,6 @@ def pytest_configure(config: pytest.Config) -> None:
     trio.fail_after = fail_after
     for name, position in (("wait", 0), ("communicate", 1)):
         setattr(subprocess.Popen, name, _patient(getattr(subprocess.Popen, name), position))
-    config.option.timeout = 120 * _PATIENCE
 
 
 def _patient(method: Callable[..., Any], position: int) -> Callable[..., Any]:
