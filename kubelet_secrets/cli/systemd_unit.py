@@ -55,6 +55,8 @@ def _checked(options: tuple[str, ...]) -> list[str]:
         click.UsageError: as ``kubelet-secrets agent`` would.
     """
     context = agent.make_context("agent", list(options))
+    if context.params["kubeconfig"] is None and context.params["bootstrap_kubeconfig"] is None:
+        raise click.UsageError("Missing option '--kubeconfig' or '--bootstrap-kubeconfig'")
     words = []
     for parameter in agent.params:
         assert parameter.name is not None

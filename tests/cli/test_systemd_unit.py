@@ -66,9 +66,12 @@ def test_options_that_the_agent_would_refuse_are_refused(kubeconfig: Path) -> No
     done = run_cli("systemd-unit", "--kubeconfig", kubeconfig, "--store-size", "nonsense")
     assert done.returncode == 2
     assert "--store-size" in the_line(done)
-    done = run_cli("systemd-unit", "--kubeconfig", "/does/not/exist")
+    done = run_cli("systemd-unit", "--kubeconfig", kubeconfig, "--no-such-option")
     assert done.returncode == 2
-    assert "/does/not/exist" in the_line(done)
+    assert "--no-such-option" in the_line(done)
+    done = run_cli("systemd-unit")
+    assert done.returncode == 2
+    assert "--kubeconfig" in the_line(done)
 
 
 @pytest.mark.parametrize(
