@@ -30,7 +30,7 @@ from kubelet_secrets.fusefs.node import POD_DEPTH, VOLUME_DEPTH, Node, UnknownNo
 from kubelet_secrets.fusefs.tree import Tree
 
 FOREVER_S = 10 * 365 * 86400
-_LISTINGS = 32
+_LISTED_NAMES = 100_000  # kept at a time, of all directories together
 
 
 class _ErrnoBorder:
@@ -68,7 +68,8 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._is_writer = is_writer
         self._may_be_redone = resumed
-        self._listings: dict[int, list[tuple[int, bytes]]] = {}  # directory → names, for listings read in several parts
+        # Directory → its time of change, and names: for listings read in several parts, and again and again.
+        self._listings: dict[int, tuple[int, list[tuple[int, bytes]]]] = {}
 
     def index_step(self) -> bool:
         """Index one more directory after a restart; False when none is left. For ``fusefs.session``."""
@@ -133,7 +134,6 @@ class Operations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, name, self._attributes(node, result), node.number):
                     return
                 self._tree.remember(node)
-            self._listings.pop(fh, None)
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         with _AS_ERRNO:
@@ -296,13 +296,20 @@ class Operations(pyfuse3.Operations):
         return self._tree.node(number), is_redo
 
     def _listing(self, directory: Node, *, restart: bool) -> list[tuple[int, bytes]]:
-        """Names for a listing under way. A full cache forgets its oldest listing, which is then read again."""
-        names = None if restart else self._listings.get(directory.number)
-        if names is None:
-            names = self._tree.names(directory)
-            if len(self._listings) >= _LISTINGS:
-                self._listings.pop(next(iter(self._listings)))
-            self._listings[directory.number] = names
+        """Names for a listing; one under way keeps those it began with.
+
+        Read anew when the directory has changed since. All changes of what containers can list come through here, and take
+        the names back; the time of change is for what does not. The oldest are forgotten when they become many.
+        """
+        changed_ns = self._tree.stat(directory).st_ctime_ns
+        known = self._listings.get(directory.number)
+        if known is not None and (not restart or known[0] == changed_ns):
+            return known[1]
+        names = self._tree.names(directory)
+        self._listings.pop(directory.number, None)
+        self._listings[directory.number] = changed_ns, names
+        while sum(len(each) for _, each in self._listings.values()) > _LISTED_NAMES and len(self._listings) > 1:
+            self._listings.pop(next(iter(self._listings)))
         return names
 
     def _reply_dot(self, token: pyfuse3.ReaddirToken, name: bytes, node: Node, position: int) -> bool:

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_BYTES = (1 << 17) + (1 << 13)
 """max_write and its headers; the kernel refuses to fill a smaller buffer."""
-_LISTING_BYTES = ANSWER_BYTES // 2
+_LISTING_BYTES = ANSWER_BYTES // 8  # some hundred names: a turn of a few milliseconds
 _BURST_S = 0.001
 _FEW = 8  # answered in the order they come before it is looked whether they are many
 _AT_ONCE = frozenset({Opcode.INTERRUPT, Opcode.BATCH_FORGET})  # of no pod: nothing to do, and little

@@ -174,7 +174,7 @@ async def test_listing_is_given_in_parts_however_much_is_asked_for(kernel: Kerne
         kernel.ask(make_request(Opcode.READDIRPLUS, body, node=directory, unique=8))
         ((_, error, entries),) = await kernel.answers(1)
         assert error == 0
-        assert 1 << 15 < len(entries) <= 1 << 16
+        assert 1 << 13 < len(entries) <= 1 << 14
 
 
 async def test_rest_of_the_program_has_its_turns_while_requests_keep_coming(kernel: Kernel) -> None:
