@@ -81,7 +81,7 @@ def declared(touch: Touch, stack: Stack) -> str:
         return "image store"
     if path == root or below in ("fuse", "run", "pods"):
         return "mount points of the node"
-    if below == "keeper.json":
+    if below in ("keeper.json", "keeper.json.new"):
         return "how many mounts are the node's"
     if re.fullmatch(rf"pods/{UID}(/volumes|/plugins|/volume-subpaths)?(/[^/]+){{0,4}}", below):
         is_marker = below.endswith("/ready") and "/plugins/kubernetes.io~empty-dir/" in below
