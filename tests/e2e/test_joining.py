@@ -6,15 +6,22 @@ import select
 import ssl
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kubelet_secrets.api.core import Node as NodeObject
 from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.apiserver.pki import load_authority
+from kubelet_secrets.client.kubeconfig import load_kubeconfig
+from kubelet_secrets.client.kubeconfigfile import make_kubeconfig
+from kubelet_secrets.node.certfiles import CLIENT, CertificateFiles, write_private
+from kubelet_secrets.node.certificates import KeyPair, client_template, make_request
 from kubelet_secrets.notify import NotifySocket
 from tests.cli.command import run_cli, the_line
 from tests.e2e.stacks import (
@@ -146,3 +153,53 @@ async def test_token_that_does_not_count_is_said_in_one_line(pair: JoiningPair, 
         assert done.returncode == 1
         assert the_line(done) == "kubelet-secrets: cannot create certificate signing request: Unauthorized"
         assert not (other.root_dir / "kubeconfig").exists()
+
+
+@pytest.mark.slow
+async def test_certificate_that_is_due_is_replaced_under_a_running_pod(image_dir: Path) -> None:
+    """Slow, for an agent leaves its first half minute to the pods: `pytest -m slow tests/e2e/test_joining.py`."""
+    with tempfile.TemporaryDirectory(prefix="ks-e2e-") as directory:
+        pair = JoiningPair(Path(directory), image_dir)
+        await in_thread(pair.start)
+        try:
+            files = await give_old_certificate(pair)
+            await in_thread(pair.start_agent)
+            before = files.current.resolve()
+            async with open_cluster(pair) as cluster:
+                await cluster.put_secret("db", {"password": "one"})
+                volumes = [secret_volume("v", "db")]
+                await cluster.run_pod("app", container(volumeMounts=[mount("v", "/v")]), volumes=volumes)
+                with trio.fail_after(120):
+                    while files.current.resolve() == before:  # noqa: ASYNC110  # a link tells nobody
+                        await trio.sleep(0.5)
+                await cluster.put_secret("db", {"password": "two"})
+                with trio.fail_after(30):
+                    while await cluster.exec("app", "cat /v/password") != "two":  # noqa: ASYNC110
+                        await trio.sleep(0.1)
+                await cluster.run_pod("later", container())
+                askers = {each["spec"]["username"] for each in await requests(cluster)}
+            assert askers == {f"system:node:{pair.node_name}"}
+        finally:
+            for command in (getattr(pair, "agent", None), pair.server):
+                if command is not None:
+                    await in_thread(command.stop)
+            scrub(pair.directory, pair.node_name)
+
+
+async def give_old_certificate(pair: JoiningPair) -> CertificateFiles:
+    """Make it a node that joined ten hours ago, with a certificate for eleven."""
+    authority = load_authority(pair.directory / "data" / "pki")
+    request = await make_request(client_template(pair.node_name))
+    now = datetime.now(UTC)
+    pem = authority.sign_request(
+        x509.load_pem_x509_csr(request.request_pem),
+        key_usages=["digital_signature"],
+        extended_usages=[ExtendedKeyUsageOID.CLIENT_AUTH],
+        not_before=now - timedelta(hours=10),
+        not_after=now + timedelta(hours=1),
+    )
+    files = CertificateFiles(pair.root_dir / "pki", CLIENT)
+    files.save(KeyPair(pem, request.key_pem), now)
+    user = {"client-certificate": str(files.current), "client-key": str(files.current)}
+    write_private(pair.root_dir / "kubeconfig", make_kubeconfig(load_kubeconfig(pair.kubeconfig), user))
+    return files
