@@ -8,7 +8,7 @@ Source: k8s.io/apiserver pkg/admission; plugin/pkg/admission/serviceaccount/admi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -22,7 +22,7 @@ from kubelet_secrets.api.staticpod import CONFIG_MIRROR
 from kubelet_secrets.api.validation.fields import invalid_message, status_causes
 from kubelet_secrets.api.validation.objects import validate_object
 from kubelet_secrets.apiserver import statuses
-from kubelet_secrets.apiserver.attributes import Admission, Attributes
+from kubelet_secrets.apiserver.attributes import Admission, Attributes, Write
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.listing import Page, Stored
 from kubelet_secrets.apiserver.names import generate_name
@@ -41,6 +41,10 @@ class Finder(Protocol):
     async def find(self, row: ServedResource, namespace: str, name: str) -> Stored | None: ...
 
     async def list_objects(self, selection: Selection) -> Page: ...
+
+    async def update(
+        self, row: ServedResource, namespace: str, name: str, change: Callable[[Object], Object], write: Write
+    ) -> Object: ...
 
 
 class Plugin:

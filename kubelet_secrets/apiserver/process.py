@@ -61,6 +61,8 @@ from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.pod_streams import PodStreams
+from kubelet_secrets.apiserver.quota_admission import ResourceQuota
+from kubelet_secrets.apiserver.quota_controller import QuotaController
 from kubelet_secrets.apiserver.rbac_authorizer import RbacAuthorizer
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import SERVED
@@ -202,7 +204,7 @@ async def _serve(
         (
             *(ServiceAccounts(), ServiceAddresses(), NamespaceLifecycle(), NodeRestriction()),
             *(CertificateApproval(authorizers), CertificateSigning(authorizers), CertificateSubjectRestriction()),
-            *(RbacEscalation(rbac, authorizers), ObjectRules()),
+            *(RbacEscalation(rbac, authorizers), ObjectRules(), ResourceQuota()),
         )
     )
     registry = Registry(storage, hub, chain)
@@ -238,6 +240,7 @@ async def _serve(
                 nursery.start_soon(encryption.run)
             nursery.start_soon(NodeMonitor(registry).run)
             await nursery.start(GarbageCollector(registry).run)
+            nursery.start_soon(QuotaController(registry).run)
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)

@@ -101,6 +101,7 @@ ROLES = Resource(_RBAC, "v1", "roles", "Role", True)
 ROLE_BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding", True)
 CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", False)
 CLUSTER_ROLE_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", False)
+RESOURCE_QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota", True)
 CERTIFICATE_SIGNING_REQUESTS = Resource(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", False
 )
@@ -207,6 +208,14 @@ SERVED: tuple[ServedResource, ...] = (
             "type",
         ),
         create_on_update=True,
+    ),
+    ServedResource(
+        resource=RESOURCE_QUOTAS,
+        singular="resourcequota",
+        short_names=("quota",),
+        subresources=(_status("ResourceQuota"),),
+        has_status=True,
+        returns_deleted=True,
     ),
     ServedResource(
         resource=meta.LEASES,

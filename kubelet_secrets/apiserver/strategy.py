@@ -46,7 +46,8 @@ def prepare_for_create(row: ServedResource, obj: Object, *, uid: str, now: datet
             spec = obj.setdefault("spec", {})
             spec["finalizers"] = sorted({*spec.get("finalizers", ()), "kubernetes"})
             obj["status"] = {"phase": "Active"}
-            metadata.setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata["name"]
+            if "name" in metadata:  # the rules refuse it otherwise
+                metadata.setdefault("labels", {})["kubernetes.io/metadata.name"] = metadata["name"]
         case "CertificateSigningRequest":
             csr.set_requester(obj, user)
 

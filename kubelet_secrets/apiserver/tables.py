@@ -203,6 +203,15 @@ def _event(obj: Obj, now: datetime) -> Cells:
     ]
 
 
+def _resource_quota(obj: Obj, now: datetime) -> Cells:
+    status = obj.get("status") or {}
+    hard, used = status.get("hard") or {}, status.get("used") or {}
+    texts = {name: f"{name}: {used.get(name, 0)}/{hard[name]}" for name in sorted(hard)}
+    limits = [text for name, text in texts.items() if name.startswith("limits")]
+    requests = [text for name, text in texts.items() if not name.startswith("limits")]
+    return [_name(obj), ", ".join(requests), ", ".join(limits), _age(obj, now)]
+
+
 def _lease(obj: Obj, now: datetime) -> Cells:
     return [_name(obj), (obj.get("spec") or {}).get("holderIdentity", ""), _age(obj, now)]
 
@@ -303,6 +312,7 @@ _PRINTERS = {
     ("", "Service"): Printer(
         (_NAME, *_columns("Type", "Cluster-IP", "External-IP", "Port(s)", "Age", wide=("Selector",))), _service
     ),
+    ("", "ResourceQuota"): Printer((_NAME, *_columns("Request", "Limit", "Age")), _resource_quota),
     ("coordination.k8s.io", "Lease"): Printer((_NAME, *_columns("Holder", "Age")), _lease),
     (_RBAC, "Role"): _ROLE,
     (_RBAC, "ClusterRole"): _ROLE,

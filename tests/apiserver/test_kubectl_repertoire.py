@@ -79,6 +79,26 @@ async def test_explain_from_version_2(kubectl: Kubectl) -> None:
     assert "serviceAccountToken" in tree.out
 
 
+# --- quotas ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_quota_is_created_shown_and_kept_to(kubectl: Kubectl) -> None:
+    made = await kubectl("create", "quota", "few", "--hard=count/secrets=1,pods=2,limits.memory=1Gi")
+    assert made.out == "resourcequota/few created\n"
+    await kubectl("wait", "quota/few", "--for=jsonpath={.status.used.count/secrets}=0", "--timeout=20s")
+    shown = (await kubectl("get", "quota", "few", "--no-headers")).out
+    assert "count/secrets: 0/1, pods: 0/2" in shown
+    assert "limits.memory: 0/1Gi" in shown
+    await kubectl("create", "secret", "generic", "one")
+    refused = await kubectl.fail("create", "secret", "generic", "two")
+    assert refused == (
+        'error: failed to create secret secrets "two" is forbidden: exceeded quota: few, requested: count/secrets=1, '
+        "used: count/secrets=1, limited: count/secrets=1"
+    )
+    described = [line.split() for line in (await kubectl("describe", "quota", "few")).lines]
+    assert ["count/secrets", "1", "1"] in described
+
+
 # --- pruning ---------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from kubelet_secrets.api.validation import kinds
 from kubelet_secrets.api.validation.data import validate_config_map, validate_secret
 from kubelet_secrets.api.validation.fields import FieldError
 from kubelet_secrets.api.validation.pods import validate_pod
+from kubelet_secrets.api.validation.quotas import validate_resource_quota
 from kubelet_secrets.api.validation.signingrequests import validate_signing_request
 
 _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldError]]] = {
@@ -28,6 +29,7 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldEr
     "ClusterRole": kinds.validate_role,
     "RoleBinding": kinds.validate_role_binding,
     "ClusterRoleBinding": kinds.validate_role_binding,
+    "ResourceQuota": validate_resource_quota,
     "ClusterTrustBundle": kinds.validate_cluster_trust_bundle,
 }
 
