@@ -12,16 +12,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.api.validation.warnings import warnings_for
-from kubelet_secrets.apiserver import negotiation, patch, statuses, strictness, tables
-from kubelet_secrets.apiserver.attributes import DeleteOptions, Propagation, User, Write
+from kubelet_secrets.apiserver import negotiation, patch, request_body, statuses, tables
+from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.conform import conform
+from kubelet_secrets.apiserver.delete_options import parse_delete_options, parse_int
 from kubelet_secrets.apiserver.listing import Page, Stored
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
@@ -68,6 +68,7 @@ class ResourceCall:
             or "unknown",
         )
         self._warnings: list[str] = []
+        self._repeated: list[str] = []  # fields that the body names twice
 
     async def respond(self) -> ASGIApp:
         info, row = self._info, self._row
@@ -154,13 +155,15 @@ class ResourceCall:
         info, row = self._info, self._row
         obj = await self._read_object()
         if info.subresource:
+            sub = next(each for each in row.subresources if each.name == info.subresource)
+            request_body.check_types(obj, sub.group_version or row.resource.api_version, sub.kind)
             made = await self._subresources.create(row, info, obj, self._write)
             return self._respond(made, 201)
         if info.name:
             raise statuses.method_not_allowed(row, info.verb)
-        self._check_kind(obj)
-        _check_namespace(obj, info.namespace_of(row))
+        request_body.check_kind(row, obj)
         self._check_fields(obj)
+        request_body.check_namespace(obj, info.namespace_of(row))
         if row.is_review:
             return self._respond(await self._reviews.answer(row, info.namespace, obj, self._write.user), 201)
         return self._respond_object(await self._registry.create(row, info.namespace_of(row), obj, self._write), 201)
@@ -168,14 +171,14 @@ class ResourceCall:
     async def _update(self) -> Response:
         info, row = self._info, self._row
         obj = await self._read_object()
-        self._check_kind(obj)
-        _check_namespace(obj, info.namespace_of(row))
+        request_body.check_kind(row, obj)
+        self._check_fields(obj)
+        request_body.check_namespace(obj, info.namespace_of(row))
         name = (obj.get("metadata") or {}).get("name") or info.name
         if name != info.name:
             raise statuses.bad_request(
                 f"the name of the object ({name}) does not match the name on the URL ({info.name})"
             )
-        self._check_fields(obj)
         try:
             updated = await self._registry.update(
                 row, info.namespace_of(row), info.name, lambda _live: _copy(obj), self._write
@@ -197,6 +200,7 @@ class ResourceCall:
         if media_type not in _PATCHES:
             raise statuses.unsupported_media_type(_PATCHES)
         changes = negotiation.parse(JSON, body)
+        self._note_repeated(body)
 
         def change(live: Object) -> Object:
             if media_type == patch.JSON_PATCH:
@@ -216,11 +220,12 @@ class ResourceCall:
         """Server-side apply: creates what is absent."""
         info, row = self._info, self._row
         applied = negotiation.decode_object(patch.APPLY, body)
-        self._check_kind(applied)
+        self._note_repeated(body)
+        request_body.check_kind(row, applied)
+        self._check_fields(applied)
         applied.setdefault("metadata", {}).setdefault("name", info.name)
         if row.namespaced:
             applied["metadata"].setdefault("namespace", info.namespace)
-        self._check_fields(applied)
 
         def change(live: Object | None) -> Object:
             return patch.server_side_apply(
@@ -269,83 +274,40 @@ class ResourceCall:
         body = await self._read_body()
         options: Object = {}
         if body:
-            options = negotiation.decode_object(self._request.headers.get("content-type", ""), body)
-        preconditions = options.get("preconditions") or {}
-        grace_s = options.get("gracePeriodSeconds")
-        if grace_s is None and "gracePeriodSeconds" in self._query:
-            grace_s = parse_int(self._query, "gracePeriodSeconds")
+            options = negotiation.decode_object(self._content_type, body)
+            request_body.check_types(options, "v1", "DeleteOptions")
         if options.get("dryRun") == ["All"]:
             self._write = replace(self._write, is_dry_run=True)
-        if grace_s is not None and not isinstance(grace_s, int):
-            raise statuses.bad_request("gracePeriodSeconds must be an integer")
-        return DeleteOptions(
-            grace_s=grace_s,
-            uid=preconditions.get("uid"),
-            resource_version=preconditions.get("resourceVersion"),
-            propagation=self._propagation(options),
-        )
-
-    def _propagation(self, options: Object) -> Propagation:
-        policy = options.get("propagationPolicy") or self._query.get("propagationPolicy")
-        orphans = options.get("orphanDependents")
-        if orphans is None and "orphanDependents" in self._query:
-            orphans = is_true(self._query["orphanDependents"])
-        if policy and orphans is not None:
-            raise statuses.bad_request("orphanDependents and deletionPropagation cannot be both set")
-        if orphans is not None:
-            return Propagation.ORPHAN if orphans else Propagation.BACKGROUND
-        try:
-            return Propagation(policy or "Background")
-        except ValueError:
-            supported = ", ".join(f'"{each}"' for each in ("Background", "Foreground", "Orphan", "nil"))
-            raise statuses.bad_request(
-                f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}": '
-                f"supported values: {supported}"
-            ) from None
+        return parse_delete_options(options, self._query)
 
     # --- bodies ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _content_type(self) -> str:
+        return self._request.headers.get("content-type", "")
+
+    @property
+    def _field_validation(self) -> str:
+        mode = self._query.get("fieldValidation") or "Warn"
+        if mode not in request_body.MODES:
+            raise statuses.bad_request(f'fieldValidation: Unsupported value: "{mode}"')
+        return mode
+
     async def _read_body(self) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._request.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > negotiation.BODY_LIMIT_BYTES:
-                raise statuses.too_large(negotiation.BODY_LIMIT_BYTES)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
+        return await request_body.read_body(self._request)
 
     async def _read_object(self) -> Object:
-        return negotiation.decode_object(self._request.headers.get("content-type", ""), await self._read_body())
+        body = await self._read_body()
+        obj = negotiation.decode_object(self._content_type, body)
+        self._note_repeated(body)
+        return obj
 
-    def _check_kind(self, obj: Object) -> None:
-        expected = (self._row.resource.api_version, self._row.kind)
-        given = (obj.setdefault("apiVersion", expected[0]), obj.setdefault("kind", expected[1]))
-        if given[0] != expected[0]:
-            raise statuses.bad_request(
-                f"the API version in the data ({given[0]}) does not match the expected API version ({expected[0]})"
-            )
-        if given[1] != expected[1]:
-            raise statuses.bad_request(f"the object provided is unrecognized (must be of type {expected[1]})")
+    def _note_repeated(self, body: bytes) -> None:
+        """Only for a body that has been decoded, which is to say, is well-formed."""
+        self._repeated = request_body.repeated_fields(self._content_type, body, self._field_validation)
 
     def _check_fields(self, obj: Object) -> None:
-        """Wrong types are an error; unknown fields an error, a warning or nothing, by ``fieldValidation``, and they go."""
-        api_version, kind = self._row.resource.api_version, self._row.kind
-        if cause := strictness.decode_error(obj, api_version, kind):
-            raise statuses.bad_request(cause)
-        mode = self._query.get("fieldValidation") or "Warn"
-        if mode not in ("Strict", "Warn", "Ignore"):
-            raise statuses.bad_request(f'fieldValidation: Unsupported value: "{mode}"')
-        problems = strictness.unknown_fields(obj, api_version, kind) if mode != "Ignore" else []
-        if problems and mode == "Strict":
-            raise statuses.bad_request(strictness.strict_error(kind, api_version, problems))
-        self._warnings = problems
-        conform(obj, api_version, kind)
+        self._warnings = request_body.check_fields(self._row, obj, self._field_validation, self._repeated)
 
     def _table_include(self) -> str:
         return self._query.get("includeObject") or "Metadata"
@@ -383,14 +345,6 @@ def parse_revision(text: str) -> int:
     return int(text)
 
 
-def parse_int(query: Query, name: str) -> int:
-    """An integer parameter, 0 when absent. Raises: Invalid: 400."""
-    try:
-        return int(query.get(name) or 0)
-    except ValueError:
-        raise statuses.bad_request(f"{name}: must be an integer") from None
-
-
 def _is_dry_run(query: Query) -> bool:
     value = query.get("dryRun")
     if value not in (None, "All"):
@@ -400,14 +354,6 @@ def _is_dry_run(query: Query) -> bool:
 
 def _needs_namespace(verb: str) -> bool:
     return verb not in ("list", "watch")
-
-
-def _check_namespace(obj: Object, namespace: str) -> None:
-    given = (obj.get("metadata") or {}).get("namespace")
-    if given and namespace and given != namespace:
-        raise statuses.bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )
 
 
 def _copy(obj: Object) -> Object:

@@ -54,6 +54,44 @@ async def test_strict_validation_names_the_field(admin: Http) -> None:
     assert "warning" not in silent.headers
 
 
+async def test_a_field_that_is_named_twice_is_an_error_or_a_warning(admin: Http) -> None:
+    body = b'{"metadata":{"name":"s"},"type":"Opaque","bogus":1,"type":"Opaque"}'
+    refused = await admin.post(f"{SECRETS}?{STRICT}", body)
+    assert _failure(refused) == (
+        400,
+        "BadRequest",
+        'Secret in version "v1" cannot be handled as a Secret: strict decoding error: duplicate field "type", unknown field '
+        '"bogus"',
+    )
+    warned = await admin.post(SECRETS, body)
+    assert warned.headers.get_list("warning") == [
+        '299 - "duplicate field \\"type\\""',
+        '299 - "unknown field \\"bogus\\""',
+    ]
+    patch = b'{"data":{"a":"eA==","a":"eQ=="}}'
+    refused = await admin.send("PATCH", f"{SECRETS}/s?{STRICT}", patch, "application/merge-patch+json")
+    assert 'strict decoding error: duplicate field "data.a"' in refused.message
+    applied = b"apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\n  name: s\n"
+    path = f"{SECRETS}/s?{STRICT}&fieldManager=m"
+    refused = await admin.send("PATCH", path, applied, "application/apply-patch+yaml")
+    assert refused.message.endswith(
+        'strict decoding error: yaml: unmarshal errors:\n  line 5: key "name" already set in map'
+    )
+
+
+@pytest.mark.parametrize("metadata", [[None], "x", 1])
+async def test_metadata_of_a_wrong_type_is_the_clients_fault(admin: Http, metadata: object) -> None:
+    for path, body in (
+        (SECRETS, {"metadata": metadata}),
+        ("/api/v1/namespaces", {"metadata": metadata}),
+        ("/api/v1/namespaces/default/serviceaccounts/default/token", {"metadata": metadata}),
+    ):
+        assert _failure(await admin.post(path, body))[:2] == (400, "BadRequest")
+    assert _failure(await admin.put(f"{SECRETS}/s", {"metadata": metadata}))[:2] == (400, "BadRequest")
+    assert _failure(await admin.delete(f"{SECRETS}/s", {"preconditions": metadata}))[:2] == (400, "BadRequest")
+    assert _failure(await admin.post("/api/v1/namespaces", {}))[:2] == (422, "Invalid")
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
