@@ -120,7 +120,7 @@ class CertificateAuthority:
         """A certificate for the key of *request*, PEM: its subject and alternative names, and no other extension of it.
 
         Args:
-            key_usages: names of parameters of ``x509.KeyUsage``.
+            key_usages: names of parameters of ``x509.KeyUsage``; none leaves the key's use open.
             not_after: cut to the end of the authority itself.
         """
         alternatives = [
@@ -135,9 +135,10 @@ class CertificateAuthority:
             .not_valid_before(not_before)
             .not_valid_after(min(not_after, self._certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(*key_usages), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
+        if key_usages:  # an extension with none of them set is invalid, and OpenSSL refuses the certificate
+            builder = builder.add_extension(_key_usage(*key_usages), critical=True)
         if extended_usages:
             builder = builder.add_extension(x509.ExtendedKeyUsage(list(extended_usages)), critical=False)
         for extension in alternatives:

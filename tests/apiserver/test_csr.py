@@ -138,6 +138,20 @@ async def test_certificate_of_a_signed_request_is_an_identity(server: ServerHand
     assert answer.json["status"]["userInfo"]["username"] == "jane"
 
 
+async def test_certificate_for_client_auth_alone_is_an_identity_too(server: ServerHandle, admin: Http) -> None:
+    """The usages of the documentation's example: without one of the key's own there is no key usage extension at all."""
+    request = encoded_request("jane", ["devs"])
+    await admin.post(CSRS, csr("jane", signer=CLIENT, usages=["client auth"], request=request))
+    await admin.patch(f"{CSRS}/jane/approval", approval())
+    obj = await wait_for(admin, "jane", "Approved", certificate=True)
+    with pytest.raises(x509.ExtensionNotFound):
+        certificate_in(obj).extensions.get_extension_for_class(x509.KeyUsage)
+    async with http_client(server, pair_of(obj)) as jane:
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = await jane.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+    assert answer.json["status"]["userInfo"]["username"] == "jane"
+
+
 async def test_signer_of_clients_makes_no_master(admin: Http) -> None:
     answer = await admin.post(CSRS, csr("x", signer=CLIENT, request=encoded_request("eve", ["system:masters"])))
     assert answer.status == 403
