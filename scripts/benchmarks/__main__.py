@@ -26,6 +26,7 @@ SECTIONS = (
     "revocation",
     "crash",
     "limits",
+    "apiserver",
 )  # modules of this folder, in the order of a whole run
 
 
