@@ -117,3 +117,109 @@ async def test_apply_prunes_by_set(kubectl: Kubectl) -> None:
     assert parent["annotations"]["applyset.kubernetes.io/contains-group-kinds"] == "ConfigMap"
     pruned = await kubectl(*command, stdin=listed("two"), environment=enabled)
     assert pruned.lines == ["configmap/two unchanged", "configmap/one pruned"]
+
+
+# --- deleting --------------------------------------------------------------------------------------------------------
+
+
+async def make(kubectl: Kubectl, *names: str) -> None:
+    for name in names:
+        await kubectl("create", "configmap", name, "--from-literal=a=1")
+
+
+async def test_delete_all_but_what_a_field_or_label_says(kubectl: Kubectl) -> None:
+    await make(kubectl, "one", "two", "three")
+    await kubectl("label", "cm", "one", "keep=no")
+    gone = await kubectl("delete", "cm", "-l", "keep=no", "--dry-run=server")
+    assert gone.lines == ['configmap "one" deleted (server dry run)']
+    assert (await kubectl("delete", "cm", "-l", "keep=no")).lines == ['configmap "one" deleted']
+    by_field = ("delete", "cm", "--field-selector=metadata.name=two", "--wait=false", "-o", "name")
+    assert (await kubectl(*by_field)).lines == ["configmap/two"]
+    assert 'configmap "three" deleted' in (await kubectl("delete", "cm", "--all")).lines
+    assert (await kubectl("delete", "cm", "three", "--ignore-not-found")).out == ""
+
+
+@pytest.mark.parametrize("flags", [("--grace-period=0", "--force"), ("--now",), ("--force",)])
+async def test_delete_a_pod_in_a_hurry(kubectl: Kubectl, flags: tuple[str, ...]) -> None:
+    await kubectl("run", "p", "--image=i")
+    await kubectl("delete", "pod", "p", *flags, "--timeout=20s")
+    assert (await kubectl("get", "pods", "-o", "name")).out == ""
+
+
+@pytest.mark.parametrize(("cascade", "is_left"), [("background", False), ("foreground", False), ("orphan", True)])
+async def test_delete_with_what_belongs_to_it(kubectl: Kubectl, cascade: str, is_left: bool) -> None:
+    await make(kubectl, "owner", "owned")
+    uid = (await kubectl("get", "cm", "owner", "-o", "jsonpath={.metadata.uid}")).out
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid, "blockOwnerDeletion": True}
+    patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
+    await kubectl("patch", "cm", "owned", "-p", patch)
+    await kubectl("delete", "cm", "owner", f"--cascade={cascade}", "--timeout=20s")
+    if not is_left:
+        await kubectl("wait", "--for=delete", "cm/owned", "--timeout=20s")
+    else:
+        assert (await kubectl("get", "cm", "owned", "-o", "jsonpath={.metadata.ownerReferences}")).out == ""
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+async def test_output_formats(kubectl: Kubectl, tmp_path: Path) -> None:
+    await make(kubectl, "one", "two")
+    chosen = ("get", "cm", "one", "two")
+    by_template = await kubectl(*chosen, "-o", "go-template={{range .items}}{{.metadata.name}}={{.data.a}} {{end}}")
+    assert by_template.out == "one=1 two=1 "
+    columns = tmp_path / "columns"
+    columns.write_text("NAME DATA\n.metadata.name .data.a\n")
+    assert (await kubectl(*chosen, "-o", f"custom-columns-file={columns}")).lines[1].split() == ["one", "1"]
+    assert (await kubectl(*chosen, "--sort-by=.metadata.name", "--no-headers", "-o", "name")).lines[
+        0
+    ] == "configmap/one"
+    labelled = await kubectl(*chosen, "--show-labels", "-L", "x", "--show-kind")
+    assert labelled.lines[0].split() == ["NAME", "DATA", "AGE", "X", "LABELS"]
+    plain = await kubectl("get", "cm", "one", "-o", "yaml")
+    assert "managedFields" not in plain.out
+    assert "manager: kubectl-create" in (await kubectl("get", "cm", "one", "-o", "yaml", "--show-managed-fields")).out
+    assert (await kubectl("get", "cm", "--chunk-size=1", "-o", "name")).lines[-2:] == ["configmap/one", "configmap/two"]
+    assert (await kubectl("get", "cm", "none", "--ignore-not-found")).out == ""
+
+
+async def test_what_the_server_says_of_itself(kubectl: Kubectl, server: ServerHandle) -> None:
+    assert (
+        f"running at \x1b[0;33m{server.url}" in (await kubectl("cluster-info")).out
+        or server.url in (await kubectl("cluster-info")).out
+    )
+    versions = (await kubectl("api-versions")).lines
+    assert {"v1", "rbac.authorization.k8s.io/v1", "certificates.k8s.io/v1"} <= set(versions)
+    cluster_wide = (await kubectl("api-resources", "--namespaced=false", "--verbs=list", "-o", "name")).lines
+    assert "namespaces" in cluster_wide
+    assert "secrets" not in cluster_wide
+    assert (await kubectl("get", "--raw", "/readyz")).out == "ok"
+    raw = json.loads((await kubectl("get", "--raw", "/api/v1/namespaces/default/configmaps?limit=1")).out)
+    assert raw["kind"] == "ConfigMapList"
+    assert server.url in (await kubectl("config", "view")).out
+    assert (await kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")).out == "kubernetes-admin"
+    refused = await kubectl.try_run("auth", "can-i", "get", "secrets", "--as=nobody")
+    assert (refused.code, refused.out) == (1, "no\n")
+
+
+async def test_waiting_for_what_is_not_there_yet(kubectl: Kubectl) -> None:
+    await kubectl("run", "p", "--image=i")
+    missing = await kubectl.fail("wait", "--for=condition=Ready", "pod/p", "--timeout=1s")
+    assert "timed out waiting for the condition on pods/p" in missing
+    ready = '{"status":{"conditions":[{"type":"Ready","status":"True"}]}}'
+    await kubectl("patch", "pod", "p", "--subresource=status", "--type=merge", "-p", ready)
+    assert (await kubectl("wait", "--for=condition=Ready", "pod/p", "--timeout=20s")).out == "pod/p condition met\n"
+    async with kubectl.follow("wait", "--for=create", "cm/later", "--timeout=25s") as lines:
+        await make(kubectl, "later")
+        assert await anext(lines) == "configmap/later condition met"
+
+
+async def test_dry_runs_and_differences_change_nothing(kubectl: Kubectl) -> None:
+    client = await kubectl("create", "cm", "dry", "--from-literal=a=1", "--dry-run=client", "-o", "yaml")
+    assert "kind: ConfigMap" in client.out
+    differs = await kubectl.try_run("diff", "-f", "-", stdin=client.out)
+    assert differs.code == 1
+    assert "+  name: dry" in differs.out
+    applied = await kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=client.out)
+    assert applied.out == "configmap/dry serverside-applied (server dry run)\n"
+    assert "not found" in await kubectl.fail("get", "cm", "dry")
