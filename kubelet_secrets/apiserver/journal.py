@@ -18,6 +18,8 @@ from kubelet_secrets.apiserver.storage import Record, Storage
 from kubelet_secrets.errors import HostError
 
 FILE_NAME = "state.db"
+FORMAT = 1
+"""Of the file, in SQLite's ``user_version``. 0, which the first servers left there, is the same as 1."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS kv (
     rev INTEGER PRIMARY KEY,
@@ -87,7 +89,7 @@ def open_journal(directory: Path) -> SqliteJournal:
     """Open or create the file in *directory*, both for their owner alone.
 
     Raises:
-        HostError: the directory cannot be used, the file is no journal, or another server has it.
+        HostError: the directory cannot be used, the file is no journal or a newer one, or another server has it.
     """
     path = directory / FILE_NAME
     try:
@@ -98,13 +100,30 @@ def open_journal(directory: Path) -> SqliteJournal:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        if problem := _format_problem(connection):  # before anything changes the file
+            connection.close()
+            raise HostError(f"data directory {directory}: {problem}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
-        connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}COMMIT;")
+        connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}PRAGMA user_version={FORMAT};COMMIT;")
     except sqlite3.Error as error:
         connection.close()
         is_locked = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
         reason = "another server uses it" if is_locked else f"not a readable store ({error.sqlite_errorname})"
         raise HostError(f"data directory {directory}: {reason}") from None
     return SqliteJournal(connection)
+
+
+def _format_problem(connection: sqlite3.Connection) -> str:
+    """Why this program must not touch the file; empty when it is new, or of a format that it reads."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > FORMAT:
+        return (
+            f"{FILE_NAME} has format {found}, which a newer version wrote; this one reads up to {FORMAT}: start the newer "
+            "version, or use another directory"
+        )
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not {"kv", "facts"} <= tables:
+        return f"{FILE_NAME} is another program's database"
+    return ""

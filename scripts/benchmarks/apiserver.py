@@ -209,7 +209,7 @@ async def upstream(assets: Path, directory: Path) -> AsyncIterator[Running]:
         f"--service-account-key-file={directory / 'accounts.key'}",
         f"--service-account-signing-key-file={directory / 'accounts.key'}",
     ]
-    config = {
+    config: dict[str, dict[str, object]] = {
         "cluster": {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True},
         "user": {"token": token},
     }

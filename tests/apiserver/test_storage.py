@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubelet_secrets.apiserver.encryption import Opened, Transformer, TransformError
-from kubelet_secrets.apiserver.journal import open_journal
+from kubelet_secrets.apiserver.journal import FORMAT, open_journal
 from kubelet_secrets.apiserver.storage import ABSENT, Change, Compacted, RevisionMismatch, Storage
 from kubelet_secrets.errors import HostError
 
@@ -186,6 +186,42 @@ def test_foreign_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"not a database" * 100)
     with pytest.raises(HostError, match="not a readable store"):
         open_journal(tmp_path)
+
+
+async def test_a_store_of_the_first_servers_opens(tmp_path: Path) -> None:
+    """What they wrote, word for word: a format is what lies on somebody's disk, not what the code says today."""
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        connection.executescript(
+            """
+            CREATE TABLE kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, create_rev INTEGER NOT NULL, value BLOB);
+            CREATE INDEX kv_key ON kv (key, rev);
+            CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+            INSERT INTO kv VALUES (3, '/registry/secrets/ns/a', 3, x'61'), (4, '/registry/secrets/ns/b', 4, x'62');
+            INSERT INTO facts VALUES ('compacted', 2);
+            """
+        )
+    async with durable(tmp_path) as storage:
+        assert (storage.revision, storage.compacted) == (4, 2)
+        assert [record.stored for record in storage.records("/registry/secrets/")] == [b"a", b"b"]
+        await storage.write(A, b"1", expected=ABSENT if storage.get(A) is None else 3)
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("PRAGMA user_version = 7", "has format 7, which a newer version wrote; this one reads up to 1"),
+        ("CREATE TABLE users (name TEXT)", "is another program's database"),
+    ],
+)
+def test_a_store_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, script: str, reason: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        connection.executescript(script)
+    before = (tmp_path / "state.db").read_bytes()
+    with pytest.raises(HostError, match=reason):
+        open_journal(tmp_path)
+    assert (tmp_path / "state.db").read_bytes() == before
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
