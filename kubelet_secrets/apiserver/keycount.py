@@ -28,6 +28,7 @@ class KeyUse:
     key: str  # "aesgcm:key1", "kms:name", "identity"
     objects: int
     is_current: bool  # what the configuration writes with; others are stale: their next write changes them
+    is_readable: bool = True  # the configuration has a key of that name; without it the objects are lost
 
 
 def count_keys(records: Iterable[tuple[str, bytes]], configuration: EncryptionConfiguration | None) -> list[KeyUse]:
@@ -42,13 +43,9 @@ def count_keys(records: Iterable[tuple[str, bytes]], configuration: EncryptionCo
     for (plural, key), objects in sorted(counted.items()):
         group = _GROUPS.get(plural, "")
         resource = f"{plural}.{group}" if group else plural
+        known = _keys(configuration, plural, group)
         found.append(
-            KeyUse(
-                resource=resource,
-                key=key,
-                objects=objects,
-                is_current=key == _writing_key(configuration, plural, group),
-            )
+            KeyUse(resource=resource, key=key, objects=objects, is_current=key == known[0], is_readable=key in known)
         )
     return found
 
@@ -61,13 +58,15 @@ def key_of(stored: bytes) -> str:
     return f"{parts[2].decode('utf-8', 'replace')}:{parts[4].decode('utf-8', 'replace')}"
 
 
-def _writing_key(configuration: EncryptionConfiguration | None, plural: str, group: str) -> str:
-    providers = configuration.providers_for(plural, group) if configuration is not None else None
-    if not providers:
-        return PLAIN
-    match providers[0]:
-        case CipherProvider(cipher=cipher, keys=keys):
-            return f"{cipher.value}:{keys[0].name}"
-        case KmsProvider(name=name):
-            return f"kms:{name}"
-    return PLAIN
+def _keys(configuration: EncryptionConfiguration | None, plural: str, group: str) -> list[str]:
+    """What reads the values of a resource, in the words of :func:`key_of`; the first one writes."""
+    found = []
+    for provider in (configuration.providers_for(plural, group) if configuration is not None else None) or ():
+        match provider:
+            case CipherProvider(cipher=cipher, keys=keys):
+                found += [f"{cipher.value}:{key.name}" for key in keys]
+            case KmsProvider(name=name):
+                found.append(f"kms:{name}")
+            case _:
+                found.append(PLAIN)
+    return found or [PLAIN]

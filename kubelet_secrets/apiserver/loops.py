@@ -38,7 +38,7 @@ async def follow(
 
     Started once it watches: nothing that happens from then on is missed.
     """
-    is_started = False
+    is_started, told = False, ""
     while True:
         with registry.watch(Selection(row, namespace), WatchOptions()) as watcher:
             if not is_started:
@@ -49,7 +49,9 @@ async def follow(
                     for event in events:
                         await _handle(row, handle, event)
             except TransformError as error:
-                log.warning("%s controller: %s", row.plural, error)
+                if str(error) != told:  # once each, or it would fill the log
+                    told = str(error)
+                    log.warning("%s controller: %s", row.plural, told)
                 await trio.sleep(_UNREADABLE_DELAY_S)  # until the key or its service is back
         await trio.sleep(_REWATCH_DELAY_S)  # ended by overflow or shutdown: begin again with the state
 

@@ -22,6 +22,7 @@ import trio
 
 from kubelet_secrets.apiserver import codec
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.storage import ROOT, Change, Compacted, Record, Storage
 
@@ -215,7 +216,7 @@ class Watcher:
         """The next events, at least one; none when the watch has ended.
 
         Raises:
-            TransformError: an object of the backlog cannot be decrypted.
+            TransformError: an object of the backlog cannot be decrypted; it is named.
         """
         if not self._has_begun:
             self._has_begun = True
@@ -249,10 +250,16 @@ class Watcher:
         _, namespace, name = split_key(record.key)
         if not self._selection.matches_key(namespace, name):
             return []
-        value = (await self._storage.open(record)).value
+        value = await self._open(record)
         if not self._selection.is_by_key_only and not self._selection.matches(codec.decode(value, record.revision)):
             return []
         return [Event(ADDED, codec.stamp(value, record.revision), record.revision)]
+
+    async def _open(self, record: Record) -> bytes:
+        try:
+            return (await self._storage.open(record)).value
+        except TransformError as error:
+            raise TransformError(f'unable to transform key "{record.key}": {error}') from None
 
     async def _replayed_event(self, record: Record, previous: Record | None) -> list[Event]:
         if not record.key.startswith(self._selection.prefix):
@@ -261,8 +268,8 @@ class Watcher:
             Change(
                 record.key,
                 record.revision,
-                (await self._storage.open(record)).value if record.stored is not None else None,
-                (await self._storage.open(previous)).value if previous is not None else None,
+                await self._open(record) if record.stored is not None else None,
+                await self._open(previous) if previous is not None else None,
                 previous.revision if previous is not None else 0,
             )
         )

@@ -117,19 +117,25 @@ def rotate(file: Path, stage_name: str | None, kubeconfig: Path | None, data_dir
 )
 @output_option("table", "json", "yaml")
 def status(kubeconfig: Path | None, data_dir: Path | None, file: Path | None, output: str) -> None:
-    """Count the stored objects under each key. Those that are stale are not under the key that writes now.
+    """Count the stored objects under each key. Those that are stale are not under the key that writes now; those that are
+    unreadable lie under one that the configuration does not have.
 
-    Exits with 1 when there are any.
+    Exits with 1 when there are any of either.
     """
     found = _count(kubeconfig, data_dir, file)
     if output == "table":
-        rows = [[use.resource, use.key, str(use.objects), "" if use.is_current else "stale"] for use in found]
+        rows = [[use.resource, use.key, str(use.objects), _state(use)] for use in found]
         print_table(["RESOURCE", "KEY", "OBJECTS", "STATE"], rows)
     else:
         print_objects([_plain(use) for use in found], output)
-    stale = sum(use.objects for use in found if not use.is_current)
+    lost = [use for use in found if not use.is_readable]
+    for use in lost:
+        text = f"{use.objects} {use.resource} unreadable: the configuration has no {use.key}; put it back to read them"
+        click.echo(text, err=True)
+    stale = sum(use.objects for use in found if use.is_readable and not use.is_current)
     if stale:
         click.echo(f"{stale} stale: their next write puts them under the key that writes now:\n  {_REWRITE}", err=True)
+    if stale or lost:
         sys.exit(1)
 
 
@@ -221,5 +227,17 @@ def _write(file: Path, configuration: dict[str, Any]) -> None:
         raise HostError(f"{file}: {(error.strerror or 'cannot be written').lower()}") from None
 
 
+def _state(use: KeyUse) -> str:
+    if not use.is_readable:
+        return "unreadable"
+    return "" if use.is_current else "stale"
+
+
 def _plain(use: KeyUse) -> dict[str, Any]:
-    return {"resource": use.resource, "key": use.key, "objects": use.objects, "current": use.is_current}
+    return {
+        "resource": use.resource,
+        "key": use.key,
+        "objects": use.objects,
+        "current": use.is_current,
+        "readable": use.is_readable,
+    }

@@ -236,7 +236,22 @@ async def test_unreadable_objects_do_not_stop_the_controllers(tmp_path: Path, ca
     async with running(tmp_path / "data", config) as (_, admin):
         assert (await admin.get("/api/v1/namespaces/default/configmaps")).status == 500
         assert (await admin.post(SECRETS, secret("db", k="v"))).status == 201
-    assert "configmaps controller: no matching key was found" in caplog.text
+    path = "/registry/configmaps/default/kube-root-ca.crt"
+    failed = f'unable to transform key "{path}": no matching key was found for the provided AES transformer'
+    assert f"configmaps controller: {failed}" in caplog.text
+
+
+async def test_watch_that_meets_an_unreadable_object_names_it(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "enc.yaml", aesgcm("key1"))
+    async with running(tmp_path / "data", config) as (_, admin):
+        await admin.post(SECRETS, secret("db", k="hunter2-value"))
+    write_config(config, aesgcm("key2"))
+    async with running(tmp_path / "data", config) as (_, admin):
+        async with admin.watch("/api/v1/secrets?watch=true") as watch:
+            event, status = await watch.next()
+    assert (event, status["code"]) == ("ERROR", 500)
+    failed = f'unable to transform key "{PATH}": no matching key was found for the provided AES transformer'
+    assert status["message"] == f"Internal error occurred: {failed}"
 
 
 @pytest.mark.kubectl

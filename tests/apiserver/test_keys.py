@@ -128,6 +128,14 @@ def test_what_is_not_under_the_writing_key_is_stale() -> None:
     ]
 
 
+def test_what_no_key_of_the_configuration_opens_is_unreadable() -> None:
+    parsed = parse_configuration(yaml.safe_dump(configuration(keys="key2")).encode(), "f")
+    lost = [("/registry/secrets/a/1", b"k8s:enc:secretbox:v1:key1:x")]
+    expected = KeyUse(resource="secrets", key="secretbox:key1", objects=1, is_current=False, is_readable=False)
+    assert count_keys(lost, parsed) == [expected]
+    assert count_keys(lost, None) == [expected]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +189,9 @@ async def test_whole_rotation_on_a_server_that_is_restarted_between_the_steps(tm
         counted = await cli("status", "--kubeconfig", kubeconfig, "-o", "json")
         assert counted.returncode == 1
         uses = [use for use in msgspec.json.decode(counted.stdout) if use["resource"] == "secrets"]
-        assert uses == [{"resource": "secrets", "key": "secretbox:key1", "objects": 3, "current": False}]
+        assert uses == [
+            {"resource": "secrets", "key": "secretbox:key1", "objects": 3, "current": False, "readable": True}
+        ]
         refused = await cli("rotate", file, "--kubeconfig", kubeconfig)
         assert refused.returncode == 1
         assert "3 secrets are still under secretbox:key1" in refused.stderr
@@ -205,6 +215,25 @@ async def test_whole_rotation_on_a_server_that_is_restarted_between_the_steps(tm
     await serve(read)
     assert first not in said
     assert last not in said
+
+
+async def test_lost_key_is_told_and_no_rewriting_is_advised(tmp_path: Path) -> None:
+    file, data = tmp_path / "enc.yaml", tmp_path / "data"
+    assert (await cli("new", file)).returncode == 0
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            options = ServerOptions(runs_scheduler=False, data_dir=data, encryption_config=file)
+            handle: ServerHandle = await nursery.start(serve_apiserver, options)
+            async with http_client(handle, handle.authority.issue_admin()) as admin:
+                assert (await admin.post(SECRETS, secret("db", key="value"))).status == 201
+            handle.shut_down()
+    file.write_text(file.read_text().replace("key1", "other"))
+    counted = await cli("status", "--data-dir", data, "--encryption-provider-config", file)
+    assert counted.returncode == 1
+    assert ["secrets", "secretbox:key1", "1", "unreadable"] in [line.split() for line in counted.stdout.splitlines()]
+    assert counted.stderr == (
+        "1 secrets unreadable: the configuration has no secretbox:key1; put it back to read them\n"
+    )
 
 
 async def test_running_server_keeps_its_directory_to_itself(tmp_path: Path) -> None:
