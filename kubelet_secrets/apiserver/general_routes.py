@@ -1,4 +1,4 @@
-"""Paths that are no resource: health, version, discovery, OpenAPI, and who signs service account tokens.
+"""Paths that are no resource here: health, version, discovery, OpenAPI, and who signs service account tokens.
 
 Who may read them has been decided before (``default_roles.py``).
 """
@@ -82,6 +82,7 @@ def general_routes(
             Route("/api", _discover),
             Route("/api/{rest:path}", _discover),
             Route("/apis", _discover),
+            Route("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", _no_custom_resources),
             Route("/apis/{rest:path}", _discover),
             Route("/openapi/v2", _openapi_v2),
             Route("/openapi/v3", _openapi_index),
@@ -99,6 +100,14 @@ async def _discover(request: Request) -> Response:
         return JSONResponse(everything, media_type=discovery.AGGREGATED_MEDIA_TYPE)
     found = discovery.answer(path)
     return JSONResponse(found) if found is not None else _not_found_response()
+
+
+async def _no_custom_resources(_request: Request) -> Response:
+    # There are none, and discovery does not name them. kubectl asks before it creates what cannot be patched, as a
+    # TokenReview: without an answer it would not go on to validate the object by itself.
+    # Source: k8s.io/cli-runtime/pkg/resource/query_param_verifier.go
+    body = {"kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1"}
+    return JSONResponse({**body, "metadata": {"resourceVersion": "1"}, "items": []})
 
 
 async def _openapi_index(_request: Request) -> Response:

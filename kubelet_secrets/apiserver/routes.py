@@ -126,6 +126,8 @@ class ApiApplication:
             return self._others
         row = info.row
         if row is None:
+            if info.verb == "list":
+                return self._others  # one list that is empty is there
             raise statuses.path_not_found()
         if info.subresource and all(info.subresource != known.name for known in row.subresources):
             raise statuses.path_not_found()

@@ -72,6 +72,16 @@ async def test_a_wrong_field_in_a_list_is_refused(kubectl: Kubectl) -> None:
     assert 'unknown field "dta"' in message
 
 
+async def test_a_review_is_created_and_answered(kubectl: Kubectl) -> None:
+    """What cannot be patched: kubectl asks for custom resources first, and then validates by OpenAPI v2."""
+    head = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+    asked = {"user": "jane", "resourceAttributes": {"namespace": "default", "verb": "get", "resource": "secrets"}}
+    answer = await kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps({**head, "spec": asked}))
+    assert answer.json["status"] == {"allowed": False}
+    message = await kubectl.fail("create", "-f", "-", stdin=json.dumps({**head, "spec": {**asked, "usr": "x"}}))
+    assert 'unknown field "usr" in io.k8s.api.authorization.v1.SubjectAccessReviewSpec' in message
+
+
 async def test_explain_from_version_2(kubectl: Kubectl) -> None:
     explained = await kubectl("explain", "secret.immutable", "--output=plaintext-openapiv2")
     assert explained.lines[3] == "FIELD:    immutable <boolean>"
