@@ -26,6 +26,7 @@ from types import TracebackType
 
 import pyfuse3
 
+from kubelet_secrets.fusefs.departed import DepartedVersions
 from kubelet_secrets.fusefs.node import POD_DEPTH, VOLUME_DEPTH, Node, UnknownNode
 from kubelet_secrets.fusefs.tree import Tree
 
@@ -68,6 +69,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._is_writer = is_writer
         self._may_be_redone = resumed
+        self._departed = DepartedVersions()
         # Directory → its time of change, and names: for listings read in several parts, and again and again.
         self._listings: dict[int, tuple[int, list[tuple[int, bytes]]]] = {}
 
@@ -95,6 +97,8 @@ class Operations(pyfuse3.Operations):
             try:
                 node, result = self._tree.lookup(parent, name)
             except FileNotFoundError:
+                if not self._is_writer(ctx.pid) and self._departed.has(parent_inode, name):
+                    raise pyfuse3.FUSEError(errno.ESTALE) from None
                 if self._tree.depth(parent) <= VOLUME_DEPTH:
                     raise
                 nothing = pyfuse3.EntryAttributes()  # number 0: "does not exist, and you may remember that"
@@ -247,6 +251,8 @@ class Operations(pyfuse3.Operations):
             except FileNotFoundError:
                 if not is_redo:
                     raise
+            if self._tree.depth(parent) == VOLUME_DEPTH:
+                self._departed.add(parent_inode, name)
 
     async def rename(
         self,

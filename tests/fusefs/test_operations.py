@@ -12,6 +12,7 @@ from typing import Any
 import pyfuse3
 import pytest
 
+from kubelet_secrets.fusefs.departed import STALE_FOR_S, DepartedVersions
 from kubelet_secrets.fusefs.operations import FOREVER_S, Operations
 from kubelet_secrets.fusefs.tree import Tree
 from tests.fusefs.test_tree import TS, UID, find, write_directly
@@ -237,3 +238,20 @@ async def test_statfs_is_the_stores(fs: Filesystem, store: int) -> None:
     data = await fs.operations.statfs(Context(READER))
     assert data.f_blocks == os.fstatvfs(store).f_blocks
     assert data.f_namemax == 255
+
+
+async def test_a_version_that_has_just_gone_is_stale_and_then_absent(store: int) -> None:
+    """ESTALE sends the kernel on the same walk once more, through the link as it is now."""
+    now = 100.0
+    fs = make_filesystem(store)
+    fs.operations._departed = DepartedVersions(clock=lambda: now)
+    os.mkdir(UID, dir_fd=store)
+    os.mkdir(f"{UID}/v", dir_fd=store)
+    os.mkdir(f"{UID}/v/..old", dir_fd=store)
+    volume = fs.number(f"{UID}/v")
+    await fs.operations.rmdir(volume, b"..old", Context(WRITER))
+    assert await failure(fs.operations.lookup(volume, b"..old", Context(READER))) == "ESTALE"
+    assert await failure(fs.operations.lookup(volume, b"..old", Context(WRITER))) == "ENOENT"
+    assert await failure(fs.operations.lookup(volume, b"..never", Context(READER))) == "ENOENT"
+    now += STALE_FOR_S
+    assert await failure(fs.operations.lookup(volume, b"..old", Context(READER))) == "ENOENT"
