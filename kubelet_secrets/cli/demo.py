@@ -135,7 +135,8 @@ class _Steps:
                     break
                 await trio.sleep(0.02)
         took = time.monotonic() - created
-        tour.check(took < 2.0, f"both containers run {took * 1000:.0f} ms after the Secret was created")
+        # An emulated machine needs seconds for two containers; a kubelet's next look would be a minute away.
+        tour.check(took < 20.0, f"both containers run {took * 1000:.0f} ms after the Secret was created")
         self.uid = pod.metadata.uid
 
     async def what_the_container_sees(self) -> None:
