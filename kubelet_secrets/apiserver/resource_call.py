@@ -21,7 +21,8 @@ from kubelet_secrets.api.validation.warnings import warnings_for
 from kubelet_secrets.apiserver import negotiation, patch, request_body, statuses, tables
 from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.delete_options import parse_delete_options, parse_int
+from kubelet_secrets.apiserver.delete_options import parse_delete_options
+from kubelet_secrets.apiserver.list_options import parse_list_options
 from kubelet_secrets.apiserver.listing import Page, Stored
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
@@ -102,23 +103,13 @@ class ResourceCall:
         return select(self._row, info.namespace_of(self._row), info.label_selector, info.field_selector)
 
     async def _list(self) -> Response:
-        selection = self._selection()
-        version = self._query.get("resourceVersion", "")
-        match = self._query.get("resourceVersionMatch", "")
-        revision = parse_revision(version) if version not in ("", "0") else None
-        if match and match not in ("Exact", "NotOlderThan"):
-            raise statuses.bad_request(f'resourceVersionMatch: Unsupported value: "{match}"')
-        if match and not version:
-            raise statuses.bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
-        token = self._query.get("continue", "")
-        if token and version not in ("", "0"):
-            raise statuses.bad_request("specifying resource version is not allowed when using continue")
+        options = parse_list_options(self._query)
         page = await self._registry.list_objects(
-            selection,
-            limit=parse_int(self._query, "limit"),
-            continue_token=token,
-            revision=revision,
-            is_exact=match == "Exact",
+            self._selection(),
+            limit=options.limit,
+            continue_token=options.continue_token,
+            revision=options.revision,
+            is_exact=options.is_exact,
         )
         return self._page(page)
 
@@ -336,13 +327,6 @@ class ResourceCall:
             text = warning.replace("\\", "\\\\").replace('"', '\\"')
             response.headers.append("warning", f'299 - "{text}"')
         return response
-
-
-def parse_revision(text: str) -> int:
-    """A ``resourceVersion`` parameter. Raises: Invalid: 400."""
-    if not text.isascii() or not text.isdigit():
-        raise statuses.bad_request("resourceVersion: Invalid value: must be a decimal number")
-    return int(text)
 
 
 def _is_dry_run(query: Query) -> bool:

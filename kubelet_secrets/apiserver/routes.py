@@ -16,10 +16,12 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import parse_qsl
 
+import trio
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kubelet_secrets.api.times import parse_go_duration
 from kubelet_secrets.apiserver import negotiation, statuses
 from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.authn import Authenticators, Credentials
@@ -35,6 +37,8 @@ from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.errors import ApiError
 
 log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 60.0  # upstream's --request-timeout
 
 
 class ApiApplication:
@@ -139,7 +143,30 @@ class ApiApplication:
                 "Upgrade request required: commands are served over WebSockets (kubectl 1.31 or later)"
             )
         call = ResourceCall(self._registry, self._subresources, self._reviews, row, info, query, user, request)
-        return await call.respond()
+        if info.verb == "watch":  # has a time of its own
+            return await call.respond()
+        with trio.move_on_after(_timeout_s(query)):
+            return await call.respond()
+        raise statuses.timed_out()
+
+
+def _timeout_s(query: Mapping[str, str]) -> float:
+    """How long a request may take, to the end of its body and its answer's beginning: what it asks for itself, up to a limit.
+
+    Raises:
+        Invalid: 400.
+
+    Source: k8s.io/apiserver pkg/endpoints/filters/request_deadline.go; ``kubectl --request-timeout`` sends it.
+    """
+    if not (text := query.get("timeout", "")):
+        return REQUEST_TIMEOUT_S
+    try:
+        wanted_s = parse_go_duration(text)
+    except ValueError:
+        raise statuses.bad_request(
+            f'invalid timeout specified in the request URL - failed to parse duration: time: invalid duration "{text}"'
+        ) from None
+    return min(wanted_s, REQUEST_TIMEOUT_S) if wanted_s > 0 else REQUEST_TIMEOUT_S
 
 
 def _log_bug(error: Exception) -> None:

@@ -133,6 +133,12 @@ def generic(code: int, row: ServedResource, name: str, message: str) -> errors.A
     return kind(message, code=code, reason=reason.get(code, "Unknown"), details=_details(row, name))
 
 
+def timed_out() -> errors.ApiError:
+    """Source: apiserver pkg/server/filters/timeout.go."""
+    message = "Timeout: request did not complete within the allotted timeout"
+    return errors.ApiError(message, code=504, reason="Timeout")
+
+
 def too_large_resource_version(wanted: int, current: int) -> errors.ApiError:
     message = f"Too large resource version: {wanted}, current: {current}"
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]

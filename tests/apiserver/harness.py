@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -119,19 +120,22 @@ class Watch:
             return events
 
 
+def client_context(server: ServerHandle, pair: KeyPair | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=server.ca_pem.decode())
+    if pair is not None:
+        with memory_file(pair.certificate_pem) as certificate, memory_file(pair.key_pem.reveal()) as key:
+            context.load_cert_chain(certificate, key)
+    return context
+
+
 @asynccontextmanager
 async def http_client(server: ServerHandle, pair: KeyPair | None, token: str = "") -> AsyncIterator[Http]:
     """A client with *pair*'s identity; without one and without *token*, an anonymous client."""
 
-    def make_context() -> ssl.SSLContext:
-        context = ssl.create_default_context(cadata=server.ca_pem.decode())
-        if pair is not None:
-            with memory_file(pair.certificate_pem) as certificate, memory_file(pair.key_pem.reveal()) as key:
-                context.load_cert_chain(certificate, key)
-        return context
-
     async with trio.open_nursery() as nursery:
-        transport = H2Transport(nursery, Origin(host="127.0.0.1", port=server.port, make_context=make_context))
+        transport = H2Transport(
+            nursery, Origin(host="127.0.0.1", port=server.port, make_context=partial(client_context, server, pair))
+        )
         headers = {"authorization": f"Bearer {token}"} if token else {}
         async with httpx2.AsyncClient(transport=transport, base_url=server.url, headers=headers) as client:
             yield Http(client)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from kubelet_secrets.apiserver import patch
-from tests.apiserver.harness import JSON, PODS, SECRETS, STRATEGIC, TABLE, Answer, Http, pod, secret
+from kubelet_secrets.apiserver.process import ServerHandle
+from tests.apiserver.harness import JSON, PODS, SECRETS, STRATEGIC, TABLE, Answer, Http, client_context, pod, secret
 from tests.apiserver.test_protobuf import SECRET as SECRET_AS_PROTOBUF
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
@@ -77,6 +79,24 @@ async def test_a_field_that_is_named_twice_is_an_error_or_a_warning(admin: Http)
     assert refused.message.endswith(
         'strict decoding error: yaml: unmarshal errors:\n  line 5: key "name" already set in map'
     )
+
+
+async def test_a_request_that_does_not_end_is_ended(server: ServerHandle, admin: Http) -> None:
+    """Over HTTP/1.1: a client of ours would finish its request before it looks at the answer."""
+    context = client_context(server, server.authority.issue_admin())
+    with trio.fail_after(20):
+        tcp = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with trio.SSLStream(tcp, context, server_hostname="127.0.0.1", https_compatible=True) as tls:
+            head = f"POST {SECRETS}?timeout=200ms HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 99\r\n\r\n{{"
+            await tls.send_all(head.encode())
+            answer = b""
+            while b"}" not in answer:
+                answer += await tls.receive_some()
+    assert answer.startswith(b"HTTP/1.1 504")
+    assert b'"message":"Timeout: request did not complete within the allotted timeout","reason":"Timeout"' in answer
+    assert (await admin.get(f"{SECRETS}?timeout=1m30s")).status == 200, "longer than allowed is as long as allowed"
+    refused = await admin.get(f"{SECRETS}?timeout=soon")
+    assert _failure(refused)[:2] == (400, "BadRequest")
 
 
 @pytest.mark.parametrize("metadata", [[None], "x", 1])

@@ -1,0 +1,47 @@
+"""The parameters of a list: from when, how many, and where to go on.
+
+Pure. Called by ``resource_call.py``; a watch has its own in ``watch_route.py``.
+
+Source: apimachinery pkg/apis/meta/internalversion/validation, ValidateListOptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver.delete_options import parse_int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOptions:
+    """As :func:`listing.list_objects` takes them."""
+
+    limit: int
+    continue_token: str
+    revision: int | None
+    is_exact: bool
+
+
+def parse_list_options(query: Mapping[str, str]) -> ListOptions:
+    """Raises: Invalid: 400, for what is malformed or does not fit together."""
+    version = query.get("resourceVersion", "")
+    match = query.get("resourceVersionMatch", "")
+    revision = _parse_revision(version) if version not in ("", "0") else None
+    if match and match not in ("Exact", "NotOlderThan"):
+        raise statuses.bad_request(f'resourceVersionMatch: Unsupported value: "{match}"')
+    if match and not version:
+        raise statuses.bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
+    token = query.get("continue", "")
+    if token and version not in ("", "0"):
+        raise statuses.bad_request("specifying resource version is not allowed when using continue")
+    return ListOptions(
+        limit=parse_int(query, "limit"), continue_token=token, revision=revision, is_exact=match == "Exact"
+    )
+
+
+def _parse_revision(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise statuses.bad_request("resourceVersion: Invalid value: must be a decimal number")
+    return int(text)
