@@ -1,16 +1,16 @@
 """Who gets at a Secret: RBAC read backwards, from one object to everybody whom some binding leads to it.
 
 Pure. Four ways, in the order of how directly they lead there: reading it through the API; creating pods in its namespace, which
-may mount any Secret there; running a command in a pod that has it; being the node of a pod that refers to it. Bindings are
-told as they are: a group is not resolved into its members, for the API server does not know them. Called by
-``cli/who_can.py``.
+may mount any Secret there; running a command in a pod that has it, by the API server or past it by the kubelet; being the node
+of a pod that refers to it. Bindings are told as they are: a group is not resolved into its members, for the API server does
+not know them. Called by ``cli/who_can.py``.
 
 Source: https://kubernetes.io/docs/concepts/security/rbac-good-practices/ and /docs/concepts/configuration/secret/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -65,7 +65,7 @@ def find_exposures(policy: Policy, namespace: str, name: str, pods: Sequence[Pod
         policy: every cluster role and binding, and those of *namespace*.
         pods: of *namespace*.
     """
-    inside = tuple(sorted(pod.metadata.name for pod in pods if name in _names_inside(pod)))
+    inside = {pod.metadata.name: pod.spec.node_name for pod in pods if name in _names_inside(pod)}
     found = [Exposure(way=Way.READ, subject=_MASTERS, verbs=("*",))]
     broken = []
     for binding in policy.bindings_in(namespace):
@@ -74,7 +74,7 @@ def find_exposures(policy: Policy, namespace: str, name: str, pods: Sequence[Pod
         except MissingRole as error:
             broken.append(f"{binding.kind} {binding.name}: {error}")
             continue
-        ways = list(_ways(rules, namespace, name, inside))
+        ways = list(_ways(rules, namespace, name, inside, is_cluster_wide=not binding.namespace))
         found += [
             Exposure(way=way, subject=_placed(subject, binding), verbs=verbs, pods=through, binding=binding)
             for subject in binding.subjects
@@ -87,9 +87,9 @@ def find_exposures(policy: Policy, namespace: str, name: str, pods: Sequence[Pod
 
 
 def _ways(
-    rules: Sequence[Rule], namespace: str, name: str, inside: tuple[str, ...]
+    rules: Sequence[Rule], namespace: str, name: str, inside: Mapping[str, str], *, is_cluster_wide: bool
 ) -> Iterator[tuple[Way, tuple[str, ...], tuple[str, ...]]]:
-    """What one role leads to: way, verbs, pods."""
+    """What one role leads to: way, verbs, pods. *inside* are the pods that have the Secret, each with its node."""
     verbs = [verb for verb in _NAMED_READS if _allow(rules, verb, "", "secrets", namespace, name)]
     if _allow(rules, "deletecollection", "", "secrets", namespace):
         verbs.append("deletecollection")
@@ -98,14 +98,19 @@ def _ways(
     if makes := tuple(_pod_making(rules, namespace)):
         yield Way.CREATE_PODS, makes, ()
     through: dict[tuple[str, ...], list[str]] = {}
-    for pod in inside:
-        streams = tuple(
+    for pod, node in sorted(inside.items()):
+        streams = [
             f"create {resource}"
             for resource in ("pods/exec", "pods/attach")
             if _allow(rules, "create", "", resource, namespace, pod)
-        )
+        ]
+        if node and is_cluster_wide:
+            # To whom a kubelet gives its whole API, past the API server's exec; a GET is enough for a WebSocket.
+            streams += [
+                f"{verb} nodes/proxy" for verb in ("create", "get") if _allow(rules, verb, "", "nodes/proxy", "", node)
+            ]
         if streams:
-            through.setdefault(streams, []).append(pod)
+            through.setdefault(tuple(streams), []).append(pod)
     for streams, names in through.items():
         yield Way.EXEC, streams, tuple(names)
 

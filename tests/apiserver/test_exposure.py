@@ -91,12 +91,19 @@ def _of_jane(policy: Policy, *pods: Pod) -> list[tuple[str, tuple[str, ...], tup
             [("exec", ("create pods/attach",), ("mounting",))],
             id="attach",
         ),
+        pytest.param(
+            _policy("get", "", "nodes/proxy", namespace=""),
+            [("exec", ("get nodes/proxy",), ("mounting",))],
+            id="the-kubelets-own-exec",
+        ),
+        pytest.param(_policy("get", "", "nodes/proxy", "n2", namespace=""), [], id="of-another-kubelet"),
+        pytest.param(_policy("get", "", "nodes/proxy"), [], id="nodes-are-in-no-namespace"),
         pytest.param(_policy("get", "", "pods/log"), [], id="logs-are-not-counted"),
     ],
 )
 def test_ways_of_a_user(policy: Policy, expected: list[Any]) -> None:
     pods = (
-        _pod("mounting", **MOUNTING),
+        _pod("mounting", "n1", **MOUNTING),
         _pod("environment", **IN_ENVIRONMENT),
         _pod("pulling", **PULLING),
         _pod("plain"),
