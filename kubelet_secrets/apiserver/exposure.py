@@ -111,8 +111,8 @@ def _ways(
             ]
         if streams:
             through.setdefault(tuple(streams), []).append(pod)
-    for streams, names in through.items():
-        yield Way.EXEC, streams, tuple(names)
+    for verbs_there, names in through.items():
+        yield Way.EXEC, verbs_there, tuple(names)
 
 
 def _pod_making(rules: Sequence[Rule], namespace: str) -> Iterator[str]:
