@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError, Message
 from kubelet_secrets.apiserver.schemas import document
 
 MAGIC = b"k8s\0"
+_MALFORMED = "the protobuf content is malformed"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _META = "k8s.io.apimachinery.pkg.apis.meta.v1."
 _UNKNOWN = "k8s.io.apimachinery.pkg.runtime.Unknown"
@@ -97,7 +98,11 @@ def decode_protobuf(body: bytes) -> dict[str, Any]:
     name = document()["kinds"].get(f"{api_version}/{kind}")
     if name is None:
         raise ValueError(f'no kind "{kind}" is registered for version "{api_version}"')
-    content = _to_plain(_parse(name.replace("io.k8s", "k8s.io", 1), envelope.raw))
+    try:
+        content = _to_plain(_parse(name.replace("io.k8s", "k8s.io", 1), envelope.raw))
+    except (OverflowError, json.JSONDecodeError, UnicodeDecodeError):
+        # A time beyond the calendar; managed fields that are no JSON; a key of a map that is not UTF-8.
+        raise ValueError(_MALFORMED) from None
     return {"apiVersion": api_version, "kind": kind, **content}
 
 
@@ -105,7 +110,7 @@ def _parse(name: str, data: bytes) -> Any:
     try:
         return _message_class(name).FromString(data)
     except DecodeError:
-        raise ValueError("the protobuf content is malformed") from None
+        raise ValueError(_MALFORMED) from None
 
 
 @cache
@@ -173,16 +178,19 @@ def _to_plain(message: Message) -> Any:
 
 def _field_to_plain(field: FieldDescriptor, value: Any) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return {key: _value_to_plain(entry) for key, entry in value.items()}
+        keys, values = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
+        return {_value_to_plain(keys, key): _value_to_plain(values, entry) for key, entry in value.items()}
     if field.is_repeated:
-        return [_value_to_plain(entry) for entry in value]
-    return _value_to_plain(value)
+        return [_value_to_plain(field, entry) for entry in value]
+    return _value_to_plain(field, value)
 
 
-def _value_to_plain(value: Any) -> Any:
+def _value_to_plain(field: FieldDescriptor, value: Any) -> Any:
     if isinstance(value, Message):
         return _to_plain(value)
     if isinstance(value, bytes):
+        if field.type == FieldDescriptor.TYPE_STRING:
+            raise ValueError(_MALFORMED)  # not UTF-8: protobuf hands such a text out as bytes
         return base64.b64encode(value).decode("ascii")
     return value
 

@@ -209,3 +209,32 @@ def test_broken_content_does_not_show_itself() -> None:
     with pytest.raises(ValueError) as caught:
         protobuf.decode_protobuf(bytes.fromhex(SECRET).replace(b"password", b"\xff\xff\xff\xff\xff\xff\xff\xff"))
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [2**63 - 1, -(2**63), 253_402_300_800])
+def test_times_beyond_the_calendar_are_malformed(seconds: int) -> None:
+    secret = _message("k8s.io.api.core.v1.Secret")
+    secret.metadata.creationTimestamp.seconds = seconds
+    with pytest.raises(ValueError, match="the protobuf content is malformed"):
+        protobuf.decode_protobuf(_encode("Secret", secret))
+
+
+def test_managed_fields_that_are_no_json_are_malformed() -> None:
+    secret = _message("k8s.io.api.core.v1.Secret")
+    secret.metadata.managedFields.add(manager="x").fieldsV1.Raw = b"{canary"
+    with pytest.raises(ValueError) as caught:
+        protobuf.decode_protobuf(_encode("Secret", secret))
+    assert str(caught.value) == "the protobuf content is malformed"
+
+
+@pytest.mark.parametrize("place", [b"namehere", b"keyishere", b"labelhere"])
+def test_text_that_is_not_utf8_is_malformed(place: bytes) -> None:
+    """It must not turn into the base64 of itself, as bytes do."""
+    secret = _message("k8s.io.api.core.v1.Secret")
+    secret.metadata.name = "namehere"
+    secret.metadata.labels["l"] = "labelhere"
+    secret.data["keyishere"] = b"v"
+    body = _encode("Secret", secret)
+    assert body.count(place) == 1
+    with pytest.raises(ValueError, match="the protobuf content is malformed"):
+        protobuf.decode_protobuf(body.replace(place, b"\xff" * len(place)))
