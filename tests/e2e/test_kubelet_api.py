@@ -283,6 +283,32 @@ async def test_exec_by_websocket(cluster: Cluster) -> None:
     assert (await websocket_exec(cluster, "nobody", ["ls"])).status["code"] == 404
 
 
+async def grant(cluster: Cluster, user: str, verb: str, resource: str) -> None:
+    """A Role with one rule, bound to *user*."""
+    group, name = "rbac.authorization.k8s.io", unique("grant")
+    role = {"metadata": {"name": name}, "rules": [{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]}
+    binding = {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+    }
+    async with admin_client(cluster) as client:
+        for plural, obj in (("roles", role), ("rolebindings", binding)):
+            answer = await client.post(f"/apis/{group}/v1/namespaces/default/{plural}", json=obj)
+            assert answer.status_code == 201, answer.text
+
+
+async def test_exec_takes_the_right_to_create(cluster: Cluster) -> None:
+    """Of pods/exec alone, as roles commonly give it: kubectl's WebSocket is a GET, but reading is not what it does."""
+    name, maker, reader = unique("rights"), unique("maker"), unique("reader")
+    await cluster.run_pod(name, container())
+    await grant(cluster, maker, "create", "pods/exec")
+    await grant(cluster, reader, "get", "pods/exec")
+    done = await websocket_exec(cluster, name, ["echo", "in"], user=maker)
+    assert (done.out[1], done.status["status"]) == (b"in\n", "Success")
+    assert (await websocket_exec(cluster, name, ["echo", "in"], user=reader)).status["code"] == 403
+
+
 # --- the kubelet itself ---------------------------------------------------------------------------------------------------
 
 
