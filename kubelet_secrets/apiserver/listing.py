@@ -21,6 +21,7 @@ from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.storage import ROOT, Compacted, Record, Storage
+from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.apiserver.watch import split_key
 
 CONTINUE_EXPIRED = (
@@ -73,7 +74,7 @@ async def open_record(storage: Storage, record: Record) -> Stored:
 
 
 async def _open(storage: Storage, record: Record) -> Stored:
-    opened = await storage.open(record)
+    opened = await open_object(storage, record)
     return Stored(opened.value, record.revision, opened.is_stale)
 
 

@@ -72,6 +72,7 @@ from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
 from kubelet_secrets.apiserver.service_addresses import OWN_ADDRESS, ServiceAddresses, kubernetes_service
 from kubelet_secrets.apiserver.storage import ROOT, Storage
+from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.tokens import TokenIssuer, load_issuer
 from kubelet_secrets.apiserver.watch import WatchHub
@@ -191,7 +192,7 @@ async def _serve(
     graph = NodeGraph()
     for record in storage.records(f"{ROOT}pods/"):
         try:
-            graph.set_pod(record.key, (await storage.open(record)).value)
+            graph.set_pod(record.key, (await open_object(storage, record)).value)
         except TransformError as error:
             # What nodes may read follows from the pods: without them the server would refuse everything.
             raise HostError(f'unable to transform key "{record.key}": {error}') from None

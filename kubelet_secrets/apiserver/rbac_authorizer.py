@@ -10,9 +10,11 @@ from __future__ import annotations
 from kubelet_secrets.apiserver import codec
 from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.authz import Verdict
+from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.rbac import Policy, Resolution, find_grant, resolve
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 from kubelet_secrets.apiserver.storage import ROOT, Change, Storage
+from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.errors import aggregate_message
 
 _PLURALS = ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
@@ -25,10 +27,13 @@ class RbacAuthorizer:
         self.policy = Policy()
 
     async def load(self, storage: Storage) -> None:
-        """Take in what is stored already."""
+        """Take in what is stored already. Raises: TransformError: one cannot be read; it is named."""
         for plural in _PLURALS:
             for record in storage.records(f"{ROOT}{plural}/"):
-                self._set(record.key, (await storage.open(record)).value)
+                try:
+                    self._set(record.key, (await open_object(storage, record)).value)
+                except TransformError as error:
+                    raise TransformError(f'unable to transform key "{record.key}": {error}') from None
 
     def observe(self, change: Change) -> None:
         """Take in one committed change of anything."""

@@ -25,6 +25,7 @@ from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.storage import ROOT, Change, Compacted, Record, Storage
+from kubelet_secrets.apiserver.stored import open_object
 
 ADDED, MODIFIED, DELETED, BOOKMARK = "ADDED", "MODIFIED", "DELETED", "BOOKMARK"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -257,7 +258,7 @@ class Watcher:
 
     async def _open(self, record: Record) -> bytes:
         try:
-            return (await self._storage.open(record)).value
+            return (await open_object(self._storage, record)).value
         except TransformError as error:
             raise TransformError(f'unable to transform key "{record.key}": {error}') from None
 

@@ -7,24 +7,28 @@ import logging
 import os
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kubelet_secrets.apiserver import encryption_source
 from kubelet_secrets.apiserver.encryption import Identity
 from kubelet_secrets.apiserver.encryption_source import EncryptionSource, open_source
+from kubelet_secrets.apiserver.journal import open_journal
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
+from kubelet_secrets.apiserver.storage import ABSENT, Storage
 from kubelet_secrets.cli.apiserver import apiserver as apiserver_command
-from kubelet_secrets.errors import HostError, UsageError
+from kubelet_secrets.errors import HostError, KubeletSecretsError, UsageError
 from kubelet_secrets.leakscan import spellings
 from tests.apiserver.harness import PODS, SECRETS, Http, http_client, pod, secret
 from tests.apiserver.kms_plugin import Plugin
 from tests.apiserver.kubectl import OLDEST, find_kubectl, open_kubectl
+from tests.apiserver.test_protobuf import SECRET as PROTOBUF_SECRET
 
 KUBECTL = find_kubectl()
 PATH = "/registry/secrets/default/db"
@@ -252,6 +256,57 @@ async def test_watch_that_meets_an_unreadable_object_names_it(tmp_path: Path) ->
     assert (event, status["code"]) == ("ERROR", 500)
     failed = f'unable to transform key "{PATH}": no matching key was found for the provided AES transformer'
     assert status["message"] == f"Internal error occurred: {failed}"
+
+
+async def store(directory: Path, key: str, value: bytes) -> None:
+    """Put bytes into the store of a server that is not running, as somebody else wrote them."""
+    with closing(open_journal(directory)) as journal:
+        storage = Storage(journal=journal)
+        journal.load_into(storage)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(storage.run)
+                await storage.write(key, value, expected=ABSENT)
+                nursery.cancel_scope.cancel()
+
+
+async def test_protobuf_of_kube_apiserver_is_read_and_rewritten(tmp_path: Path) -> None:
+    """A Secret in the envelope that kube-apiserver stores by default, as AES-GCM with its path as additional data."""
+    data, key = tmp_path / "data", base64.b64decode(KEYS["key1"])
+    in_default = PROTOBUF_SECRET.replace("12260a120a02646212001a00", "122d0a190a02646212001a0764656661756c74")
+    sealed = AESGCM(key).encrypt(bytes(12), bytes.fromhex(in_default), PATH.encode())
+    await store(data, PATH, b"k8s:enc:aesgcm:v1:key1:" + bytes(12) + sealed)
+    async with running(data, write_config(tmp_path / "enc.yaml", aesgcm("key1"))) as (server, admin):
+        found = (await admin.get(f"{SECRETS}/db")).json
+        assert (found["kind"], found["metadata"]["name"], found["data"]) == ("Secret", "db", {"password": "cHc="})
+        assert [item["data"] for item in (await admin.get(SECRETS)).json["items"]] == [{"password": "cHc="}]
+        async with admin.watch("/api/v1/secrets?watch=true") as watch:
+            assert (await watch.next())[1]["data"] == {"password": "cHc="}
+        assert (await admin.patch(f"{SECRETS}/db", {"metadata": {"labels": {"a": "b"}}})).status == 200
+        assert stored(server).startswith(b"k8s:enc:aesgcm:v1:key1:")
+
+
+@pytest.mark.parametrize("garbage", [b"\x07\xff\x00", b"k8s\0\xff", b"[]", b"{}", b'{"metadata":{}}', b""], ids=repr)
+async def test_what_a_wrong_key_makes_of_a_value_is_not_served(tmp_path: Path, garbage: bytes) -> None:
+    """AES-CBC authenticates nothing: with bad luck the padding fits and only the content is garbage."""
+    await store(tmp_path / "data", PATH, garbage)
+    async with running(tmp_path / "data", write_config(tmp_path / "enc.yaml", aesgcm("key1"), IDENTITY)) as (_, admin):
+        answer = await admin.get(f"{SECRETS}/db")
+        said = "the stored data is no object: the key may be a wrong one"
+        assert (answer.status, answer.message) == (500, f"Internal error occurred: {said}")
+        every = await admin.get(SECRETS)
+        assert (every.status, every.message) == (
+            500,
+            f'Internal error occurred: unable to transform key "{PATH}": {said}',
+        )
+
+
+@pytest.mark.parametrize("plural", ["pods", "clusterroles"])
+async def test_server_that_cannot_authorize_names_the_object(tmp_path: Path, plural: str) -> None:
+    path = f"/registry/{plural}/x" if plural == "clusterroles" else f"/registry/{plural}/default/x"
+    await store(tmp_path / "data", path, b"garbage")
+    with pytest.raises(KubeletSecretsError, match=f'unable to transform key "{path}"'):
+        await serve_apiserver(ServerOptions(data_dir=tmp_path / "data"))
 
 
 @pytest.mark.kubectl
