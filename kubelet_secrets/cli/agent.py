@@ -58,14 +58,14 @@ _NODE_OPTIONS = (
     click.option("--node-name", default=None, help="Name of the Node object.  [default: this host's name]"),
     click.option(
         "--root-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
         default=DEFAULT_ROOT_DIR,
         show_default=True,
         help="Where the node's mounts are attached. One agent per directory.",
     ),
     click.option(
         "--socket",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path, dir_okay=False, readable=False),
         default=Path(DEFAULT_SOCKET),
         envvar="KUBELET_SECRETS_SOCKET",
         show_default=True,

@@ -59,7 +59,7 @@ class _ServerGroup(click.Group):
 )
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=None,
     help="Keep objects in SQLite there. Secrets are encrypted; without --encryption-provider-config with a generated key that "
     "lies there too.",

@@ -33,7 +33,7 @@ READER_S = 3
 @click.command()
 @click.option(
     "--image-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=DEFAULT_IMAGE_DIR,
     show_default=True,
     help="The image store that has localhost/busybox:1; scripts/setup puts it there.",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_IMAGE_DIR = Path("/var/lib/kubelet-secrets/images")
 image_dir_option = click.option(
     "--image-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=DEFAULT_IMAGE_DIR,
     envvar="KUBELET_SECRETS_IMAGE_DIR",
     show_default=True,

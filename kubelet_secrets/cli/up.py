@@ -36,7 +36,7 @@ from kubelet_secrets.cli.apiserver import encryption_file, encryption_options
 @click.option("--port", type=click.IntRange(0, 65535), default=6443, show_default=True, help="0 takes any free port.")
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=None,
     help="Keep the API server's objects in SQLite there.  [default: in memory]",
 )
