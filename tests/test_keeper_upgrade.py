@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,6 +56,13 @@ def node(tmp_path: Path, program: Installed) -> Iterator[RunningNode]:
         yield node
     finally:
         node.clean_up()
+
+
+def kill_agent_and_spare(node: RunningNode, *, writer: int) -> None:
+    """SIGKILL for both, whichever is which."""
+    for pid in set(node.children()) - {writer}:
+        with contextlib.suppress(ProcessLookupError):  # a spare whose agent has just died may refuse the state, and end
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.fuse
@@ -114,9 +122,7 @@ def test_agent_of_another_version_is_not_started_again_and_again(node: RunningNo
     node.call("create", pod=UID, volume="v", files={"key": "one"})
     (node.root / "run" / "format").write_text("99\n")  # so that the keeper's way out is closed as well
     program.install("two", status=3)
-    spare_and_agent = set(node.children()) - {node.call("pids")["writer"]}
-    for pid in spare_and_agent:
-        os.kill(pid, signal.SIGKILL)
+    kill_agent_and_spare(node, writer=node.call("pids")["writer"])
     node.wait_notification("STATUS=no agent: the one that is installed cannot carry on")
     (node.root / "run" / "format").unlink()
     program.install("three")
@@ -133,8 +139,7 @@ def test_keeper_reloads_by_itself_but_once_when_the_agent_asks_for_it(node: Runn
     node.call("create", pod=UID, volume="v", files={"key": "one"})
     program.install("two", status=3)
     keeper, writer = node.keeper.pid, node.call("pids")["writer"]
-    for pid in set(node.children()) - {writer}:
-        os.kill(pid, signal.SIGKILL)
+    kill_agent_and_spare(node, writer=writer)
     wait_end(writer)  # the program that took over ended its predecessor's
     node.wait_notification("STATUS=no agent: the one that is installed cannot carry on")
     program.install("three")

@@ -151,5 +151,5 @@ def _make_invalidation(node: int, offset: int) -> bytes:
 
 
 def parse_name(request: Request, length: int) -> bytes:
-    """The name in a LOOKUP of *length* bytes, header and all; it ends with a NUL."""
-    return bytes(memoryview(request)[IN_HEADER.size : length]).rstrip(b"\0")
+    """The name in a LOOKUP of *length* bytes, header and all: what stands before the first NUL, as libfuse reads it too."""
+    return bytes(memoryview(request)[IN_HEADER.size : length]).partition(b"\0")[0]

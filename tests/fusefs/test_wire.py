@@ -17,6 +17,7 @@ from kubelet_secrets.fusefs.wire import (
     make_error,
     make_open,
     parse_header,
+    parse_name,
     parse_open,
     parse_read,
 )
@@ -44,6 +45,12 @@ def test_header_and_open() -> None:
 def test_a_number_keeps_its_top_bit() -> None:
     assert parse_header(make_request(Opcode.OPEN, unique=AGAIN | 5)).unique == AGAIN | 5
     assert make_error(AGAIN | 5, 0) == bytes.fromhex("10000000 00000000 0500000000000080")
+
+
+@pytest.mark.parametrize("behind", [b"\0", b"\0\0", b"\0\x01", b"\0other\0"])
+def test_a_name_ends_at_its_nul(behind: bytes) -> None:
+    request = make_request(Opcode.LOOKUP, b"key" + behind)
+    assert parse_name(request + b"what was read before", len(request)) == b"key"
 
 
 @pytest.mark.parametrize(("asked", "given"), [(4096, 4096), (65536, 65536), (1 << 20, 65536)])
