@@ -17,7 +17,7 @@ _MOST = 100  # upstream's limit of strict errors for one body
 
 
 def duplicate_fields(body: bytes, *, is_yaml: bool) -> list[str]:
-    """One text per repeated field of *body*, which is known to be well-formed.
+    """One text per repeated field of *body*, which is known to be well-formed and of a bounded depth.
 
     ``duplicate field "spec.containers[0].image"``, or for YAML all of them in one: ``yaml: unmarshal errors:\\n  line 4: key
     "image" already set in map``.
@@ -25,7 +25,7 @@ def duplicate_fields(body: bytes, *, is_yaml: bool) -> list[str]:
     if not is_yaml:
         paths = list(_paths(json.loads(body, object_pairs_hook=_Pairs), ""))
         return [f'duplicate field "{path}"' for path in dict.fromkeys(paths)][:_MOST]
-    lines = list(_lines(yaml.compose(body, yaml.CSafeLoader)))
+    lines = list(_lines(yaml.compose(body, yaml.CSafeLoader), set()))
     return ["yaml: unmarshal errors:\n" + "\n".join(f"  {line}" for line in lines[:_MOST])] if lines else []
 
 
@@ -49,7 +49,11 @@ def _paths(value: Any, path: str) -> Iterator[str]:
             yield from _paths(entry, f"{path}[{index}]")
 
 
-def _lines(node: Any) -> Iterator[str]:
+def _lines(node: Any, visited: set[int]) -> Iterator[str]:
+    """*visited*: nodes that have been looked at, by identity; aliases lead to them again."""
+    if id(node) in visited:
+        return
+    visited.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, entry in node.value:
@@ -57,7 +61,7 @@ def _lines(node: Any) -> Iterator[str]:
             if name is not None and name in seen:
                 yield f'line {key.start_mark.line + 1}: key "{key.value}" already set in map'
             seen.add(name)
-            yield from _lines(entry)
+            yield from _lines(entry, visited)
     elif isinstance(node, yaml.SequenceNode):
         for entry in node.value:
-            yield from _lines(entry)
+            yield from _lines(entry, visited)

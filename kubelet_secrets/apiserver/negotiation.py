@@ -14,13 +14,16 @@ from typing import Any
 import msgspec
 import yaml
 
+from kubelet_secrets.api import yamltext
 from kubelet_secrets.api.decode import strip_nulls
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.protobuf import decode_protobuf
+from kubelet_secrets.errors import ApiError
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 BODY_LIMIT_BYTES = 3 * 2**20  # upstream's MaxRequestBodyBytes
+_EXPANDED_LIMIT = 2 * BODY_LIMIT_BYTES  # of YAML with its aliases written out
 
 
 class View(Enum):
@@ -81,7 +84,7 @@ def decode_object(content_type: str, body: bytes) -> Object:
     media_type, _ = _parse(content_type or JSON)
     if media_type == PROTOBUF:
         try:
-            value: Any = decode_protobuf(body)
+            value: Any = check_depth(decode_protobuf(body))
         except ValueError as error:
             raise statuses.bad_request(f"the body cannot be decoded: {error}") from None
     elif media_type in (JSON, YAML, "application/apply-patch+yaml"):
@@ -95,19 +98,49 @@ def decode_object(content_type: str, body: bytes) -> Object:
 
 
 def parse(media_type: str, body: bytes) -> Any:
-    """JSON or YAML as plain data. Raises: Invalid: 400, with a position and without the text there."""
-    if media_type == JSON or media_type.endswith("+json"):
-        try:
-            return msgspec.json.decode(body)
-        except msgspec.DecodeError as error:
-            raise statuses.bad_request(f"the body is not valid JSON: {error}") from None
+    """JSON or YAML as plain data. Raises: Invalid: 400, with a position and without the text there; or it is no end of data."""
+    value = _parse_json(body) if media_type == JSON or media_type.endswith("+json") else _parse_yaml(body)
+    return check_depth(value)
+
+
+def check_depth(value: Any) -> Any:
+    """*value* itself. Raises: Invalid: 400, it nests deeper than this program recurses."""
+    if yamltext.is_deeper(value):
+        raise _too_deep()
+    return value
+
+
+def _parse_json(body: bytes) -> Any:
     try:
-        return yaml.load(body, yaml.CSafeLoader)
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise statuses.bad_request(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _parse_yaml(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)  # what kubectl apply --server-side sends as YAML
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        text = body.decode("utf-8-sig")
+        if yamltext.is_too_deep(text):
+            raise _too_deep()
+        value = yaml.load(text, yamltext.Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 0
         raise statuses.bad_request(f"the body is not valid YAML: line {line}") from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise statuses.bad_request("the body is not valid YAML") from None
+    if yamltext.expanded_size(value, counts_text=True) > _EXPANDED_LIMIT:
+        raise statuses.bad_request("the body is not valid YAML: document contains excessive aliasing")
+    return value
+
+
+def _too_deep() -> ApiError:
+    return statuses.bad_request(f"the body nests deeper than {yamltext.DEEPEST} levels")
 
 
 def encode(value: Any, media_type: str) -> bytes:

@@ -13,7 +13,9 @@ from typing import Any
 
 import jsonpatch
 import jsonpointer
+import msgspec
 
+from kubelet_secrets.api import yamltext
 from kubelet_secrets.apiserver.apply import server_side_apply, track_update
 from kubelet_secrets.apiserver.schemas import schema_of
 from kubelet_secrets.apiserver.strategic import BadPatch, strategic_merge
@@ -39,6 +41,7 @@ APPLY = "application/apply-patch+yaml"
 Obj = dict[str, Any]
 
 _MAX_OPERATIONS = 10_000
+_MAX_COPIED_BYTES = 3 * 2**20  # upstream's AccumulatedCopySizeLimit
 
 
 def apply_json_patch(obj: Obj, patch: Any) -> Obj:
@@ -46,7 +49,7 @@ def apply_json_patch(obj: Obj, patch: Any) -> Obj:
 
     Raises:
         Invalid: 400 for what is no patch, 413 for more than 10,000 operations, 422 for an operation that
-            fails, a failed ``test`` included.
+            fails, a failed ``test`` included, and for copies that add up to more than a body may have.
     """
     if not isinstance(patch, list) or not all(isinstance(operation, dict) for operation in patch):
         raise _bad_request("error decoding patch: expected a list of operations")
@@ -54,11 +57,19 @@ def apply_json_patch(obj: Obj, patch: Any) -> Obj:
         message = f"The allowed maximum operations in a JSON patch is {_MAX_OPERATIONS}, got {len(patch)}"
         raise Invalid(message, code=413, reason="RequestEntityTooLarge")
     result: Any = copy.deepcopy(obj)
+    copied_bytes = 0
     try:
-        result = jsonpatch.apply_patch(result, copy.deepcopy(patch), in_place=True)
-    except jsonpatch.InvalidJsonPatch:
+        # One by one, for a copy of a copy of a copy doubles the object each time.
+        for operation in copy.deepcopy(patch):
+            if operation.get("op") == "copy":
+                source = jsonpointer.resolve_pointer(result, operation["from"])
+                copied_bytes += len(msgspec.json.encode(source))
+                if copied_bytes > _MAX_COPIED_BYTES or yamltext.is_deeper(source):
+                    raise _unprocessable()
+            result = jsonpatch.apply_patch(result, [operation], in_place=True)
+    except (jsonpatch.InvalidJsonPatch, KeyError):
         raise _bad_request("error decoding patch: malformed operation") from None
-    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, ValueError):
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, RecursionError, TypeError, ValueError):
         raise _unprocessable() from None
     if not isinstance(result, dict):
         raise _bad_request("error decoding patch: the result is not an object")

@@ -100,8 +100,8 @@ def decode_protobuf(body: bytes) -> dict[str, Any]:
         raise ValueError(f'no kind "{kind}" is registered for version "{api_version}"')
     try:
         content = _to_plain(_parse(name.replace("io.k8s", "k8s.io", 1), envelope.raw))
-    except (OverflowError, json.JSONDecodeError, UnicodeDecodeError):
-        # A time beyond the calendar; managed fields that are no JSON; a key of a map that is not UTF-8.
+    except (OverflowError, json.JSONDecodeError, RecursionError, UnicodeDecodeError):
+        # A time beyond the calendar; managed fields that are no JSON, or nest endlessly; a key of a map that is not UTF-8.
         raise ValueError(_MALFORMED) from None
     return {"apiVersion": api_version, "kind": kind, **content}
 

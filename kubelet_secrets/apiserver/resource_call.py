@@ -195,7 +195,7 @@ class ResourceCall:
 
         def change(live: Object) -> Object:
             if media_type == patch.JSON_PATCH:
-                new = patch.apply_json_patch(live, changes)
+                new = negotiation.check_depth(patch.apply_json_patch(live, changes))
             elif media_type == patch.MERGE_PATCH:
                 new = patch.apply_merge_patch(live, changes)
             else:

@@ -219,9 +219,10 @@ def test_times_beyond_the_calendar_are_malformed(seconds: int) -> None:
         protobuf.decode_protobuf(_encode("Secret", secret))
 
 
-def test_managed_fields_that_are_no_json_are_malformed() -> None:
+@pytest.mark.parametrize("raw", [b"{canary", b'{"f:a":' * 100_000], ids=["broken", "endless"])
+def test_managed_fields_that_are_no_json_are_malformed(raw: bytes) -> None:
     secret = _message("k8s.io.api.core.v1.Secret")
-    secret.metadata.managedFields.add(manager="x").fieldsV1.Raw = b"{canary"
+    secret.metadata.managedFields.add(manager="x").fieldsV1.Raw = raw
     with pytest.raises(ValueError) as caught:
         protobuf.decode_protobuf(_encode("Secret", secret))
     assert str(caught.value) == "the protobuf content is malformed"
