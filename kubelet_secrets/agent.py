@@ -72,18 +72,20 @@ from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.manifestdir import ManifestDirectory
-from kubelet_secrets.pod.parts import NodeParts, wall_clock
+from kubelet_secrets.pod.parts import IMAGE_PULL_BURST, IMAGE_PULL_QPS, NodeParts, wall_clock
 from kubelet_secrets.pod.shutdown import stop_everything
 from kubelet_secrets.pod.source import PodSource, ServiceCache
 from kubelet_secrets.pod.syncing import SyncPolicy
+from kubelet_secrets.pod.tokenbucket import TokenBucket
 from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name
 from kubelet_secrets.runtime.cni import CniNetwork
 from kubelet_secrets.runtime.hostfacts import probe_cgroups, probe_host
 from kubelet_secrets.runtime.imagegc import ImageGcPolicy
-from kubelet_secrets.runtime.images import ImageStore
+from kubelet_secrets.runtime.images import DEFAULT_PARALLEL_PULLS, ImageStore
 from kubelet_secrets.runtime.nodekeyring import read_node_keyring, search_paths
 from kubelet_secrets.runtime.oci import OciRuntime
+from kubelet_secrets.runtime.pullrecords import Verification, VerificationPolicy, parse_allow_list
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.sandbox import SandboxManager
 from kubelet_secrets.runtime.tools import find_tools
@@ -118,6 +120,11 @@ class AgentOptions:
     pod_manifest_path: Path | None = None  # static pods
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
+    max_parallel_image_pulls: int = DEFAULT_PARALLEL_PULLS
+    registry_qps: float = IMAGE_PULL_QPS
+    registry_burst: int = IMAGE_PULL_BURST
+    image_verification: Verification = Verification.NEVER_VERIFY_PRELOADED  # which present images are free to use
+    image_allow_list: tuple[str, ...] = ()  # patterns, checked
     kubelet_address: str = "0.0.0.0"  # the kubelet's own default; every request is authenticated
     kubelet_port: int = 0  # 0: any
     rotates_server_certificates: bool = False  # ask the cluster for the certificate that the kubelet's API shows
@@ -208,6 +215,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 tools=tools,
                 registry=Registry(tools, auth_dir=run_dir, scratch_dir=options.image_dir / "tmp"),
                 node_keyring=lambda: read_node_keyring(search_paths(options.root_dir)),
+                max_parallel_pulls=options.max_parallel_image_pulls,
+                verification=VerificationPolicy(options.image_verification, parse_allow_list(options.image_allow_list)),
             ),
             cgroups=cgroups,
             registry=registry,
@@ -225,6 +234,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             memory_bytes=facts.memory_bytes,
             sync_policy=SyncPolicy(emulates_delays=options.emulates_delays, polls=strategy is not Strategy.WATCH),
             logs_dir=run_dir / "logs",
+            image_pull_rate=TokenBucket(options.registry_qps, options.registry_burst),
         )
         pods = PodManager(parts)
         node = node_reference(options.node_name)

@@ -67,6 +67,11 @@ class StackOptions:
     pod_manifest_path: Path | None = None  # static pods
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
+    max_parallel_image_pulls: int = 4
+    registry_qps: float = 5.0
+    registry_burst: int = 10
+    image_verification: str = "NeverVerifyPreloadedImages"
+    image_allow_list: tuple[str, ...] = ()
     kubelet_address: str = "127.0.0.1"  # where the kubelet's API listens
     kubelet_port: int = 0  # 0: any free port
     cni_conf_dir: Path | None = None
@@ -197,6 +202,10 @@ async def run_stack(
             "--client-ca-file": str(client_ca),
             "--image-gc-high-threshold": str(options.image_gc_high_percent),
             "--image-gc-low-threshold": str(options.image_gc_low_percent),
+            "--max-parallel-image-pulls": str(options.max_parallel_image_pulls),
+            "--registry-qps": str(options.registry_qps),
+            "--registry-burst": str(options.registry_burst),
+            "--image-pull-credentials-verification-policy": options.image_verification,
             "--stop-grace": str(options.stop_grace_s),
             "--audit-journal": options.audit_journal,
             "--config-map-and-secret-change-detection-strategy": options.change_detection,
@@ -211,6 +220,8 @@ async def run_stack(
         if options.cni_conf_dir is not None:
             flags["--cni-conf-dir"] = str(options.cni_conf_dir)
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
+        for pattern in options.image_allow_list:
+            switches += ["--preloaded-images-verification-allowlist", pattern]
         if options.audit_file is not None:
             flags["--audit-file"] = str(options.audit_file)
         keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options)

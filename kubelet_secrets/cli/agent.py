@@ -54,6 +54,17 @@ class Size(click.ParamType[int]):
         return size_bytes
 
 
+def _image_patterns(_context: click.Context, option: click.Parameter, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    if patterns:
+        from kubelet_secrets.runtime.pullrecords import parse_allow_list
+
+        try:
+            parse_allow_list(patterns)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=option) from None
+    return patterns
+
+
 _NODE_OPTIONS = (
     click.option("--node-name", default=None, help="Name of the Node object.  [default: this host's name]"),
     click.option(
@@ -154,6 +165,48 @@ _NODE_OPTIONS = (
         default=80,
         show_default=True,
         help="Percent of the disk down to which they are.",
+    ),
+    click.option(
+        "--max-parallel-image-pulls",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        help="How many images are pulled at the same time. A kubelet pulls one unless told otherwise.",
+    ),
+    click.option(
+        "--registry-qps",
+        type=click.FloatRange(min=0),
+        default=5,
+        show_default=True,
+        help="Image pulls a second; 0: any number. More are refused, and tried again later.",
+    ),
+    click.option(
+        "--registry-burst",
+        type=click.IntRange(min=1),
+        default=10,
+        show_default=True,
+        help="How many may come at once all the same.",
+    ),
+    click.option(
+        "--image-pull-credentials-verification-policy",
+        "image_verification",
+        type=click.Choice(
+            ["NeverVerify", "NeverVerifyPreloadedImages", "NeverVerifyAllowlistedImages", "AlwaysVerify"]
+        ),
+        default="NeverVerifyPreloadedImages",
+        metavar="POLICY",
+        show_default=True,
+        help="Which images that are here a pod may use without credentials that could pull them: NeverVerify (all), "
+        "NeverVerifyPreloadedImages (imported ones), NeverVerifyAllowlistedImages, AlwaysVerify (none). The kubelet's setting "
+        "of that name.",
+    ),
+    click.option(
+        "--preloaded-images-verification-allowlist",
+        "image_allow_list",
+        metavar="IMAGE|PREFIX/*",
+        multiple=True,
+        callback=_image_patterns,
+        help="Those of NeverVerifyAllowlistedImages, without tags. May be repeated.",
     ),
     click.option(
         "--address",
@@ -309,6 +362,11 @@ def agent(
                     "pod_store_files": node["pod_store_files"],
                     "image_gc_high_percent": node["image_gc_high_threshold"],
                     "image_gc_low_percent": node["image_gc_low_threshold"],
+                    "max_parallel_image_pulls": node["max_parallel_image_pulls"],
+                    "registry_qps": node["registry_qps"],
+                    "registry_burst": node["registry_burst"],
+                    "image_verification": node["image_verification"],
+                    "image_allow_list": list(node["image_allow_list"]),
                     "kubelet_address": node["kubelet_address"] or DEFAULT_ADDRESS,
                     "kubelet_port": DEFAULT_KUBELET_PORT if node["kubelet_port"] is None else node["kubelet_port"],
                     "client_ca_file": _absolute(client_ca_file),

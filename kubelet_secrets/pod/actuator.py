@@ -112,7 +112,13 @@ class PodActuator:
             report=lambda container, *event: report((self._kind(container), container), *event),
             changed=changed,
         )
-        self._puller = ImagePuller(parts.images, parts.secrets, back_off=parts.image_back_off, clock=parts.clock)
+        self._puller = ImagePuller(
+            parts.images,
+            parts.secrets,
+            back_off=parts.image_back_off,
+            rate=parts.image_pull_rate,
+            clock=parts.clock,
+        )
         self._starter = ContainerStarter(
             runtime=parts.runtime,
             registry=parts.registry,

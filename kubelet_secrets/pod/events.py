@@ -22,6 +22,7 @@ from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import ApiError, ApiUnavailable, NotFound
 from kubelet_secrets.pod.correlator import Create, Drop, EventCorrelator, Recount
 from kubelet_secrets.pod.state import ContainerKind
+from kubelet_secrets.pod.tokenbucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +87,13 @@ class EventRecorder:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send what was recorded, in order, until cancelled."""
-        pace = _Pace(QPS, BURST)
+        pace = TokenBucket(QPS, BURST)
         task_status.started()
         async for report in self._receive:
             outcome = self._correlator.correlate(self._event(report), report.at)
             if isinstance(outcome, Drop):
                 continue
-            await pace.wait()
+            await trio.sleep(pace.take(trio.current_time()))
             await self._deliver(outcome)
 
     def _event(self, report: _Report) -> Event:
@@ -143,21 +144,6 @@ class EventRecorder:
             except NotFound:
                 pass  # it has expired: write it anew, with the count so far
         await self._client.create(EVENTS, namespace, outcome.event)
-
-
-class _Pace:
-    """A token bucket: *burst* at once, then *rate* per second."""
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._rate, self._burst = rate, float(burst)
-        self._tokens, self._filled_at = float(burst), trio.current_time()
-
-    async def wait(self) -> None:
-        now = trio.current_time()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate) - 1.0
-        self._filled_at = now
-        if self._tokens < 0:
-            await trio.sleep(-self._tokens / self._rate)
 
 
 def pod_reference(pod: Pod, kind: ContainerKind | None = None, container: Container | None = None) -> ObjectReference:

@@ -19,8 +19,10 @@ from kubelet_secrets.pod.backoff import BackOff
 from kubelet_secrets.pod.events import NORMAL, WARNING
 from kubelet_secrets.pod.objects import ObjectGetter
 from kubelet_secrets.pod.state import StartFailure
+from kubelet_secrets.pod.tokenbucket import TokenBucket
 from kubelet_secrets.runtime.images import Image, ImageStore
 from kubelet_secrets.runtime.keyring import KeyringError, RegistryCredentials, lookup, make_keyring
+from kubelet_secrets.runtime.pullprogress import PullProgress
 from kubelet_secrets.runtime.reference import parse_reference
 
 RETRY_INTO_BACK_OFF_S = 1.5  # after a failed pull the next look finds the back-off and says so
@@ -43,14 +45,22 @@ class ImagePuller:
 
     Args:
         back_off: pulls by ``<pod uid>_<image>``; shared by the node's pods.
+        rate: how often registries may be asked; shared by the node's pods.
     """
 
     def __init__(
-        self, store: ImageStore, secrets: ObjectGetter[Secret], *, back_off: BackOff, clock: Callable[[], datetime]
+        self,
+        store: ImageStore,
+        secrets: ObjectGetter[Secret],
+        *,
+        back_off: BackOff,
+        rate: TokenBucket,
+        clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._secrets = secrets
         self._back_off = back_off
+        self._rate = rate
         self._clock = clock
         self._last_errors: dict[str, str] = {}  # by image
 
@@ -114,20 +124,26 @@ class ImagePuller:
             waiting = f"{message}: ErrImagePull: {self._last_errors.get(name, '')}"
             raise ImageRefused(StartFailure(reason="ImagePullBackOff", message=waiting, retry_at=held_until))
         report(NORMAL, "Pulling", f'Pulling image "{name}"')
+
+        def tell(progress: PullProgress) -> None:
+            report(NORMAL, "Pulling", f'Pulling image "{name}": {progress}')
+
         started = trio.current_time()
         try:
-            ensured = await self._store.ensure(name, policy, self._credentials(name, secrets))
+            if not self._rate.try_take(started):
+                raise ImageError("ErrImagePull", "pull QPS exceeded")
+            ensured = await self._store.ensure(name, policy, self._credentials(name, secrets), tell=tell)
         except ImageError as error:
             report(WARNING, "Failed", f'Failed to pull image "{name}": {error}')
             now = self._clock()
             self._back_off.advance(key, now, now)
             self._last_errors[name] = str(error)
             raise
-        took = go_duration(int((trio.current_time() - started) * 1000) / 1000)
+        took, waited = (_milliseconds(seconds) for seconds in (ensured.pull_s, trio.current_time() - started))
         report(
             NORMAL,
             "Pulled",
-            f'Successfully pulled image "{name}" in {took} ({took} including waiting). '
+            f'Successfully pulled image "{name}" in {took} ({waited} including waiting). '
             f"Image size: {ensured.image.size_bytes} bytes.",
         )
         return ensured.image
@@ -143,6 +159,10 @@ class ImagePuller:
             return lookup(make_keyring(secrets), parse_reference(name).repository)
         except KeyringError as error:
             raise ImageError("ErrImagePull", str(error)) from error
+
+
+def _milliseconds(seconds: float) -> str:
+    return go_duration(int(seconds * 1000) / 1000)
 
 
 def default_pull_policy(image: str) -> str:

@@ -15,6 +15,7 @@ from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.pod.backoff import CONTAINER_CAP_S, IMAGE_CAP_S, IMAGE_INITIAL_S, BackOff
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.syncing import AT_ONCE, SyncPolicy
+from kubelet_secrets.pod.tokenbucket import TokenBucket
 from kubelet_secrets.pod.tokens import TokenManager
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.images import ImageStore
@@ -22,6 +23,9 @@ from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.sandbox import SandboxManager
 from kubelet_secrets.volume.manager import VolumeManager
 from kubelet_secrets.volume.payload import TrustBundleSource
+
+IMAGE_PULL_QPS = 5.0  # registryPullQPS
+IMAGE_PULL_BURST = 10  # registryBurst
 
 
 def wall_clock() -> datetime:
@@ -57,4 +61,5 @@ class NodeParts:
     supports_recursive_read_only: bool = True  # mount_setattr(2), Linux 5.12; runc 1.1
     clock: Callable[[], datetime] = wall_clock
     restart_back_off: BackOff = field(default_factory=lambda: BackOff(cap_s=CONTAINER_CAP_S))
+    image_pull_rate: TokenBucket = field(default_factory=lambda: TokenBucket(IMAGE_PULL_QPS, IMAGE_PULL_BURST))
     image_back_off: BackOff = field(default_factory=lambda: BackOff(initial_s=IMAGE_INITIAL_S, cap_s=IMAGE_CAP_S))

@@ -37,6 +37,8 @@ from kubelet_secrets.runtime.reference import ImageReference
 
 logger = logging.getLogger(__name__)
 
+PULL_RECORD = "pulled.json"
+
 _ABANDONED_S = 24 * 3600  # work in tmp/ that old belongs to nobody
 
 
@@ -152,7 +154,7 @@ class ImageDirectory:
 
     def read_record(self, image_id: str) -> PullRecord | None:
         try:
-            return msgspec.json.decode(self.path(image_id).joinpath("pulled.json").read_bytes(), type=PullRecord)
+            return msgspec.json.decode(self.path(image_id).joinpath(PULL_RECORD).read_bytes(), type=PullRecord)
         except FileNotFoundError:
             return None
 
@@ -161,7 +163,7 @@ class ImageDirectory:
             if not self.path(image_id).exists():
                 return  # removed meanwhile
             record = with_pull(self.read_record(image_id), repository, credentials)
-            _replace(self.path(image_id) / "pulled.json", msgspec.json.encode(record))
+            _replace(self.path(image_id) / PULL_RECORD, msgspec.json.encode(record))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -234,7 +236,7 @@ class ImageDirectory:
         for image in self.list():
             path = self.path(image.id)
             try:
-                if path.joinpath("pulled.json").exists():
+                if path.joinpath(PULL_RECORD).exists():
                     found.append((path.joinpath("image.json").stat().st_mtime, image))
             except FileNotFoundError:
                 continue  # removed while we looked

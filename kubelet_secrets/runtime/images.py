@@ -17,10 +17,17 @@ import msgspec
 import trio
 
 from kubelet_secrets.errors import ImageError, aggregate_message
-from kubelet_secrets.runtime.imagedir import Image, ImageConfig, ImageDirectory, read_layout
+from kubelet_secrets.runtime.imagedir import PULL_RECORD, Image, ImageConfig, ImageDirectory, read_layout
 from kubelet_secrets.runtime.imagegc import ImageGarbageCollector, ImageGcPolicy, Report
 from kubelet_secrets.runtime.keyring import Keyring, KeyringError, RegistryCredentials, credential_hash, lookup
-from kubelet_secrets.runtime.pullrecords import Verification, is_accessible
+from kubelet_secrets.runtime.pullprogress import PullProgress, tell_progress
+from kubelet_secrets.runtime.pullrecords import (
+    DEFAULT_VERIFICATION,
+    PullRecord,
+    VerificationPolicy,
+    is_accessible,
+    with_pull,
+)
 from kubelet_secrets.runtime.reference import ImageReference, parse_reference
 from kubelet_secrets.runtime.registry import Registry, RegistryError
 from kubelet_secrets.runtime.tools import Tools, run_tool
@@ -29,6 +36,11 @@ __all__ = ["EnsuredImage", "Image", "ImageConfig", "ImageStore"]
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PARALLEL_PULLS = 4
+"""A kubelet pulls one image after the other unless told otherwise: a large one then holds up all others."""
+
+TellProgress = Callable[[PullProgress], None]
+
 _LOCAL_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 
 
@@ -36,6 +48,7 @@ _LOCAL_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "dir:")
 class EnsuredImage:
     image: Image
     pulled: bool  # False: it was there (event "already present on machine")
+    pull_s: float = 0.0  # what the pull took, without waiting for others'
 
 
 class ImageStore:
@@ -44,7 +57,7 @@ class ImageStore:
     Args:
         directory: the image-dir; made if missing.
         registry: how to reach registries.
-        max_parallel_pulls: 1 as the kubelet's default ``serializeImagePulls``.
+        max_parallel_pulls: ``maxParallelImagePulls`` of the kubelet's configuration.
         verification: which present images a pod may use without showing that it could pull them.
         node_keyring: reads the node's own credentials, tried after a pod's; asked at every pull, so that changes count.
     """
@@ -55,8 +68,8 @@ class ImageStore:
         *,
         tools: Tools,
         registry: Registry,
-        max_parallel_pulls: int = 1,
-        verification: Verification = Verification.NEVER_VERIFY_PRELOADED,
+        max_parallel_pulls: int = DEFAULT_PARALLEL_PULLS,
+        verification: VerificationPolicy = DEFAULT_VERIFICATION,
         node_keyring: Callable[[], Keyring] = Keyring,
     ) -> None:
         self._files = ImageDirectory(directory)
@@ -110,12 +123,20 @@ class ImageStore:
             policy=self._verification,
         )
 
-    async def ensure(self, name: str, policy: str, credentials: Sequence[RegistryCredentials] = ()) -> EnsuredImage:
+    async def ensure(
+        self,
+        name: str,
+        policy: str,
+        credentials: Sequence[RegistryCredentials] = (),
+        *,
+        tell: TellProgress | None = None,
+    ) -> EnsuredImage:
         """What the kubelet does before it creates a container.
 
         Args:
             policy: ``Always``, ``IfNotPresent`` or ``Never``.
             credentials: the pod's, to be tried in order; then the node's; one anonymous attempt if there are none at all.
+            tell: called from time to time while a pull takes long.
 
         Raises:
             ImageError: ``InvalidImageName``, ``ImageInspectError``, ``ErrImageNeverPull`` or ``ErrImagePull``.
@@ -127,7 +148,8 @@ class ImageStore:
             return EnsuredImage(present, pulled=False)
         if policy == "Never":
             raise ImageError("ErrImageNeverPull", f'Container image "{name}" is not present with pull policy of Never')
-        return EnsuredImage(await self.pull(name, credentials), pulled=True)
+        image, pull_s = await self._pull(name, credentials, tell)
+        return EnsuredImage(image, pulled=True, pull_s=pull_s)
 
     async def pull(self, name: str, credentials: Sequence[RegistryCredentials] = ()) -> Image:
         """Fetch *name* from its registry; layers are not downloaded again when the manifest is known.
@@ -139,23 +161,8 @@ class ImageStore:
 
         Cancellation: the store is as before.
         """
-        reference = parse_reference(name)
-        turn = self._pulls.setdefault(reference.canonical, _PullTurn())
-        before = turn.finished
-        turn.users += 1
-        try:
-            async with turn.lock:
-                if turn.finished > before and turn.result is not None and turn.result[1] == tuple(credentials):
-                    return turn.result[0]  # somebody's pull began and ended while we waited
-                async with self._limit:
-                    image = await self._pull_any(name, reference, credentials)
-                turn.finished += 1
-                turn.result = (image, tuple(credentials))
-                return image
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                self._pulls.pop(reference.canonical, None)
+        image, _ = await self._pull(name, credentials, None)
+        return image
 
     async def import_image(self, source: str, name: str) -> Image:
         """Take an image from this machine into the store.
@@ -188,13 +195,41 @@ class ImageStore:
 
     # --- inside: pulling ----------------------------------------------------------------------------------------------
 
+    async def _pull(
+        self, name: str, credentials: Sequence[RegistryCredentials], tell: TellProgress | None
+    ) -> tuple[Image, float]:
+        """The image, and how many seconds its pull took."""
+        reference = parse_reference(name)
+        turn = self._pulls.setdefault(reference.canonical, _PullTurn())
+        before = turn.finished
+        turn.users += 1
+        if tell is not None:
+            turn.listeners.append(tell)
+        try:
+            async with turn.lock:
+                if turn.finished > before and turn.result is not None and turn.result[0] == tuple(credentials):
+                    return turn.result[1:]  # somebody's pull began and ended while we waited
+                async with self._limit:
+                    started_s = trio.current_time()
+                    image = await self._pull_any(reference, credentials, turn.tell)
+                    pull_s = trio.current_time() - started_s
+                turn.finished += 1
+                turn.result = (tuple(credentials), image, pull_s)
+                return image, pull_s
+        finally:
+            turn.users -= 1
+            if tell is not None:
+                turn.listeners.remove(tell)
+            if not turn.users:
+                self._pulls.pop(reference.canonical, None)
+
     async def _pull_any(
-        self, name: str, reference: ImageReference, credentials: Sequence[RegistryCredentials]
+        self, reference: ImageReference, credentials: Sequence[RegistryCredentials], tell: TellProgress
     ) -> Image:
         errors = []
         for attempt in (*credentials, *self._node_credentials(reference)) or (None,):
             try:
-                image = await self._pull_with(reference, attempt)
+                image = await self._pull_with(reference, attempt, tell)
             except RegistryError as error:
                 errors.append(f'failed to pull image "{reference.canonical}": {error}')
                 continue
@@ -212,19 +247,37 @@ class ImageStore:
             logger.warning("the node's own registry credentials are not used: %s", error)
             return ()
 
-    async def _pull_with(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Image:
-        digest = await self._registry.digest(reference, credentials)
+    async def _pull_with(
+        self, reference: ImageReference, credentials: RegistryCredentials | None, tell: TellProgress
+    ) -> Image:
+        manifest = await self._registry.manifest(reference, credentials)
+        digest = manifest.digest
         known = self._files.find_by_digest(f"{reference.repository}@{digest}")
         if known is not None:
             await trio.to_thread.run_sync(self._files.bind, reference, known.id)
             found = self._files.find_by_digest(f"{reference.repository}@{digest}")
             return found or known
         async with self._scratch() as scratch:
-            await self._registry.fetch(reference, digest, credentials, scratch / "layout")
-            return await self._take(scratch, reference, digest=digest)
+            layout, failure = scratch / "layout", None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tell_progress, layout, manifest.size_bytes, tell)
+                try:
+                    await self._registry.fetch(reference, digest, credentials, layout)
+                except RegistryError as error:
+                    failure = error  # to be raised outside, where no group wraps it
+                nursery.cancel_scope.cancel()
+            if failure is not None:
+                raise failure
+            record = with_pull(None, reference.repository, credentials)
+            return await self._take(scratch, reference, digest=digest, record=record)
 
-    async def _take(self, scratch: Path, reference: ImageReference, *, digest: str | None) -> Image:
-        """Unpack the layout in *scratch* and make it an image of the store."""
+    async def _take(
+        self, scratch: Path, reference: ImageReference, *, digest: str | None, record: PullRecord | None = None
+    ) -> Image:
+        """Unpack the layout in *scratch* and make it an image of the store.
+
+        A pulled image brings its record along: without one, were the agent killed right here, it would pass for preloaded.
+        """
         stored = read_layout(scratch / "layout", reference, digest)
         if self._files.load(stored.id) is None:
             unpacked = scratch / "image"
@@ -235,6 +288,8 @@ class ImageStore:
             if outcome.code != 0:
                 raise RegistryError(f"unpacking failed: {outcome.last_line}")
             unpacked.joinpath("image.json").write_bytes(msgspec.json.encode(stored))
+            if record is not None:
+                unpacked.joinpath(PULL_RECORD).write_bytes(msgspec.json.encode(record))
         await trio.to_thread.run_sync(self._files.commit, scratch / "image", stored, reference)
         image = self._files.load(stored.id)
         assert image is not None
@@ -251,7 +306,12 @@ class _PullTurn:
         self.lock = trio.Lock()
         self.users = 0
         self.finished = 0
-        self.result: tuple[Image, tuple[RegistryCredentials, ...]] | None = None
+        self.result: tuple[tuple[RegistryCredentials, ...], Image, float] | None = None
+        self.listeners: list[TellProgress] = []
+
+    def tell(self, progress: PullProgress) -> None:
+        for listener in self.listeners:
+            listener(progress)
 
 
 class _Scratch:

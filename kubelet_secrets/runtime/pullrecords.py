@@ -12,20 +12,92 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
+from kubelet_secrets.errors import ImageError
 from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials, credential_hash
+from kubelet_secrets.runtime.reference import parse_reference
 
 MAX_SECRETS = 100  # per image and repository; older ones are forgotten first
 
 
 class Verification(enum.Enum):
-    """``imagePullCredentialsVerificationPolicy`` of the kubelet's configuration, but for the allow list."""
+    """``imagePullCredentialsVerificationPolicy`` of the kubelet's configuration."""
 
     NEVER_VERIFY = "NeverVerify"
     NEVER_VERIFY_PRELOADED = "NeverVerifyPreloadedImages"  # the default
+    NEVER_VERIFY_ALLOWLISTED = "NeverVerifyAllowlistedImages"
     ALWAYS_VERIFY = "AlwaysVerify"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """``preloadedImagesVerificationAllowlist``: which images need no verification, wherever they came from."""
+
+    repositories: frozenset[str] = frozenset()  # full: docker.io/library/busybox
+    prefixes: tuple[str, ...] = ()  # with a slash at their end: quay.io/team/
+
+    def __contains__(self, repository: str) -> bool:
+        return repository in self.repositories or repository.startswith(self.prefixes)
+
+
+def parse_allow_list(patterns: Sequence[str]) -> AllowList:
+    """Read image names without tag and digest, and prefixes that end in ``/*``.
+
+    Raises:
+        ValueError: a pattern is neither; in upstream's words.
+
+    Source: image_pull_policies.go, getAllowlistImagePattern. Differs: short names mean what they mean in a pod
+    (``busybox`` is ``docker.io/library/busybox``); upstream takes full names only.
+    """
+    repositories, prefixes = set(), []
+    for pattern in patterns:
+        if pattern != pattern.strip():
+            raise ValueError(f"leading/trailing spaces are not allowed: {pattern}")
+        is_prefix = pattern.endswith("/*")
+        name = pattern.removesuffix("*") if is_prefix else pattern
+        if not name:
+            raise ValueError(f"the supplied pattern is too short: {pattern}")
+        if "*" in name:
+            raise ValueError(f"not a valid wildcard pattern, only patterns ending with '/*' are allowed: {pattern}")
+        if name == "/":
+            raise ValueError("at least registry hostname is required")
+        if is_prefix:
+            prefixes.append(name)
+            continue
+        try:
+            reference = parse_reference(name)
+        except ImageError as error:
+            raise ValueError(f"failed to parse as an image name: {error}") from None
+        if reference.digest or name.endswith(f":{reference.tag}"):
+            raise ValueError(f"neither tag nor digest is accepted in an image reference: {pattern}")
+        repositories.add(reference.repository)
+    return AllowList(frozenset(repositories), tuple(prefixes))
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationPolicy:
+    """Which present images a pod may use without showing that it could pull them."""
+
+    mode: Verification = Verification.NEVER_VERIFY_PRELOADED
+    allow_list: AllowList = AllowList()  # of NEVER_VERIFY_ALLOWLISTED alone
+
+    def exempts(self, repository: str, *, was_pulled: bool) -> bool:
+        """Whether the policy alone lets every pod use the image.
+
+        Source: image_pull_policies.go, the RequireCredentialVerificationForImage of each policy.
+        """
+        match self.mode:
+            case Verification.NEVER_VERIFY:
+                return True
+            case Verification.NEVER_VERIFY_PRELOADED:
+                return not was_pulled
+            case Verification.NEVER_VERIFY_ALLOWLISTED:
+                return repository in self.allow_list
+            case Verification.ALWAYS_VERIFY:
+                return False
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +111,9 @@ class PullRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One image's pulls, by repository (no tag, no digest). An image without a record was imported: preloaded."""
 
     repositories: dict[str, Access] = {}
+
+
+DEFAULT_VERIFICATION = VerificationPolicy()
 
 
 def with_pull(record: PullRecord | None, repository: str, credentials: RegistryCredentials | None) -> PullRecord:
@@ -60,18 +135,16 @@ def is_accessible(
     credentials: Sequence[RegistryCredentials],
     *,
     hashes: Collection[str],
-    policy: Verification,
+    policy: VerificationPolicy,
 ) -> bool:
     """Whether a pod with *credentials* may use the present image without asking the registry.
 
     Args:
         hashes: of the credentials that have opened this image and repository since the start of this process.
     """
-    if policy is Verification.NEVER_VERIFY:
+    if policy.exempts(repository, was_pulled=record is not None):
         return True
-    if record is None:
-        return policy is not Verification.ALWAYS_VERIFY
-    access = record.repositories.get(repository)
+    access = None if record is None else record.repositories.get(repository)
     if access is None:
         return False
     if access.everyone:

@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from kubelet_secrets.runtime.keyring import RegistryCredentials, auth_document
 from kubelet_secrets.runtime.reference import ImageReference
 from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool
@@ -29,6 +31,14 @@ class RegistryTls:
 
     verify: bool = True  # False: any certificate, and plain HTTP
     certificates: Path | None = None  # directory with *.crt (authorities), *.cert and *.key (client)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a registry has under a name."""
+
+    digest: str  # sha256:…
+    size_bytes: int | None  # of all that is to be downloaded; None: it is a list for several platforms
 
 
 class RegistryError(Exception):
@@ -52,8 +62,8 @@ class Registry:
         self._scratch_dir = scratch_dir
         self._tls = dict(tls or {})
 
-    async def digest(self, reference: ImageReference, credentials: RegistryCredentials | None) -> str:
-        """Ask the registry which manifest (or list of manifests) *reference* names now.
+    async def manifest(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Manifest:
+        """Ask the registry which manifest, or list of manifests, *reference* names now.
 
         Raises:
             RegistryError: it does not answer, refuses, or knows no such image.
@@ -62,7 +72,7 @@ class Registry:
         outcome = await self._skopeo(
             reference, credentials, "inspect", "--raw", *options, f"docker://{_name(reference)}"
         )
-        return "sha256:" + hashlib.sha256(outcome.stdout).hexdigest()
+        return Manifest("sha256:" + hashlib.sha256(outcome.stdout).hexdigest(), download_size_bytes(outcome.stdout))
 
     async def fetch(
         self, reference: ImageReference, digest: str, credentials: RegistryCredentials | None, layout: Path
@@ -106,6 +116,24 @@ class Registry:
         if domain in self._tls:
             return self._tls[domain]
         return RegistryTls(verify=not is_loopback(domain))
+
+
+def download_size_bytes(manifest: bytes) -> int | None:
+    """The sum of what a manifest names, in either of its formats; None for a list of manifests, and what is neither."""
+    try:
+        parts = msgspec.json.decode(manifest, type=_Manifest)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return None if parts.layers is None else sum(part.size for part in (parts.config, *parts.layers))
+
+
+class _Blob(msgspec.Struct, frozen=True):
+    size: int = 0
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    config: _Blob = _Blob()
+    layers: list[_Blob] | None = None
 
 
 def is_loopback(domain: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -34,6 +35,42 @@ class PrivateRegistry:
 
     def requests(self, text: str) -> int:
         return sum(text in line for line in self.log.read_text().splitlines() if "response completed" in line)
+
+
+class SlowLine:
+    """A way to a registry on which a download stands still after its first bytes, until it is released.
+
+    Attributes:
+        domain: what images behind it are called by.
+    """
+
+    def __init__(self, target: str, held_bytes: int) -> None:
+        self.domain = ""
+        self.release = trio.Event()
+        self._target_port = int(target.rpartition(":")[2])
+        self._held_bytes = held_bytes
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.domain = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        task_status.started()
+        await trio.serve_listeners(self._serve, [listener])
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        async with client, await trio.open_tcp_stream("127.0.0.1", self._target_port) as server:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pass, client, server, None)
+                await self._pass(server, client, self._held_bytes)
+                nursery.cancel_scope.cancel()
+
+    async def _pass(self, source: trio.SocketStream, sink: trio.SocketStream, held_bytes: int | None) -> None:
+        passed = 0
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                passed += len(data)
+                if held_bytes is not None and passed > held_bytes:
+                    await self.release.wait()
+                await sink.send_all(data)
 
 
 @asynccontextmanager

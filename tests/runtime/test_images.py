@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from kubelet_secrets.errors import ImageError
+from kubelet_secrets.runtime import images as images_module
 from kubelet_secrets.runtime import registry as registry_module
+from kubelet_secrets.runtime.imagedir import ImageDirectory
 from kubelet_secrets.runtime.images import Image, ImageStore
 from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials, parse_docker_config
+from kubelet_secrets.runtime.pullprogress import PullProgress, tell_progress
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool
 from kubelet_secrets.sensitive import SensitiveBytes
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.runtime.conftest import Node
-from tests.runtime.private_registry import GOOD, PASSWORD, PrivateRegistry, serve_registry
+from tests.runtime.private_registry import GOOD, PASSWORD, PrivateRegistry, SlowLine, serve_registry
 
 pytestmark = pytest.mark.runtime
 
@@ -283,6 +287,83 @@ async def test_pull_by_digest(store: ImageStore, private: PrivateRegistry) -> No
     assert store.resolve(name) == image
     await store.remove(name)
     assert store.list() == ()
+
+
+async def test_a_long_download_is_told_of(
+    store: ImageStore, private: PrivateRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the kubelet; and what two pods wait for is told to both."""
+    monkeypatch.setattr(images_module, "tell_progress", partial(tell_progress, first_s=0.01, every_s=0.01))
+    told: list[PullProgress] = []
+    line = SlowLine(private.domain, held_bytes=300_000)
+
+    async def pull(is_told: trio.Event) -> None:
+        def tell(progress: PullProgress) -> None:
+            told.append(progress)
+            if progress.received_bytes > 100_000:
+                is_told.set()
+
+        ensured = await store.ensure(f"{line.domain}/team/app:1", "IfNotPresent", [GOOD], tell=tell)
+        assert ensured.pulled
+        assert ensured.pull_s > 0
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(line.run)
+            async with trio.open_nursery() as pulls:
+                heard = [trio.Event(), trio.Event()]
+                for event in heard:
+                    pulls.start_soon(pull, event)
+                for event in heard:
+                    await event.wait()
+                line.release.set()
+            nursery.cancel_scope.cancel()
+    progress = told[-1]
+    assert progress.total_bytes is not None
+    assert progress.received_bytes <= progress.total_bytes + 10_000  # and the layout's own few files
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (PullProgress(0, None), "0.0 MiB so far"),
+        (PullProgress(13_107_200, 105_906_176), "12.5 of 101.0 MiB"),
+    ],
+)
+def test_progress_reads(progress: PullProgress, text: str) -> None:
+    assert str(progress) == text
+
+
+@pytest.mark.parametrize(
+    ("manifest", "size_bytes"),
+    [
+        (b'{"schemaVersion":2,"config":{"size":10},"layers":[{"size":5},{"size":7}]}', 22),
+        (b'{"schemaVersion":2,"manifests":[{"size":500}]}', None),
+        (b'{"schemaVersion":1,"fsLayers":[]}', None),
+        (b'{"layers":[{"size":"5"}]}', None),
+        (b"<html>", None),
+    ],
+    ids=["manifest", "list", "schema-1", "broken", "no-json"],
+)
+def test_what_a_manifest_says_of_its_size(manifest: bytes, size_bytes: int | None) -> None:
+    assert registry_module.download_size_bytes(manifest) == size_bytes
+
+
+async def test_image_never_stands_without_the_record_of_its_pull(
+    store: ImageStore, private: PrivateRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent killed right after an image came into the store: it would pass for preloaded, free for every pod. §9.5."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageDirectory, "write_record", die)
+    with trio.fail_after(60), pytest.raises(KeyboardInterrupt):
+        await store.pull(private.image, [replace(GOOD, source=SECRET)])
+    image = store.resolve(private.image)
+    assert image is not None
+    assert not store.is_accessible(image, private.image, ())
+    assert store.is_accessible(image, private.image, [replace(GOOD, source=SECRET)])
 
 
 async def test_absent_image_is_told(store: ImageStore, private: PrivateRegistry) -> None:

@@ -8,7 +8,15 @@ import msgspec
 import pytest
 
 from kubelet_secrets.runtime.keyring import CredentialSource, RegistryCredentials, credential_hash
-from kubelet_secrets.runtime.pullrecords import MAX_SECRETS, PullRecord, Verification, is_accessible, with_pull
+from kubelet_secrets.runtime.pullrecords import (
+    MAX_SECRETS,
+    PullRecord,
+    Verification,
+    VerificationPolicy,
+    is_accessible,
+    parse_allow_list,
+    with_pull,
+)
 from kubelet_secrets.sensitive import SensitiveBytes
 
 REPOSITORY = "quay.io/team/app"
@@ -47,7 +55,51 @@ def test_present_image(
     expected: bool,
 ) -> None:
     hashes = {credential_hash(login(password)) for password in hashed}
-    assert is_accessible(record, REPOSITORY, credentials, hashes=hashes, policy=policy) is expected
+    assert is_accessible(record, REPOSITORY, credentials, hashes=hashes, policy=VerificationPolicy(policy)) is expected
+
+
+@pytest.mark.parametrize("record", [None, OPENED_BY_A], ids=["preloaded", "pulled"])
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        pytest.param([], False, id="none"),
+        pytest.param(["quay.io/team/app"], True, id="name"),
+        pytest.param(["quay.io/team/ap"], False, id="a-name-is-whole"),
+        pytest.param(["quay.io/team/*"], True, id="prefix"),
+        pytest.param(["quay.io/*"], True, id="registry"),
+        pytest.param(["quay.io/te/*"], False, id="a-prefix-ends-with-a-part"),
+        pytest.param(["busybox", "quay.io/team/app"], True, id="any-of-several"),
+    ],
+)
+def test_images_of_the_allow_list_need_no_verification(
+    record: PullRecord | None, patterns: list[str], expected: bool
+) -> None:
+    """§9.5. Source: image_pull_policies_test.go."""
+    policy = VerificationPolicy(Verification.NEVER_VERIFY_ALLOWLISTED, parse_allow_list(patterns))
+    assert is_accessible(record, REPOSITORY, (), hashes=(), policy=policy) is expected
+    assert is_accessible(OPENED_BY_A, REPOSITORY, (login("1", "a"),), hashes=(), policy=policy)
+
+
+def test_short_names_mean_what_they_mean_in_a_pod() -> None:
+    assert parse_allow_list(["busybox"]).repositories == {"docker.io/library/busybox"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (" quay.io/app", "leading/trailing spaces are not allowed"),
+        ("", "the supplied pattern is too short"),
+        ("quay.io/*/app", "only patterns ending with '/\\*' are allowed"),
+        ("quay.io/a*", "only patterns ending with '/\\*' are allowed"),
+        ("/*", "at least registry hostname is required"),
+        ("quay.io/app:1", "neither tag nor digest is accepted"),
+        ("quay.io/app@sha256:" + 64 * "0", "neither tag nor digest is accepted"),
+        ("quay.io/App", "failed to parse as an image name"),
+    ],
+)
+def test_patterns_that_are_none(pattern: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse_allow_list([pattern])
 
 
 def test_record_holds_names_and_no_credential() -> None:
