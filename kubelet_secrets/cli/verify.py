@@ -19,7 +19,7 @@ from kubelet_secrets.cli.inspect import socket_option
 from kubelet_secrets.cli.output import human_size, output_option, print_objects, print_table
 
 if TYPE_CHECKING:
-    from kubelet_secrets.verify.report import Report
+    from kubelet_secrets.verify.report import ProcessReport, Report
     from kubelet_secrets.verify.run import Progress, VerifyOptions
 
 _COLOURS = {"secure": "green", "weak": "yellow", "insecure": "red"}
@@ -78,6 +78,13 @@ _existing = click.Path(path_type=Path, exists=True)
     default=600.0,
     show_default=True,
     help="Seconds that all searches together may take. What is not read by then counts as not proven.",
+)
+@click.option(
+    "--step-limit",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    help="Seconds that each step may take: more on a slow machine.",
 )
 @click.option(
     "--runtime", type=click.Choice(["runc", "crun"]), default="runc", show_default=True, help="The OCI runtime."
@@ -144,6 +151,7 @@ def _options(
     crashes: bool | None,
     base_dir: Path,
     time_limit: float,
+    step_limit: float,
     runtime: str,
 ) -> VerifyOptions:
     from kubelet_secrets.verify.examination import USUAL_PLACES
@@ -165,6 +173,7 @@ def _options(
         paths=tuple(Path(os.path.abspath(path)) for path in paths),
         places=tuple(Path(os.path.abspath(path)) for path in places) or USUAL_PLACES,
         time_limit_s=time_limit,
+        step_limit_s=step_limit,
     )
 
 
@@ -241,8 +250,8 @@ def _print(report: Report) -> None:
                     each.role,
                     str(each.pid),
                     human_size(each.resident_bytes),
-                    _count(each.copies_running),
-                    "ended" if each.copies_after is None else str(each.copies_after),
+                    "-" if each.copies_running is None else str(each.copies_running),
+                    _after(each),
                     each.why,
                 ],
             )
@@ -292,5 +301,7 @@ def _print_graded(headers: list[str], rows: list[tuple[str, bool, list[str]]]) -
         click.echo("* not among the promises")
 
 
-def _count(copies: int | None) -> str:
-    return "-" if copies is None else str(copies)
+def _after(process: ProcessReport) -> str:
+    if process.copies_after is not None:
+        return str(process.copies_after)
+    return "ended" if process.counted else "-"

@@ -5,6 +5,9 @@ consists of letters and digits that no escaping touches: one needle finds the pl
 value, and what follows it tells which. All its characters are written in hexadecimal with digits alone, so capitals do not
 matter there. Seven needles in all, however many canaries; searching costs some 2 ms per MB.
 
+An eighth is for the decoy in the memory of processes, which has a marker of its own: swap and core dumps take memory page by
+page, and a piece of that decoy must not be taken for a piece of a value.
+
 Out of scope, and said so in the report: compressed and encrypted copies, and base64 of base64.
 """
 
@@ -23,6 +26,7 @@ AWKWARD = 'x"/\\+&%<é '
 """What follows the number: a letter that no escaping touches, so that base64 has all bits of the number; then the rest."""
 DECOY = "decoy"
 """The canary that is planted where it must be found, to show that it would be."""
+_MEMORY_DECOY = "memory decoy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +56,11 @@ class Canaries:
     """
 
     def __init__(self, marker: str) -> None:
-        if len(marker) != MARKER_LENGTH or not set(marker) <= set(ALPHABET) or marker == marker[::-1]:
+        turned = marker[7:] + marker[:7]
+        if len(marker) != MARKER_LENGTH or not set(marker) <= set(ALPHABET) or marker in (marker[::-1], turned):
             raise ValueError("not a marker")
         self._marker = marker.encode()
+        self._decoy_marker = turned.encode()
         self._by_number: dict[str, Canary] = {}
         self._forms: dict[str, dict[str, bytes]] = {}
 
@@ -78,12 +84,19 @@ class Canaries:
         return canary
 
     @property
+    def memory_decoy(self) -> bytes:
+        """What a process holds in order to be found, in whatever pieces: no part of it is a part of a canary's value."""
+        return self._decoy_marker + b"\n"  # which keeps two of them in a row from being the other marker
+
+    @property
     def needles(self) -> Mapping[str, bytes]:
         """What to give to :class:`~kubelet_secrets.leakscan.StreamSearch`, with a context of ``CONTEXT_BYTES``."""
-        return _forms(self._marker)
+        return {**_forms(self._marker), _MEMORY_DECOY: self._decoy_marker}
 
     def identify(self, hit: Hit) -> tuple[str, str]:
         """Which canary a hit is of and in which form: names. The canary is ``""`` when the value was cut off there."""
+        if hit.needle == _MEMORY_DECOY:
+            return DECOY, "plain"
         for number, canary in self._by_number.items():
             form = self._forms[number][hit.needle]
             marker = self.needles[hit.needle]

@@ -30,7 +30,6 @@ from kubelet_secrets.verify.objects import BROKEN_POD, FILES, POD, SECRET, Plant
 from kubelet_secrets.verify.processes import children, command_line
 from kubelet_secrets.verify.report import Step
 
-STEP_TIMEOUT_S = 120.0  # each takes a second or two, on a machine that has nothing else to do
 _POLL_S = 0.02
 
 T = TypeVar("T")
@@ -73,6 +72,7 @@ class Course:
     planted: Planted
     registry: str  # host:port
     image: str
+    step_limit_s: float
     steps: list[Step] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
     crash_directories: set[Path] = field(default_factory=set)
@@ -181,10 +181,10 @@ class Course:
     @contextlib.contextmanager
     def _step(self, what: str) -> Iterator[None]:
         try:
-            with trio.fail_after(STEP_TIMEOUT_S):
+            with trio.fail_after(self.step_limit_s):
                 yield
         except trio.TooSlowError:
-            self.steps.append(Step(what=what, held=False, detail=f"not within {STEP_TIMEOUT_S:.0f} s"))
+            self.steps.append(Step(what=what, held=False, detail=f"not within {self.step_limit_s:.0f} s"))
         except (KubeletSecretsError, OSError, _NotAsExpected) as error:
             self.steps.append(Step(what=what, held=False, detail=str(error)))
         else:

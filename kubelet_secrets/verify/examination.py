@@ -20,7 +20,7 @@ from kubelet_secrets.verify.grades import grade_process
 from kubelet_secrets.verify.objects import FILES, MEMORY, Planted
 from kubelet_secrets.verify.processes import SPARE
 from kubelet_secrets.verify.report import AreaReport, Control, MachineFact, MountReport, ProcessReport
-from kubelet_secrets.verify.scanner import Scanner, command_output, kernel_log
+from kubelet_secrets.verify.scanner import Scanner, TimeUp, command_output, kernel_log
 
 IN_USE = "in use"
 AFTERWARDS = "afterwards"
@@ -35,11 +35,12 @@ class Decoys:
     """A value planted where it must be found, in every form, and in a process that dumps its core if this machine lets it.
 
     Args:
+        memory_decoy: what that process holds, and the one that is swapped out.
         directory: on a disk, existing and empty; the caller removes it.
     """
 
-    def __init__(self, decoy: Canary, directory: Path) -> None:
-        self._decoy, self._directory = decoy, directory
+    def __init__(self, decoy: Canary, memory_decoy: bytes, directory: Path) -> None:
+        self._decoy, self._memory_decoy, self._directory = decoy, memory_decoy, directory
         self._expected: dict[str, str] = {}  # path → what it is
         self._swaps: frozenset[str] = frozenset()  # one of these has the decoy
 
@@ -50,7 +51,7 @@ class Decoys:
             path.write_bytes(b"before" + spelling + b"after")
             self._expected[str(path)] = f"a decoy in a file ({form})"
         before = set(self._directory.iterdir())
-        ended = corecheck.abort_unprotected(self._decoy.value, self._directory)
+        ended = corecheck.abort_unprotected(self._memory_decoy, self._directory)
         name = "core of an unprotected process"
         if not ended.dumped:
             return [MachineFact(name=name, state="not written on this machine")]
@@ -61,12 +62,15 @@ class Decoys:
 
     @contextlib.contextmanager
     def in_swap(self) -> Iterator[None]:
-        """For the length of the block the decoy is in swap, if there is any: a process that holds it is swapped out."""
+        """For the length of the block the decoy is in swap, if there is any: a process that holds it is swapped out.
+
+        To be entered before values are about: what is swapped out later does not take the place of what shall be found.
+        """
         swaps = machine.swaps()
         if not swaps:
             yield
             return
-        with paging.swapped_decoy(self._decoy.value) as pid:
+        with paging.swapped_decoy(self._memory_decoy) as pid:
             swapped = processes.read_facts(pid).swapped_bytes
             self._swaps = frozenset(str(swap.path) for swap in swaps) if swapped else frozenset()
             yield
@@ -113,7 +117,7 @@ def examine_processes(
             if process.promised:
                 _page_out(process.pid)
             facts = processes.read_facts(process.pid)
-            copies = count_copies(process.pid, scanner, planted)
+            copies, counted = _try_to_count(process.pid, scanner, planted)
         except ProcessLookupError:
             continue  # one that came and went, such as a conmon of a pod that is tried again
         grade = grade_process(facts, core)
@@ -125,6 +129,7 @@ def examine_processes(
                 why=grade.why,
                 resident_bytes=facts.resident_bytes,
                 copies_running=copies,
+                counted=counted,
                 promised=process.promised,
             )
         )
@@ -152,9 +157,18 @@ def count_again(reports: Iterable[ProcessReport], scanner: Scanner, planted: Pla
     """The same processes, after everything was deleted."""
     for report in reports:
         try:
-            yield replace(report, copies_after=count_copies(report.pid, scanner, planted))
+            copies, counted = _try_to_count(report.pid, scanner, planted)
+            yield replace(report, copies_after=copies, counted=report.counted and counted)
         except ProcessLookupError:
             yield report
+
+
+def _try_to_count(pid: int, scanner: Scanner, planted: Planted) -> tuple[int | None, bool]:
+    """The copies, and whether there was time to count them."""
+    try:
+        return count_copies(pid, scanner, planted), True
+    except TimeUp:
+        return None, False
 
 
 def count_copies(pid: int, scanner: Scanner, planted: Planted) -> int:
@@ -162,6 +176,7 @@ def count_copies(pid: int, scanner: Scanner, planted: Planted) -> int:
 
     Raises:
         ProcessLookupError: it has ended.
+        TimeUp: before all of it was read.
     """
     small = {canary.name for canary in planted.small}
     return sum(count for name, count in scanner.memory(pid).items() if name in small)

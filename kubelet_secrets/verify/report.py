@@ -42,8 +42,9 @@ class ProcessReport:
     grade: Grade
     why: str
     resident_bytes: int
-    copies_running: int | None  # of planted values in its memory, while they were in use; None: not looked at
-    copies_after: int | None = None  # after everything was deleted; None: it has ended by then
+    copies_running: int | None  # of planted values in its memory, while they were in use; None: not counted
+    copies_after: int | None = None  # after everything was deleted; None: it has ended by then, or not counted
+    counted: bool = True  # False: the time was up before its memory was read to the end
     promised: bool = True
 
 
@@ -138,13 +139,18 @@ class Report:
             for process in self.processes
             if process.promised and process.grade is not Grade.SECURE
         ]
+        broken += [
+            f"memory of the {process.role} (pid {process.pid}): not read to the end, so its copies are not counted"
+            for process in self.processes
+            if not process.counted
+        ]
         broken += [f"{each.what} was not found: the search proves nothing" for each in self.controls if not each.found]
         for area in self.areas:
             for leak in area.real_leaks:
                 value = f"the value of the {leak.canary}" if leak.canary else "a part of a value"
                 broken.append(f"{value} is in {leak.where}: {leak.form}, {leak.count} times ({area.when})")
             if not area.complete:
-                broken.append(f"{area.name}: not read to the end, so nothing is proven of the rest")
+                broken.append(f"{area.name} ({area.when}): not read to the end, so nothing is proven of the rest")
         return broken
 
 

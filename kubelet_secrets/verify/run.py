@@ -63,6 +63,7 @@ class VerifyOptions:
     paths: tuple[Path, ...] = ()  # further files and directories, to be read whatever their age
     places: tuple[Path, ...] = USUAL_PLACES  # directories in which files that changed meanwhile are looked through
     time_limit_s: float = 600.0  # for all scans together
+    step_limit_s: float = 120.0  # for each step; it takes a second or two on a machine that has nothing else to do
 
 
 class Progress(Protocol):
@@ -120,7 +121,7 @@ class _Run:
         self._directory, self._log_fd = directory, log_fd
         self._began_s, self._clock_s = time.time() - 1, time.monotonic()  # file times are some milliseconds coarse
         canaries = Canaries("".join(secrets.choice(ALPHABET) for _ in range(MARKER_LENGTH)))
-        self._decoys = Decoys(canaries.make(DECOY), directory / "decoys")
+        self._decoys = Decoys(canaries.make(DECOY), canaries.memory_decoy, directory / "decoys")
         self._planted = Planted.make(canaries)
         self._scanner = Scanner(canaries, time_limit_s=options.time_limit_s, tick=self._tick)
         self._roots = [directory, *options.places]
@@ -141,8 +142,10 @@ class _Run:
         (self._directory / "decoys").mkdir(mode=0o700)
         self._machine = machine.machine_facts() + await _in_thread(self._decoys.plant)
         features = await _in_thread(machine.probe_features)
-        await self._with_node()
-        await self._afterwards()
+        with ExitStack() as undo:
+            await _in_thread(lambda: undo.enter_context(self._decoys.in_swap()))
+            await self._with_node()
+            await self._afterwards()
         return Report(
             node=self._node_name,
             kernel=os.uname().release,
@@ -166,7 +169,7 @@ class _Run:
             async with self._node() as node:
                 self._node_name = node.name
                 self._roots += [node.root_dir, node.image_dir]
-                course = Course(node, self._planted, registry.address, image)
+                course = Course(node, self._planted, registry.address, image, self._options.step_limit_s)
                 try:
                     await self._run_course(course)
                 except CourseEnded:
@@ -234,12 +237,10 @@ class _Run:
         for path in self._options.paths:
             self._progress.begin(f"searching {path}")
             await self._scan(partial(examination.scan_named, scanner, AFTERWARDS, path))
-        with ExitStack() as undo:
-            await _in_thread(lambda: undo.enter_context(self._decoys.in_swap()))
-            for swap in machine.swaps():
-                self._progress.begin(f"reading swap {swap.path}")
-                name = f"swap {swap.path}" + (" (zram: memory)" if swap.is_memory else "")
-                await self._scan(partial(examination.scan_device, scanner, name, swap.path))
+        for swap in machine.swaps():
+            self._progress.begin(f"reading swap {swap.path}")
+            name = f"swap {swap.path}" + (" (zram: memory)" if swap.is_memory else "")
+            await self._scan(partial(examination.scan_device, scanner, name, swap.path))
         for device in self._options.devices:
             self._progress.begin(f"reading {device}")
             await self._scan(partial(examination.scan_device, scanner, str(device), device))

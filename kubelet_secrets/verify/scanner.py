@@ -41,7 +41,8 @@ class Scanner:
         self._canaries = canaries
         self._search = StreamSearch(canaries.needles, context=CONTEXT_BYTES)
         self._tick = tick
-        self._deadline_s = time.monotonic() + time_limit_s
+        self._left_s = time_limit_s
+        self._deadline_s = 0.0
 
     def files(
         self,
@@ -53,7 +54,7 @@ class Scanner:
     ) -> AreaReport:
         """Regular files below *roots* that changed since a Unix time. Files that vanish or refuse meanwhile are left out."""
         area = _Area(name, when)
-        with area.until_time_is_up():
+        with self._until_time_is_up(area):
             for path in files_on_disk(roots, changed_since, entered=lambda: self._go_on(0)):
                 with contextlib.suppress(OSError):
                     area.files += 1
@@ -63,7 +64,7 @@ class Scanner:
     def stream(self, name: str, chunks: Iterable[bytes], *, when: str, note: str = "") -> AreaReport:
         """Whatever *chunks* yields, as one stream."""
         area = _Area(name, when, note=note)
-        with area.until_time_is_up():
+        with self._until_time_is_up(area):
             area.files = 1
             self._read(area, name, chunks)
         return area.report()
@@ -75,7 +76,7 @@ class Scanner:
             OSError: it cannot be opened.
         """
         area = _Area(name, when)
-        with area.until_time_is_up(), open_direct(path) as (descriptor, is_direct):
+        with self._until_time_is_up(area), open_direct(path) as (descriptor, is_direct):
             area.files = 1
             if not is_direct:
                 area.note = "read through the page cache: its filesystem has no O_DIRECT"
@@ -88,9 +89,10 @@ class Scanner:
 
         Raises:
             ProcessLookupError: it has ended.
+            TimeUp: it was not read to its end.
         """
         area = _Area("", "")
-        with area.until_time_is_up():
+        with self._until_time_is_up(area):
             for chunks in memory_regions(pid):
                 self._read(area, "", chunks)
         if not area.complete:
@@ -101,6 +103,18 @@ class Scanner:
         """Whether any canary is in *data*."""
         hits = self._search.feed(data) + self._search.finish()
         return bool(hits)
+
+    @contextlib.contextmanager
+    def _until_time_is_up(self, area: _Area) -> Iterator[None]:
+        """Only the time within such blocks counts: what lies between them, a slow machine's start of a node, does not."""
+        began_s = time.monotonic()
+        self._deadline_s = began_s + self._left_s
+        try:
+            yield
+        except TimeUp:
+            area.complete = False
+        finally:
+            self._left_s -= time.monotonic() - began_s
 
     def _read(self, area: _Area, where: str, chunks: Iterable[bytes]) -> None:
         try:
@@ -130,13 +144,6 @@ class _Area:
         self.complete = True
         self.found: Counter[tuple[str, str, str]] = Counter()
         self._began_s = time.monotonic()
-
-    @contextlib.contextmanager
-    def until_time_is_up(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeUp:
-            self.complete = False
 
     def report(self) -> AreaReport:
         return AreaReport(

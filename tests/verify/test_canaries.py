@@ -1,4 +1,4 @@
-"""Seven needles must find each value in each of its forms, and tell which value and which form it is."""
+"""Eight needles must find each value in each of its forms, and tell which value and which form it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from kubelet_secrets.leakscan import StreamSearch, spellings
-from kubelet_secrets.verify.canaries import ALPHABET, CONTEXT_BYTES, MARKER_LENGTH, Canaries
+from kubelet_secrets.verify.canaries import ALPHABET, CONTEXT_BYTES, DECOY, MARKER_LENGTH, Canaries
 from kubelet_secrets.verify.objects import Planted
 
 MARKER = "Pr3A0i9y5xStDg2"
@@ -72,6 +72,16 @@ def test_every_spelling_that_files_are_searched_for_is_found(canaries: Canaries)
 def test_a_value_that_is_cut_off_is_still_something(canaries: Canaries) -> None:
     canary = canaries.make("one")
     assert found(canaries, canary.value[: MARKER_LENGTH + 1]) == [("", "plain")]
+
+
+def test_no_piece_of_the_decoy_in_memory_is_taken_for_a_piece_of_a_value(canaries: Canaries) -> None:
+    """Swap has pages in any order: what is left of a copy at the end of a page is followed by whatever comes next."""
+    canaries.make("one")
+    copies = canaries.memory_decoy * 9
+    found_in_pieces = {
+        name for end in range(len(copies)) for name, _ in found(canaries, copies[:end] + b"\0" * 64 + copies[end:])
+    }
+    assert found_in_pieces == {DECOY}
 
 
 def test_other_text_is_nothing(canaries: Canaries) -> None:

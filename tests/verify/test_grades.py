@@ -69,9 +69,16 @@ def mount(grade: Grade, *, promised: bool = True) -> MountReport:
     return MountReport(holds="files", path="/p", filesystem="x", grade=grade, why="because", promised=promised)
 
 
-def process(grade: Grade, *, promised: bool = True) -> ProcessReport:
+def process(grade: Grade, *, promised: bool = True, counted: bool = True) -> ProcessReport:
     return ProcessReport(
-        role="agent", pid=7, grade=grade, why="because", resident_bytes=1, copies_running=9, promised=promised
+        role="agent",
+        pid=7,
+        grade=grade,
+        why="because",
+        resident_bytes=1,
+        copies_running=9,
+        counted=counted,
+        promised=promised,
     )
 
 
@@ -93,6 +100,10 @@ def leak(canary: str) -> Leak:
         ({"mounts": (mount(Grade.INSECURE, promised=False),)}, []),
         ({"processes": (process(Grade.WEAK),)}, ["memory of the agent (pid 7): weak, because"]),
         ({"processes": (process(Grade.WEAK, promised=False),)}, []),
+        (
+            {"processes": (process(Grade.SECURE, counted=False),)},
+            ["memory of the agent (pid 7): not read to the end, so its copies are not counted"],
+        ),
         ({"steps": (Step(what="it runs", held=False, detail="not within 60 s"),)}, ["it runs: not within 60 s"]),
         ({"steps": (Step(what="it runs", held=True),)}, []),
         (
@@ -101,7 +112,10 @@ def leak(canary: str) -> Leak:
         ),
         ({"areas": (area(leak("")),)}, ["a part of a value is in /dev/sda2: hex, 3 times (afterwards)"]),
         ({"areas": (area(leak(DECOY)),)}, []),
-        ({"areas": (area(complete=False),)}, ["swap: not read to the end, so nothing is proven of the rest"]),
+        (
+            {"areas": (area(complete=False),)},
+            ["swap (afterwards): not read to the end, so nothing is proven of the rest"],
+        ),
         ({"controls": (Control(what="a decoy", found=False),)}, ["a decoy was not found: the search proves nothing"]),
         ({"controls": (Control(what="a decoy", found=True),)}, []),
     ],

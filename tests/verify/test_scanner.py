@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.parse
@@ -13,7 +14,7 @@ import pytest
 from kubelet_secrets.leakscan import CHUNK_BYTES, spellings
 from kubelet_secrets.verify.canaries import DECOY, Canaries, Canary
 from kubelet_secrets.verify.examination import Decoys, scan_device, scan_named, scan_system_logs
-from kubelet_secrets.verify.scanner import Scanner, command_output
+from kubelet_secrets.verify.scanner import Scanner, TimeUp, command_output
 
 MEGABYTE = 1 << 20
 
@@ -136,6 +137,26 @@ def test_time_that_is_up_shows(tmp_path: Path, canaries: Canaries) -> None:
     assert not scan_named(scanner, "afterwards", tmp_path).complete
 
 
+def test_only_searching_takes_of_the_time(tmp_path: Path, canaries: Canaries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine takes minutes to start a node; they are not taken from those for the search."""
+    (tmp_path / "file").write_bytes(bytes(10))
+    clock = [0.0]
+    monkeypatch.setattr("kubelet_secrets.verify.scanner.time.monotonic", lambda: clock[0])
+
+    def tick(size_bytes: int) -> None:
+        clock[0] += 2.0  # a directory and a part of a file: four seconds for each search
+
+    scanner = Scanner(canaries, time_limit_s=9, tick=tick)
+    for complete in (True, True, False):
+        clock[0] += 1000.0
+        assert scan_named(scanner, "afterwards", tmp_path).complete is complete
+
+
+def test_memory_that_was_not_counted_to_the_end(canaries: Canaries) -> None:
+    with pytest.raises(TimeUp):
+        Scanner(canaries, time_limit_s=0).memory(os.getpid())
+
+
 def test_progress_is_told_and_may_end_the_scan(tmp_path: Path, canaries: Canaries) -> None:
     (tmp_path / "file").write_bytes(bytes(3 * CHUNK_BYTES))
 
@@ -155,7 +176,7 @@ def test_progress_is_told_and_may_end_the_scan(tmp_path: Path, canaries: Canarie
 
 
 def test_decoys_are_found_and_a_missing_one_is_noticed(tmp_path: Path, scanner: Scanner, canaries: Canaries) -> None:
-    decoys = Decoys(canaries.make(DECOY), tmp_path)
+    decoys = Decoys(canaries.make(DECOY), canaries.memory_decoy, tmp_path)
     facts = decoys.plant()
     assert [fact.name for fact in facts] == ["core of an unprotected process"]
     report = scan_named(scanner, "afterwards", tmp_path)
