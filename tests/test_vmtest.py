@@ -6,7 +6,10 @@ import gzip
 import lzma
 from pathlib import Path
 
+from scripts.vmtest.checks import verdict_of_pytest, verdict_of_verify
 from scripts.vmtest.initramfs import load_order, make_initramfs
+from scripts.vmtest.logs import section, tail
+from scripts.vmtest.results import Results
 from scripts.vmtest.search import judge
 
 DEPENDENCIES = """\
@@ -79,3 +82,77 @@ def test_values_that_are_nowhere_are_said_to_be(tmp_path: Path) -> None:
     disk.write_bytes(b"control-9876543210" * 9)
     verdict = judge([disk], report(swap="control-9876543210"))
     assert (verdict["check"], verdict["held"]) == ("leaks-runc", True)
+
+
+# --- what is told of a check ------------------------------------------------------------------------------------------
+
+PYTEST = """\
+tests/fusefs/test_wire.py::test_one PASSED                               [ 50%]
+tests/fusefs/test_wire.py::test_two[a] FAILED                            [100%]
+=========================== short test summary info ============================
+SKIPPED [1] tests/fusefs/test_wire.py:3: no such kernel
+FAILED tests/fusefs/test_wire.py::test_two[a] - AssertionError: FAILED tests
+ERROR tests/fusefs/test_wire.py::test_three - OSError
+============= 1 failed, 1 passed, 1 skipped, 1 error in 12.07s (0:00:12) =============
+"""
+
+
+def test_failing_tests_are_named() -> None:
+    outcome = verdict_of_pytest(1, PYTEST)
+    assert (outcome.held, outcome.detail) == (False, "1 failed, 1 passed, 1 skipped, 1 error: test_two[a], test_three")
+    assert verdict_of_pytest(0, "== 5 passed in 0.10s ==\n").detail == "5 passed"
+    assert verdict_of_pytest(-9, "").detail == "exit status -9"
+
+
+VERIFY = """\
+What was done
+✓ a rotation reaches the container
+
+This kernel
+FEATURE                 HERE   SO
+tmpfs noswap            no     ramfs instead, which cannot be swapped either
+FUSE resend             no     the agent keeps the request at hand
+FUSE id-mapped mounts   no     not needed: pods have no user namespaces of their own here
+pidfd of a thread       yes    a repeated open is recognised without asking again
+
+This machine
+swap   no     none
+
+"""
+
+
+def test_fallbacks_that_verify_tells_of() -> None:
+    outcome = verdict_of_verify(0, VERIFY)
+    assert outcome.held
+    assert outcome.detail == "every promise holds; instead of tmpfs noswap, FUSE resend the fallbacks"
+    assert verdict_of_verify(0, "").detail == "every promise holds; no fallback"
+
+
+def test_promises_that_verify_found_broken() -> None:
+    outcome = verdict_of_verify(1, VERIFY + "✗ swap: not read\n✗ a value is in /x\n2 of the promises do not hold\n")
+    assert (outcome.held, outcome.detail) == (False, "swap: not read; a value is in /x")
+    assert verdict_of_verify(1, "kubelet-secrets: needs root\n").detail == "exit status 1"
+
+
+def test_log_of_one_check() -> None:
+    log = "\n=== facts\n\n=== demo\nfirst\n\n=== fusefs\none\n=== no heading\ntwo\n"
+    assert section(log, "demo") == "first"
+    assert section(log, "facts") == ""
+    assert tail(section(log, "fusefs"), 2) == "      === no heading\n      two"
+    assert section(log, "guest") == ""
+
+
+def test_outcomes_are_kept_for_just_this_kernel_and_checkout(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results")
+    assert results.held("6.1", "code") == {}
+    results.add("6.1", "code", {"check": "demo", "held": False, "detail": "exit status 1"})
+    results.add("6.1", "code", {"check": "canary", "held": True, "detail": "x"})
+    assert results.held("6.1", "code").keys() == {"canary"}
+    results.add("6.1", "code", {"check": "demo", "held": True, "detail": "20 steps"})
+    results.add("6.1", "code", {"check": "canary", "held": False, "detail": "x"})
+    with (tmp_path / "results").open("a") as file:
+        file.write('\n{"kernel": "6.1", "co')  # the machine went down
+    results.add("6.1", "code", {"check": "facts", "held": True, "detail": "x"})
+    assert results.held("6.1", "code").keys() == {"demo", "facts"}
+    assert results.held("6.1", "code")["demo"] == {"check": "demo", "held": True, "detail": "20 steps"}
+    assert results.held("6.1", "later code") == results.held("6.12", "code") == {}

@@ -24,10 +24,11 @@ import trio
 from kubelet_secrets.api.meta import PODS
 from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.stack import StackOptions, run_stack
+from scripts.vmtest.checks import patience
 from scripts.vmtest.guest import report
 from scripts.vmtest.pods import SLEEP, agent_pid, apply_secret, create_pod, wait_content, wait_ready
 
-_PATIENCE_S = 300 * float(os.environ.get("VM_TEST_PATIENCE", "1"))
+_PATIENCE_S = 300 * patience()
 _CONTROL_BYTES = 16 << 20
 _SQUEEZES = 8
 _SQUEEZE_BYTES = 64 << 20

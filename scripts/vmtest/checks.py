@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TEST_TIMEOUT_S = 120
+_STEP_LIMIT_S = 120
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -22,6 +23,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 class Outcome:
     held: bool
     detail: str
+
+
+def patience() -> float:
+    """How many times longer than on a machine of its own things may take in this guest."""
+    return float(os.environ.get("VM_TEST_PATIENCE", "1"))
 
 
 def _run(*command: str, **environ: str) -> tuple[int, str]:
@@ -58,14 +64,38 @@ def demo() -> Outcome:
     return Outcome(status == 0, f"{output.count('✓')} steps" if status == 0 else f"exit status {status}")
 
 
+def verify() -> Outcome:
+    """The proof that users run, with swap on."""
+    status, output = _run(".venv/bin/kubelet-secrets", "verify", "--step-limit", f"{_STEP_LIMIT_S * patience():.0f}")
+    return verdict_of_verify(status, output)
+
+
+def verdict_of_verify(status: int, output: str) -> Outcome:
+    """Its exit status, which kernel features were missing, and what did not hold."""
+    features = output.partition("\nThis kernel\n")[2].partition("\n\n")[0]
+    rows = [re.split(r" {2,}", line) for line in features.splitlines()]
+    missing = [name for name, here, effect in rows if here == "no" and not effect.startswith("not needed")]
+    fallbacks = f"instead of {', '.join(missing)} the fallbacks" if missing else "no fallback"
+    broken = re.findall(r"^✗ (.*)", output, re.MULTILINE)
+    if status != 0:
+        return Outcome(False, "; ".join(broken) or f"exit status {status}")
+    return Outcome(True, f"every promise holds; {fallbacks}")
+
+
 def _pytest(*arguments: str, **environ: str) -> Outcome:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-v", "-rsfE", "-m", "not slow", "-p", "no:cacheprovider"]
     # The plugin stretches what tests wait for, this what one of them may take.
-    patience = float(os.environ.get("VM_TEST_PATIENCE", "1"))
-    command += ["-p", "scripts.vmtest.patience", f"--timeout={_TEST_TIMEOUT_S * patience:.0f}"]
+    command += ["-p", "scripts.vmtest.patience", f"--timeout={_TEST_TIMEOUT_S * patience():.0f}"]
     status, output = _run(*command, *arguments, **environ)
+    return verdict_of_pytest(status, output)
+
+
+def verdict_of_pytest(status: int, output: str) -> Outcome:
+    """pytest's own count, and the names of the tests that failed."""
     summary = re.sub(r"^=+ | in [\d.]+s.*$", "", output.rstrip().rpartition("\n")[2]).strip("= ")
-    return Outcome(status == 0, summary or f"exit status {status}")
+    failed = re.findall(r"^(?:FAILED|ERROR) \S*?::(\S+)", output, re.MULTILINE)
+    named = f": {', '.join(dict.fromkeys(failed))}" if failed else ""
+    return Outcome(status == 0, (summary or f"exit status {status}") + named)
 
 
 def _end_to_end(**environ: str) -> Outcome:
@@ -94,6 +124,7 @@ def service() -> Outcome:
 CHECKS: Mapping[str, Callable[[], Outcome]] = {
     "facts": facts,
     "demo": demo,
+    "verify": verify,
     "canary": canary,
     "service": service,
     "crashes": lambda: _pytest(
@@ -108,3 +139,8 @@ CHECKS: Mapping[str, Callable[[], Outcome]] = {
     "e2e-crun": lambda: _end_to_end(KS_TEST_RUNTIME="crun"),
 }
 """In the order in which they are run: what says most comes first."""
+
+
+def run(name: str) -> Outcome:
+    """Run a check, or the tests of a path (``tests/fusefs/test_mounted.py``) or of one of their ids."""
+    return CHECKS[name]() if name in CHECKS else _pytest(name)

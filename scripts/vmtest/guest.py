@@ -39,7 +39,7 @@ def main() -> None:
         print(f"\n=== {name}", flush=True)
         started = time.monotonic()
         try:
-            outcome = checks.CHECKS[name]()
+            outcome = checks.run(name)
             held, detail = outcome.held, outcome.detail
         except Exception:
             traceback.print_exc(file=sys.stdout)

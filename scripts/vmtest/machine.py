@@ -1,7 +1,8 @@
 """One boot of qemu: disks made, the kernel started, the guest's report read, the disks searched afterwards.
 
 The guest has no network. Three disks: its root (an overlay: what this boot writes and nothing else), swap, and the checkout as
-a tar archive. Two ports: a report, one JSON line per check, and a log of whatever the checks print. Called by ``__main__``.
+a tar archive (``checkout``). Two ports: a report, one JSON line per check, and a log of whatever the checks print. Called by
+``__main__``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubelet_secrets.fusefs.hardening import set_parent_death_signal
-from scripts.vmtest.image import CHECKOUT, Kernel, run
+from scripts.vmtest.image import Kernel, run
 from scripts.vmtest.initramfs import make_initramfs
 
 _SWAP_BYTES = 1 << 30
@@ -39,8 +40,6 @@ class Boot:
     seconds: float
     root_disk: Path
     swap_disk: Path
-    console: Path
-    log: Path
     reports: list[dict[str, object]] = field(default_factory=list)
 
 
@@ -91,8 +90,11 @@ def _basics(accelerator: str, *, memory_mib: int) -> list[str]:
 def boot(
     kernel: Kernel,
     image: Path,
+    code: Path,
     work: Path,
     *,
+    console: Path,
+    log: Path,
     accelerator: str,
     memory_mib: int,
     timeout_s: float,
@@ -102,16 +104,17 @@ def boot(
     """Boot *kernel* on an overlay of *image* and return when it has powered off, or is killed after *timeout_s*.
 
     Args:
-        work: an empty directory for the disks and what the guest says; stays the caller's.
+        code: the checkout as a tar archive.
+        work: an empty directory for the disks and the report; stays the caller's.
+        console, log: files for what the kernel and the checks print; written as it comes.
         arguments: for the guest, through the kernel's command line.
         progress: called with each report as it comes.
     """
-    root_disk, swap_disk, code = work / "root.qcow2", work / "swap.raw", work / "checkout.tar"
+    root_disk, swap_disk = work / "root.qcow2", work / "swap.raw"
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image, root_disk])
     swap_disk.touch()
     os.truncate(swap_disk, _SWAP_BYTES)
     run(["mkswap", "-q", swap_disk])
-    _pack_checkout(code)
     initramfs = work / "initramfs"
     with contextlib.suppress(FileNotFoundError):
         initramfs.unlink()
@@ -123,13 +126,13 @@ def boot(
         *("-drive", f"file={root_disk},if=virtio,format=qcow2,cache=unsafe"),
         *("-drive", f"file={swap_disk},if=virtio,format=raw,cache=unsafe"),
         *("-drive", f"file={code},if=virtio,format=raw,readonly=on"),
-        *("-device", "virtio-rng-pci", "-serial", f"file:{work / 'console'}", "-device", "virtio-serial-pci"),
+        *("-device", "virtio-rng-pci", "-serial", f"file:{console}", "-device", "virtio-serial-pci"),
     ]
-    for name in ("report", "log"):
-        (work / name).touch()
+    for name, path in (("report", work / "report"), ("log", log)):
+        path.touch()
         command += [
             "-chardev",
-            f"file,id={name},path={work / name}",
+            f"file,id={name},path={path}",
             "-device",
             f"virtserialport,chardev={name},name={name}",
         ]
@@ -140,8 +143,6 @@ def boot(
         seconds=0,
         root_disk=root_disk,
         swap_disk=swap_disk,
-        console=work / "console",
-        log=work / "log",
     )
     try:
         for report in _follow(work / "report", process, started + timeout_s):
@@ -174,28 +175,3 @@ def _follow(path: Path, process: subprocess.Popen[bytes], deadline_s: float) -> 
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
-
-
-def _pack_checkout(target: Path) -> None:
-    """What git knows of the checkout, as it is now: changes that are not committed are tested too."""
-    names = run(
-        [
-            "git",
-            "-C",
-            CHECKOUT,
-            "-c",
-            "safe.directory=*",
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ]
-    )
-    existing = [name for name in names.split("\0") if name and (CHECKOUT / name).exists()]
-    listing = target.with_suffix(".names")
-    listing.write_text("\0".join(existing))
-    run(["tar", "-C", CHECKOUT, "--null", "-T", listing, "-cf", target])
-    listing.unlink()
-    # A disk has whole sectors; tar ends in zeros, so that more of them do no harm.
-    os.truncate(target, -(-target.stat().st_size // 4096) * 4096)

@@ -19,6 +19,7 @@ import trio
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.fusefs import mounts
+from scripts.vmtest.checks import patience
 from scripts.vmtest.pods import agent_pid, apply_secret, create_pod, run_inside, wait_content, wait_ready
 
 _COMMAND = str(Path(sys.executable).with_name("kubelet-secrets"))
@@ -28,7 +29,7 @@ _DROP_IN = Path(f"{_UNIT}.d/emulated.conf")
 _ROOT_DIR = Path("/var/lib/kubelet-secrets/node")
 _SOCKET = Path("/run/kubelet-secrets/agent.sock")
 _KILLS = 3
-_PATIENCE_S = 300 * float(os.environ.get("VM_TEST_PATIENCE", "1"))
+_PATIENCE_S = 300 * patience()
 _READER = """
 n=0 bad=0
 while [ ! -e /tmp/stop ]; do
