@@ -185,6 +185,12 @@ class Volume(ApiStruct):
     nfs: dict[str, Any] | None = None
     iscsi: dict[str, Any] | None = None
     flex_volume: dict[str, Any] | None = None
+    azure_file: dict[str, Any] | None = None
+    cephfs: dict[str, Any] | None = None
+    cinder: dict[str, Any] | None = None
+    rbd: dict[str, Any] | None = None
+    scale_io: dict[str, Any] | None = msgspec.field(default=None, name="scaleIO")
+    storageos: dict[str, Any] | None = None
 
 
 class VolumeMount(ApiStruct):

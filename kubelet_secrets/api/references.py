@@ -76,11 +76,16 @@ def _visit_volume_secret_names(pod: Pod) -> Iterator[tuple[str, str]]:
             for projection in volume.projected.sources:
                 if projection.secret is not None:
                     yield volume.name, projection.secret.name
-        opaque = ((volume.csi, "nodePublishSecretRef"), (volume.iscsi, "secretRef"), (volume.flex_volume, "secretRef"))
-        for source, field in opaque:
+        for source, field in (
+            (volume.csi, "nodePublishSecretRef"),
+            *((each, "secretRef") for each in (volume.cephfs, volume.cinder, volume.flex_volume, volume.iscsi)),
+            *((each, "secretRef") for each in (volume.rbd, volume.scale_io, volume.storageos)),
+        ):
             reference = (source or {}).get(field)
             if isinstance(reference, dict):
                 yield volume.name, str(reference.get("name", ""))
+        if volume.azure_file is not None:  # the one that gives the bare name
+            yield volume.name, str(volume.azure_file.get("secretName", ""))
 
 
 def _visit_config_map_names(pod: Pod) -> Iterator[str]:

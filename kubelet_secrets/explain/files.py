@@ -42,6 +42,12 @@ _TYPES = {
     "nfs": "nfs",
     "iscsi": "iscsi",
     "flex_volume": "flexVolume",
+    "azure_file": "azureFile",
+    "cephfs": "cephfs",
+    "cinder": "cinder",
+    "rbd": "rbd",
+    "scale_io": "scaleIO",
+    "storageos": "storageos",
 }
 _PRIVATE_KINDS = frozenset({OriginKind.TOKEN, OriginKind.TRUST_BUNDLE})
 
