@@ -25,7 +25,7 @@ from kubelet_secrets.pod.environ import ContainerEnvs, EnvVersion
 from kubelet_secrets.pod.events import NORMAL, WARNING
 from kubelet_secrets.pod.handlers import HandlerFailed, Target, run_handler
 from kubelet_secrets.pod.imagepull import ImagePuller, ImageRefused
-from kubelet_secrets.pod.mounts import PlannedMount, plan_mounts
+from kubelet_secrets.pod.mounts import MountedPart, PlannedMount, choose_part, plan_mount
 from kubelet_secrets.pod.plan import StartContainer, spec_hash
 from kubelet_secrets.pod.settings import Gathered, make_settings
 from kubelet_secrets.pod.state import Instance, InstanceState, StartFailure, format_pod
@@ -119,29 +119,33 @@ class ContainerStarter:
         self, pod: Pod, container: Container, sandbox: Sandbox
     ) -> tuple[EnvVersion, tuple[tuple[PlannedMount, Path], ...]]:
         version = await self._envs.make(container, pod_ips=sandbox.ips)
-        planned = plan_mounts(
-            container,
-            version.environment,
-            find_volume=lambda name: self._volumes.volume(name) if self._volumes.host_path(name) else None,
-            supports_recursive_read_only=self._supports_recursive_read_only,
-        )
         found = []
-        for mount in planned:
-            if mount.sub_path:
-                path = await self._volume_manager.prepare_sub_path(
-                    pod.metadata.uid,
-                    mount.volume,
-                    container=container.name,
-                    index=mount.index,
-                    mount_name=mount.volume.name,
-                    sub_path=mount.sub_path,
-                )
-            else:
-                whole = self._volumes.host_path(mount.volume.name)
-                assert whole is not None, "plan_mounts has just found it"
-                path = whole
-            found.append((mount, path))
+        for index, mount in enumerate(container.volume_mounts):
+            part = choose_part(
+                container,
+                mount,
+                version.environment,
+                find_volume=lambda name: self._volumes.volume(name) if self._volumes.host_path(name) else None,
+            )
+            path = await self._find_part(pod, container, part, index)
+            planned = plan_mount(mount, part, index, supports_recursive_read_only=self._supports_recursive_read_only)
+            found.append((planned, path))
         return version, tuple(found)
+
+    async def _find_part(self, pod: Pod, container: Container, part: MountedPart, index: int) -> Path:
+        """The host path to mount; a subPath is made where it is missing, and bound."""
+        if part.sub_path:
+            return await self._volume_manager.prepare_sub_path(
+                pod.metadata.uid,
+                part.volume,
+                container=container.name,
+                index=index,
+                mount_name=part.volume.name,
+                sub_path=part.sub_path,
+            )
+        whole = self._volumes.host_path(part.volume.name)
+        assert whole is not None, "choose_part has just found it"
+        return whole
 
     async def _settings(
         self,

@@ -1,7 +1,10 @@
-"""Which mounts a container gets from its volumes, in the order of its spec. Pure; the first error aborts.
+"""Which mounts a container gets from its volumes. Pure.
 
-Called by ``pod/containers.py`` with the container's final environment (subPathExpr). Opening a subPath safely and binding it is
-``volume.subpath``'s. Source: pkg/kubelet/kubelet_pods.go, makeMounts, resolveRecursiveReadOnly; semantics §5.1.
+Called by ``pod/containers.py``, mount by mount in the order of the spec, with the container's final environment (subPathExpr);
+the first error aborts. Between :func:`choose_part` and :func:`plan_mount` it has the part made, opened safely and bound, which
+is ``volume.subpath``'s: so a mount's errors come in the kubelet's order, and none of a later mount before them.
+
+Source: pkg/kubelet/kubelet_pods.go, makeMounts, resolveRecursiveReadOnly; semantics §5.1, whose steps are numbered here.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ PROPAGATIONS = ("None", "HostToContainer", "Bidirectional")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedMount:
-    """One mount, before its host path is known."""
+    """One mount, but for its path on the host."""
 
     volume: Volume
     index: int  # in the container's volumeMounts
@@ -31,14 +34,22 @@ class PlannedMount:
     propagation: str
 
 
-def plan_mounts(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedPart:
+    """What one mount shows, before it is made and found on the host."""
+
+    volume: Volume
+    sub_path: str  # checked; "" for the whole volume
+
+
+def choose_part(
     container: Container,
+    mount: VolumeMount,
     environment: Environment,
     *,
     find_volume: Callable[[str], Volume | None],
-    supports_recursive_read_only: bool,
-) -> tuple[PlannedMount, ...]:
-    """Plan the mounts of *container*.
+) -> MountedPart:
+    """Steps (1) to (4) for one mount: the volume, and which part of it.
 
     Args:
         find_volume: the mounted volume of a name, or None.
@@ -46,31 +57,36 @@ def plan_mounts(
     Raises:
         ContainerConfigError: the texts are the kubelet's.
     """
-    planned = []
-    for index, mount in enumerate(container.volume_mounts):
-        volume = find_volume(mount.name)
-        if volume is None:
-            raise ContainerConfigError(f'cannot find volume "{mount.name}" to mount into container "{container.name}"')
-        propagation = mount.mount_propagation or "None"
-        if propagation not in PROPAGATIONS:
-            raise ContainerConfigError(f'invalid MountPropagation mode: "{propagation}"')
-        sub_path = resolve_sub_path(mount, environment)
-        try:
-            recursive = resolve_recursive_read_only(mount, is_supported=supports_recursive_read_only)
-        except ContainerConfigError as error:
-            raise ContainerConfigError(f"failed to resolve recursive read-only mode: {error}") from error
-        planned.append(
-            PlannedMount(
-                volume=volume,
-                index=index,
-                sub_path=sub_path,
-                container_path=mount.mount_path if mount.mount_path.startswith("/") else f"/{mount.mount_path}",
-                read_only=mount.read_only or has_payload(volume),
-                recursive_read_only=recursive,
-                propagation=propagation,
-            )
-        )
-    return tuple(planned)
+    volume = find_volume(mount.name)
+    if volume is None:
+        raise ContainerConfigError(f'cannot find volume "{mount.name}" to mount into container "{container.name}"')
+    return MountedPart(volume=volume, sub_path=resolve_sub_path(mount, environment))
+
+
+def plan_mount(
+    mount: VolumeMount, part: MountedPart, index: int, *, supports_recursive_read_only: bool
+) -> PlannedMount:
+    """Steps (7) to (10) for one mount, whose part has been found on the host: where and how it is mounted.
+
+    Raises:
+        ContainerConfigError: the texts are the kubelet's.
+    """
+    propagation = mount.mount_propagation or "None"
+    if propagation not in PROPAGATIONS:
+        raise ContainerConfigError(f'invalid MountPropagation mode: "{propagation}"')
+    try:
+        recursive = resolve_recursive_read_only(mount, is_supported=supports_recursive_read_only)
+    except ContainerConfigError as error:
+        raise ContainerConfigError(f"failed to resolve recursive read-only mode: {error}") from error
+    return PlannedMount(
+        volume=part.volume,
+        index=index,
+        sub_path=part.sub_path,
+        container_path=mount.mount_path if mount.mount_path.startswith("/") else f"/{mount.mount_path}",
+        read_only=mount.read_only or has_payload(part.volume),
+        recursive_read_only=recursive,
+        propagation=propagation,
+    )
 
 
 def resolve_recursive_read_only(mount: VolumeMount, *, is_supported: bool) -> bool:

@@ -115,6 +115,7 @@ class PodWorker:
 
     def update(self, pod: Pod) -> None:
         """The pod is now like this in the API."""
+        is_changed = _differ(self._pod, pod)
         self._pod = pod
         if self._actuator is not None:
             self._actuator.pod = pod
@@ -127,6 +128,9 @@ class PodWorker:
             self._sync_scope.cancel()
         else:
             self._register()
+            if is_changed:
+                # The kubelet syncs such a pod at once: the label or annotation that a variable was missing may be there now.
+                self._retry_now([each.name for each in all_containers(pod)])
         self._wake.ring()
 
     def removed(self) -> None:
@@ -353,3 +357,9 @@ class PodWorker:
     @property
     def _must_stop(self) -> bool:
         return self.is_removed or self._pod.metadata.deletion_timestamp is not None
+
+
+def _differ(old: Pod, new: Pod) -> bool:
+    """Whether more than the status is another. Source: pkg/kubelet/config, podsDifferSemantically."""
+    was, now = old.metadata, new.metadata
+    return (old.spec, was.labels, was.annotations) != (new.spec, now.labels, now.annotations)

@@ -10,18 +10,24 @@ from kubelet_secrets.api.core import Container, EmptyDirVolumeSource, SecretVolu
 from kubelet_secrets.api.origin import LITERAL
 from kubelet_secrets.envvars.environment import EnvEntry, Environment
 from kubelet_secrets.errors import ContainerConfigError
-from kubelet_secrets.pod.mounts import PlannedMount, plan_mounts
+from kubelet_secrets.pod.mounts import PlannedMount, choose_part, plan_mount
 
 SECRET = Volume(name="s", secret=SecretVolumeSource(secret_name="db"))
 SCRATCH = Volume(name="e", empty_dir=EmptyDirVolumeSource())
 
 
 def plan(*mounts: VolumeMount, supported: bool = True, **variables: str) -> tuple[PlannedMount, ...]:
-    return plan_mounts(
-        Container(name="c", volume_mounts=mounts),
-        Environment({name: EnvEntry(value=value, origin=LITERAL) for name, value in variables.items()}),
-        find_volume=lambda name: {"s": SECRET, "e": SCRATCH}.get(name),
-        supports_recursive_read_only=supported,
+    container = Container(name="c", volume_mounts=mounts)
+    environment = Environment({name: EnvEntry(value=value, origin=LITERAL) for name, value in variables.items()})
+    found = {"s": SECRET, "e": SCRATCH}
+    return tuple(
+        plan_mount(
+            each,
+            choose_part(container, each, environment, find_volume=found.get),
+            index,
+            supports_recursive_read_only=supported,
+        )
+        for index, each in enumerate(mounts)
     )
 
 
@@ -46,6 +52,21 @@ def test_sub_path_expr_is_expanded() -> None:
     ("broken", "message"),
     [
         pytest.param(mount("nope"), 'cannot find volume "nope" to mount into container "c"', id="no-such-volume"),
+        pytest.param(
+            mount("nope", sub_path="/abs", mount_propagation="Up"),
+            'cannot find volume "nope" to mount into container "c"',
+            id="the-volume-first",
+        ),
+        pytest.param(
+            mount(sub_path="/abs", mount_propagation="Up", recursive_read_only="foo"),
+            "error SubPath `/abs` must not be an absolute path",
+            id="then-the-sub-path",
+        ),
+        pytest.param(
+            mount(mount_propagation="Up", recursive_read_only="foo", read_only=True),
+            'invalid MountPropagation mode: "Up"',
+            id="then-the-propagation",
+        ),
         pytest.param(mount(mount_propagation="Up"), 'invalid MountPropagation mode: "Up"', id="propagation"),
         pytest.param(
             mount(sub_path="/abs"), "error SubPath `/abs` must not be an absolute path", id="absolute-sub-path"

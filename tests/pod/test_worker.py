@@ -10,6 +10,7 @@ import pytest
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import PODS, SECRETS
+from kubelet_secrets.pod import containers, volumes
 from kubelet_secrets.pod.views import PodView
 from tests.pod.cluster import Cluster, container, mounted, secret_volume
 
@@ -60,6 +61,14 @@ async def test_pod_runs_to_its_end(lab: Cluster) -> None:
         ]
 
 
+@pytest.fixture
+def no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be tried again waits for ever: only news can start it."""
+    monkeypatch.setattr(containers, "RETRY_S", 1e6)
+    monkeypatch.setattr(volumes, "mount_delay_s", lambda failures: 1e6)
+
+
+@pytest.mark.usefixtures("no_back_off")
 async def test_pod_waits_for_its_secret_and_starts_when_it_appears(lab: Cluster) -> None:
     """Capability 2, §8.1, §8.5: Pending, ContainerCreating, FailedMount; then released by the object's appearance alone."""
     async with lab.agent() as agent:
@@ -127,6 +136,7 @@ async def test_optional_secret_appears_and_goes(lab: Cluster) -> None:
         assert (await agent.exec("web", "ls", "/etc/s"))[1] == ""
 
 
+@pytest.mark.usefixtures("no_back_off")
 async def test_missing_secret_of_a_variable_is_a_config_error_until_it_appears(lab: Cluster) -> None:
     """§6.6: CreateContainerConfigError, no restart counted, the other container runs."""
     async with lab.agent():
@@ -143,6 +153,27 @@ async def test_missing_secret_of_a_variable_is_a_config_error_until_it_appears(l
         pod = await lab.wait("web", is_ready)
         assert pod.status.phase == "Running"
         assert pod.status.container_statuses[0].restart_count == 0
+
+
+@pytest.mark.usefixtures("no_back_off")
+async def test_annotation_that_a_sub_path_was_missing_starts_the_container(lab: Cluster) -> None:
+    """§5.1, §14.9, "a failing subpath expansion can be modified": the pod's change alone is a reason to try again.
+
+    And the first mount's error comes before the second's, though that one could be told without making anything.
+    """
+    async with lab.agent():
+        field = {"fieldRef": {"fieldPath": "metadata.annotations['dir']"}}
+        mounts = [mounted(subPathExpr="$(DIR)"), mounted("/etc/t", subPathExpr="$(DIR)$(NOPE)")]
+        await lab.put_secret("db", password="one")
+        only = container(env=[{"name": "DIR", "valueFrom": field}], volumeMounts=mounts[:1])
+        other = container(name="other", volumeMounts=[mounted(subPath="password/x"), mounts[1]])
+        await lab.create("web", only, other, volumes=[secret_volume("db")])
+        await lab.wait_event("web", "Failed", "Error: missing value for DIR")
+        text = 'Error: failed to prepare subPath for volumeMount "v" of container "other"'
+        await lab.wait_event("web", "Failed", text)
+        await lab.admin.patch(PODS, "default", "web", {"metadata": {"annotations": {"dir": "password"}}})
+        pod = await lab.wait("web", lambda pod: pod.status.container_statuses[0].state.running is not None)
+        assert waiting_reason(pod, 1) == "CreateContainerConfigError"
 
 
 async def test_downward_api_volume_follows_labels(lab: Cluster) -> None:
