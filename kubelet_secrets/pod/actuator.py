@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,9 @@ Report = Callable[[tuple[ContainerKind, Container] | None, str, str, str], None]
 
 _ENVIRONMENT_ERRORS = ("CreateContainerConfigError", "CreateContainerError")
 """The second one: the environment was made, but cannot be given to a process (a value that is no text)."""
+
+_PULL_ERRORS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull")
+"""Those that other credentials may get over: an image that is here may be one that the pod must not use (KEP-2535)."""
 
 
 class PodActuator:
@@ -177,10 +180,22 @@ class PodActuator:
         Returns:
             Whether one was.
         """
+        return self._free(names, _ENVIRONMENT_ERRORS)
+
+    def retry_pulls(self) -> bool:
+        """A pull secret of the pod is another one now: do not hold containers back for what the old one could not get.
+
+        Returns:
+            Whether one was.
+        """
+        self._parts.image_back_off.forget(f"{self.pod.metadata.uid}_")
+        return self._free(list(self.failures), _PULL_ERRORS)
+
+    def _free(self, names: Sequence[str], reasons: Collection[str]) -> bool:
         freed = False
         for name in names:
             failure = self.failures.get(name)
-            if failure is not None and failure.reason in _ENVIRONMENT_ERRORS:
+            if failure is not None and failure.reason in reasons:
                 self.failures[name] = dataclasses.replace(failure, retry_at=None)
                 freed = True
         return freed

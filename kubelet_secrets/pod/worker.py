@@ -150,6 +150,8 @@ class PodWorker:
     def object_changed(self, *, secret: str = "", config_map: str = "") -> None:
         """A Secret or ConfigMap that the pod refers to has become known, changed, or gone."""
         self._volumes.refresh(secret=secret, config_map=config_map)
+        if any(secret and each.name == secret for each in self._pod.spec.image_pull_secrets):
+            self._retry_pulls()
         concerned = [
             each.name
             for each in all_containers(self._pod)
@@ -324,6 +326,10 @@ class PodWorker:
 
     def _retry_now(self, names: Sequence[str]) -> None:
         if self._actuator is not None and self._actuator.retry_now(names):
+            self._wake.ring()
+
+    def _retry_pulls(self) -> None:
+        if self._parts.sync_policy.is_immediate and self._actuator is not None and self._actuator.retry_pulls():
             self._wake.ring()
 
     def _synced(self) -> None:

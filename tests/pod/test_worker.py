@@ -450,6 +450,17 @@ async def test_pull_secrets_that_are_missing_are_mentioned_and_do_not_matter(lab
         )
 
 
+async def test_pull_secret_that_appears_ends_the_wait_for_the_next_pull(lab: Cluster) -> None:
+    """Capability 2: not at the next back-off, which here never ends."""
+    async with lab.agent() as agent:
+        agent.parts.image_back_off.initial_s = 1e6
+        broken = {**container(), "image": "127.0.0.1:1/none:1", "imagePullPolicy": "Always"}
+        await lab.create("web", broken, imagePullSecrets=[{"name": "registry"}])
+        await lab.wait("web", lambda pod: waiting_reason(pod) == "ImagePullBackOff")
+        await lab.put_secret("registry", password="one")
+        await lab.wait("web", lambda pod: waiting_reason(pod) == "ErrImagePull")
+
+
 async def test_readiness_probe_over_http_in_the_pods_own_network(lab: Cluster) -> None:
     async with lab.agent():
         probe = {"httpGet": {"path": "/ok", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1}
