@@ -34,6 +34,7 @@ class _Setter:
     text: str
     failure: Problem | None = None
     left_out: str = ""  # why it does not set it, though nothing is wrong
+    names_it: bool = True  # False: an envFrom whose object, as it is, says nothing of the variable
 
     @property
     def sets(self) -> bool:
@@ -124,11 +125,13 @@ def _env_from_setter(context: VariableContext, name: str, source: EnvFromSource,
         # What the object would hold is unknown: it stops the container, whatever sets this variable.
         yield _Setter(where=where, text=f"every key of {what}{prefix}", failure=failures[0])
     elif keys is None:
-        yield _Setter(
-            where=where, text=f"every key of {what}{prefix}", left_out=f"{what} does not exist; it is optional"
-        )
+        left_out = "it does not exist, and is optional"
+        yield _Setter(where=where, text=f"every key of {what}{prefix}", left_out=left_out, names_it=False)
     elif key in keys:
         yield _Setter(where=where, text=f"every key of {what}{prefix}: key {key}")
+    else:
+        left_out = f"it has no key {key}"
+        yield _Setter(where=where, text=f"every key of {what}{prefix}", left_out=left_out, names_it=False)
 
 
 def _describe(variable: EnvVar, field: str) -> tuple[str, str]:
@@ -192,7 +195,7 @@ def _entry_steps(
 
 def _lost(setters: Sequence[_Setter], winner: _Setter, depth: int = 0) -> Iterator[Step]:
     for setter in setters:
-        if setter is winner:
+        if setter is winner or not setter.names_it:
             continue
         text = f"{setter.text}: {'not set' if setter.left_out else 'overridden'}"
         yield Step(where=setter.where, text=text, depth=depth)
@@ -206,9 +209,14 @@ def _service_step(context: VariableContext, origin: Origin, depth: int) -> Step:
 
 
 def _nothing(context: VariableContext, name: str, setters: Sequence[_Setter]) -> Chain:
-    steps = tuple(Step(where=setter.where, text=f"{setter.text}: not set") for setter in setters if setter.left_out)
-    if steps:
-        rule = next(setter.left_out for setter in reversed(setters) if setter.left_out)
+    named = [setter for setter in setters if setter.left_out and setter.names_it]
+    steps = tuple(
+        Step(where=setter.where, text=f"{setter.text}: {'not set' if setter.names_it else setter.left_out}")
+        for setter in setters
+        if setter.left_out
+    )
+    if named:
+        rule = named[-1].left_out
         hint = "an optional reference that leads nowhere sets nothing"
     else:
         rule = f"nothing sets {name} in container {context.container.name}; only the image's own ENV could"

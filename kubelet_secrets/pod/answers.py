@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kubelet_secrets.access.registry import ContainerIdentity
-from kubelet_secrets.api.core import ConfigMap, Secret, Service
+from kubelet_secrets.api.core import ConfigMap, Pod, Secret, Service
 from kubelet_secrets.api.sources import ObjectSnapshot
 from kubelet_secrets.control.protocol import WhyVersion, WhyView
 from kubelet_secrets.envvars.passing import as_passed
@@ -29,7 +29,7 @@ from kubelet_secrets.explain.inventory import Inventory
 from kubelet_secrets.explain.lookup import NOT_GIVEN, ManifestSource
 from kubelet_secrets.explain.model import Problem, Severity
 from kubelet_secrets.explain.readers import Credentials, Reader, judge_readers, planned_identities, spec_credentials
-from kubelet_secrets.explain.why import Chain, problems_below
+from kubelet_secrets.explain.why import Chain, Step, problems_below
 from kubelet_secrets.explain.why_file import FileFacts
 from kubelet_secrets.pod.environ import EnvVersion
 from kubelet_secrets.pod.state import containers_of
@@ -39,6 +39,7 @@ from kubelet_secrets.volume.ownership import Ownership
 from kubelet_secrets.volume.payload import TrustBundleSource
 from kubelet_secrets.volume.store import StoredFile
 
+VOLUME_STAYS = "volume-stays"
 RUNS_ON = "container {} runs on with what it has; it could not be started again like this"
 
 
@@ -135,7 +136,9 @@ def _with_facts(known: Known, view: PodView, container: ContainerView) -> Known:
         same = problems_below(known.problems, spot, blocking=True)
         problems = [each for each in problems if each not in same]
         where, hint = (same[0].where, same[0].hint) if same else (spot, "")
-        problems.append(Problem(severity=Severity.BLOCKS, code="volume-fails", message=message, where=where, hint=hint))
+        # A volume that has been set up once keeps its last good version, and stops no container, restarted ones neither.
+        severity, code = (Severity.WARNING, VOLUME_STAYS) if state.is_ready else (Severity.BLOCKS, "volume-fails")
+        problems.append(Problem(severity=severity, code=code, message=message, where=where, hint=hint))
     env = container.env
     failure = env.problem or (container.failure.message if container.failure is not None else "")
     if failure and not problems_below(problems, known.base, blocking=True):
@@ -202,7 +205,7 @@ def _answer_file(view: PodView, container: ContainerView, path: str, known: Know
         for stored in node.files(name):
             ownership = Ownership(mode=stored.mode, uid=stored.uid, gid=stored.gid)
             facts[name, stored.path] = FileFacts(size_bytes=stored.size_bytes, ownership=ownership)
-    chain = _as_revoked(ask_file(known, path, payloads, facts), known, node)
+    chain = _as_revoked(_as_kept(ask_file(known, path, payloads, facts), known), known, node)
     state = view.volumes.get(chain.volume)
     current = _file_version(state, "", chain, node) if state is not None and state.version is not None else None
     held = _held_version(chain, container, known, node)
@@ -218,6 +221,18 @@ def _answer_file(view: PodView, container: ContainerView, path: str, known: Know
         current=current,
         stale=runs and started is not None and _differs(started, current),
     )
+
+
+def _as_kept(chain: Chain, known: Known) -> Chain:
+    """*chain*, and why its volume is not what the objects would make of it."""
+    stays = [each for each in known.problems if each.code == VOLUME_STAYS and _is_about(each, chain.volume, known.pod)]
+    steps = (Step(where=each.where, text=f"cannot be made anew, so it stays: {each.message}") for each in stays)
+    return dataclasses.replace(chain, steps=(*chain.steps, *steps))
+
+
+def _is_about(problem: Problem, volume: str, pod: Pod) -> bool:
+    index = next((index for index, each in enumerate(pod.spec.volumes) if each.name == volume), None)
+    return bool(problems_below([problem], f"spec.volumes[{index}]", blocking=False))
 
 
 def _as_revoked(chain: Chain, known: Known, node: NodeKnowledge) -> Chain:

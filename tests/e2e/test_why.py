@@ -130,6 +130,26 @@ async def test_rules_that_hold_a_pod_up(cluster: Cluster) -> None:
     assert why(cluster, "why-w", variable="A").rule == ""
 
 
+async def test_volume_that_cannot_be_made_anew_stops_nothing(cluster: Cluster) -> None:
+    """§7.4 (5): the files stay, and so does everything else of the pod."""
+    await cluster.put_secret("why-v", {"k": "v"})
+    await cluster.put_secret("why-u", {"k": "v"})
+    await cluster.run_pod(
+        "why-v",
+        container(env=[secret_env("A", "why-u", "k")], volumeMounts=[mount("v", "/etc/v"), mount("u", "/etc/u")]),
+        volumes=[secret_volume("v", "why-v"), secret_volume("u", "why-u")],
+    )
+    await cluster.delete_secret("why-v")
+    text = 'cannot be made anew, so it stays: MountVolume.SetUp failed for volume "v" : secret "why-v" not found'
+    view = await wait_why(cluster, lambda view: view.steps[-1].text == text, "why-v", file="/etc/v/k")
+    assert (view.kind, view.rule, view.steps[-1].where) == ("file", "", "spec.volumes[0].secret")
+    gone = why(cluster, "why-v", file="/etc/v/other")
+    assert (gone.rule, gone.steps[-1].text) == ("volume v shows no file other", text)
+    for question in ({"file": "/etc/u/k"}, {"variable": "A"}):
+        view = why(cluster, "why-v", **question)
+        assert (view.rule, [each for each in view.steps if "anew" in each.text]) == ("", [])
+
+
 async def test_command_on_a_running_node(cluster: Cluster) -> None:
     await cluster.put_secret("why-c", {"k": "s3cr3t-value"})
     await cluster.run_pod(

@@ -187,6 +187,24 @@ def test_optional_reference_that_leads_nowhere_sets_nothing() -> None:
     ]
 
 
+def test_env_from_that_says_nothing_of_the_name_is_told_only_where_nothing_sets_it() -> None:
+    optional = "{secretRef: {name: gone, optional: true}}"
+    text = OBJECTS + pod(f"envFrom: [{{secretRef: {{name: db}}}}, {{prefix: X_, secretRef: {{name: db}}}}, {optional}]")
+    assert chain(ask(text, variable="password")) == [
+        ("spec.containers[0].envFrom[0].secretRef", "every key of secret/db: key password"),
+        ("secret default/db", "key password, 7 bytes"),
+    ]
+    view = ask(text, variable="removed")
+    assert view.rule == "nothing sets removed in container c; only the image's own ENV could"
+    assert chain(view) == [
+        ("spec.containers[0].envFrom[0].secretRef", "every key of secret/db: it has no key removed"),
+        (
+            "spec.containers[0].envFrom[2].secretRef",
+            "every key of secret/gone: it does not exist, and is optional",
+        ),
+    ]
+
+
 def test_name_that_nothing_sets() -> None:
     view = ask(OBJECTS + pod(f"env: [{PW}]"), variable="PWD_")
     assert view.rule == "nothing sets PWD_ in container c; only the image's own ENV could"
