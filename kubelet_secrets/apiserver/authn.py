@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
-from kubelet_secrets.apiserver import statuses
+from kubelet_secrets.apiserver import csr, statuses
 from kubelet_secrets.apiserver.attributes import User
 
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
@@ -86,9 +85,7 @@ class CertificateAuthenticator:
 
 def user_of_certificate(certificate: x509.Certificate) -> User:
     """The identity a certificate stands for."""
-    names = [str(entry.value) for entry in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    groups = [str(entry.value) for entry in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
-    return User(names[0] if names else "", tuple(groups))
+    return User(csr.common_name(certificate), tuple(csr.organizations(certificate)))
 
 
 class TokenAuthenticator:

@@ -102,13 +102,15 @@ def certificate_of(request: Object) -> str:
     return str((request.get("status") or {}).get("certificate") or "")
 
 
-def common_name(request: x509.CertificateSigningRequest) -> str:
-    names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+def common_name(holder: x509.CertificateSigningRequest | x509.Certificate) -> str:
+    """The subject's common name; of several the last one, as Go has it. Whoever judges a request and whoever believes its
+    certificate have to take the same one."""
+    names = holder.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[-1].value) if names else ""
 
 
-def organizations(request: x509.CertificateSigningRequest) -> list[str]:
-    return [str(entry.value) for entry in request.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+def organizations(holder: x509.CertificateSigningRequest | x509.Certificate) -> list[str]:
+    return [str(entry.value) for entry in holder.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
 
 
 def alternatives(request: x509.CertificateSigningRequest) -> x509.SubjectAlternativeName:

@@ -117,7 +117,8 @@ class CertificateAuthority:
         not_before: datetime,
         not_after: datetime,
     ) -> bytes:
-        """A certificate for the key of *request*, PEM: its subject and alternative names, and no other extension of it.
+        """A certificate for the key of *request*, PEM: its alternative names, its subject as far as everybody reads it in the
+        same way (:func:`_plain_subject`), and no other extension of it.
 
         Args:
             key_usages: names of parameters of ``x509.KeyUsage``; none leaves the key's use open.
@@ -128,7 +129,7 @@ class CertificateAuthority:
         ]
         builder = (
             x509.CertificateBuilder()
-            .subject_name(request.subject)
+            .subject_name(_plain_subject(request.subject))
             .issuer_name(self._certificate.subject)
             .public_key(request.public_key())
             .serial_number(x509.random_serial_number())
@@ -195,6 +196,24 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Key
             )
         ),
     )
+
+
+_SUBJECT = frozenset(
+    [
+        *(NameOID.COUNTRY_NAME, NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.LOCALITY_NAME),
+        *(NameOID.STATE_OR_PROVINCE_NAME, NameOID.STREET_ADDRESS, NameOID.POSTAL_CODE, NameOID.SERIAL_NUMBER),
+    ]
+)
+
+
+def _plain_subject(asked_for: x509.Name) -> x509.Name:
+    """What Go makes of a subject that it copies: the attributes it knows, and one common name, the last.
+
+    Two of them would let a request be judged by one and its certificate be believed for the other.
+    Source: crypto/x509/pkix, FillFromRDNSequence and ToRDNSequence.
+    """
+    known = [attribute for attribute in asked_for if attribute.oid in _SUBJECT]
+    return x509.Name([*known, *asked_for.get_attributes_for_oid(NameOID.COMMON_NAME)[-1:]])
 
 
 def server_context(serving: KeyPair, client_ca_pem: bytes) -> ssl.SSLContext:

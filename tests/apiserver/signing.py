@@ -28,11 +28,15 @@ def encoded_request(
     common_name: str = "system:node:n1",
     organizations: Sequence[str] = ("system:nodes",),
     names: Sequence[x509.GeneralName] = (),
+    *,
+    before: str = "",
 ) -> str:
-    """``spec.request`` of a request by :data:`KEY`."""
+    """``spec.request`` of a request by :data:`KEY`; *before* is one more common name, before the other."""
     subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name) for name in organizations]
     builder = x509.CertificateSigningRequestBuilder().subject_name(
-        x509.Name([*subject, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        x509.Name(
+            [*subject, *(x509.NameAttribute(NameOID.COMMON_NAME, name) for name in (before, common_name) if name)]
+        )
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(list(names)), critical=False)

@@ -199,6 +199,19 @@ async def test_node_asks_in_its_own_name_only(server: ServerHandle) -> None:
         assert (await node.post(CSRS, csr("y", request=encoded_request("system:node:n1")))).status == 201
 
 
+async def test_second_common_name_makes_no_other_node(server: ServerHandle) -> None:
+    """One that is judged by its last name, and whose certificate is believed for its first, would be any node it likes."""
+    async with http_client(server, server.authority.issue_node("n1")) as node:
+        asked = csr("two", request=encoded_request("system:node:n1", before="system:node:n2"))
+        assert (await node.post(CSRS, asked)).status == 201
+        signed = await wait_for(node, "two", "Approved", certificate=True)
+        assert certificate_in(signed).subject.rfc4514_string() == "CN=system:node:n1,O=system:nodes"
+        hidden = csr("hidden", request=encoded_request("system:node:n2", before="system:node:n1"))
+        assert (await node.post(CSRS, hidden)).status == 403
+    async with http_client(server, pair_of(signed)) as newcomer:
+        assert (await newcomer.get("/api/v1/nodes/n2")).message.endswith("cannot read 'n2', only its own Node object")
+
+
 # --- approval of kubelets --------------------------------------------------------------------------------------------
 
 

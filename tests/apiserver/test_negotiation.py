@@ -14,7 +14,8 @@ from kubelet_secrets.errors import Invalid
 TOO_DEEP = "the body nests deeper than 300 levels"
 EXPANDS = "the body is not valid YAML: document contains excessive aliasing"
 ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n" for before, after in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n"
+    for before, after in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
 
@@ -28,7 +29,9 @@ ALIASES = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         pytest.param("yaml", ALIASES, EXPANDS, id="yaml-aliases-of-aliases"),
         pytest.param("yaml", "a: &a [*a]\n", EXPANDS, id="yaml-alias-in-itself"),
         pytest.param("yaml", f"a: &a {'x' * 10_000}\nb: [{','.join(['*a'] * 1_000)}]\n", EXPANDS, id="yaml-long-text"),
-        pytest.param("json", f'{{"a": {"9" * 5_000}}}', "the body is not valid JSON: Integer", id="json-endless-number"),
+        pytest.param(
+            "json", f'{{"a": {"9" * 5_000}}}', "the body is not valid JSON: Integer", id="json-endless-number"
+        ),
         pytest.param("yaml", "a: \xff\x00", "the body is not valid YAML", id="yaml-control-character"),
     ],
 )
@@ -43,8 +46,12 @@ def test_yaml_is_read_as_kubectl_reads_it() -> None:
     """A date is text, a number with colons too, keys are text; anchors are fine where they stay small."""
     body = b"a: 2024-01-31\nb: 12:30:45\n1: x\nc: 0644\nd: &d {e: f}\ng: *d\n"
     assert negotiation.decode_object("application/yaml", body) == {
-        **{"a": "2024-01-31", "b": "12:30:45", "1": "x", "c": 0o644},
-        **{"d": {"e": "f"}, "g": {"e": "f"}},
+        "a": "2024-01-31",
+        "b": "12:30:45",
+        "1": "x",
+        "c": 0o644,
+        "d": {"e": "f"},
+        "g": {"e": "f"},
     }
 
 
