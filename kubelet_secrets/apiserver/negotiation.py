@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
@@ -21,6 +21,7 @@ from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.protobuf import decode_protobuf
 from kubelet_secrets.errors import ApiError
 
+T = TypeVar("T")
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 BODY_LIMIT_BYTES = 3 * 2**20  # upstream's MaxRequestBodyBytes
 _EXPANDED_LIMIT = 2 * BODY_LIMIT_BYTES  # of YAML with its aliases written out
@@ -103,7 +104,7 @@ def parse(media_type: str, body: bytes) -> Any:
     return check_depth(value)
 
 
-def check_depth(value: Any) -> Any:
+def check_depth(value: T) -> T:
     """*value* itself. Raises: Invalid: 400, it nests deeper than this program recurses."""
     if yamltext.is_deeper(value):
         raise _too_deep()
