@@ -337,12 +337,19 @@ class LifecycleHandler(ApiStruct):
 class Lifecycle(ApiStruct):
     post_start: LifecycleHandler | None = None
     pre_stop: LifecycleHandler | None = None
+    stop_signal: str = ""  # "SIGUSR1"; empty: the image's, else SIGTERM
+
+
+class GRPCAction(ApiStruct):
+    port: int = 0
+    service: str = ""
 
 
 class Probe(ApiStruct):
     exec: ExecAction | None = None
     http_get: HTTPGetAction | None = None
     tcp_socket: TCPSocketAction | None = None
+    grpc: GRPCAction | None = None
     initial_delay_seconds: int = 0
     timeout_seconds: int = 1
     period_seconds: int = 10

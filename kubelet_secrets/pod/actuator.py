@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -56,8 +57,19 @@ logger = logging.getLogger(__name__)
 
 SANDBOX_RETRY_S = 10.0
 
-Report = Callable[[tuple[ContainerKind, Container] | None, str, str, str], None]
-"""(container or None for the pod, type, reason, message) of an event."""
+
+class Report(Protocol):
+    """Tells of an event about the pod, or about one of its containers."""
+
+    def __call__(
+        self,
+        container: tuple[ContainerKind, Container] | None,
+        event_type: str,
+        reason: str,
+        message: str,
+        quotes_container: bool = False,
+        /,
+    ) -> None: ...
 
 
 _ENVIRONMENT_ERRORS = ("CreateContainerConfigError", "CreateContainerError")
@@ -114,6 +126,7 @@ class PodActuator:
             target=self._target,
             report=lambda container, *event: report((self._kind(container), container), *event),
             changed=changed,
+            clock=parts.clock,
         )
         self._puller = ImagePuller(
             parts.images,
@@ -234,9 +247,14 @@ class PodActuator:
                 case KillPod():
                     await self.stop(grace_s=grace_period_s(self.pod))
                     await self._remove_sandbox()
-                case KillContainer(instance=instance, message=message):
+                case KillContainer(instance=instance, message=message, probe_grace_s=probe_grace_s):
                     await self._terminator.stop_container(
-                        self.pod, instance, message=message, pod_ip=self._pod_ip, network=self._network
+                        self.pod,
+                        instance,
+                        message=message,
+                        pod_ip=self._pod_ip,
+                        network=self._network,
+                        probe_grace_s=probe_grace_s,
                     )
                 case CreateSandbox():
                     if not await self._create_sandbox():
@@ -249,8 +267,9 @@ class PodActuator:
 
     async def stop(self, *, grace_s: float) -> None:
         """Stop every running container; see ``Terminator.stop_pod``."""
-        self._probes.stop()
+        self._probes.relax()
         await self._terminator.stop_pod(self.pod, grace_s=grace_s, pod_ip=self._pod_ip, network=self._network)
+        self._probes.stop()
 
     def shorten(self, grace_s: float) -> None:
         """A stop under way has *grace_s* left at most."""
@@ -286,7 +305,7 @@ class PodActuator:
         self.failures.pop(name, None)
         failure = outcome.failure
         if outcome.instance.is_running:
-            failure = await self._starter.post_start(container, outcome.instance, self._sandbox, report)
+            failure = await self._starter.post_start(self.pod, container, outcome.instance, self._sandbox, report)
         if failure is None:
             self._probes.sync(self.instances.running)
             return
@@ -337,7 +356,11 @@ class PodActuator:
 
     def _target(self, container: Container, instance: Instance) -> Target:
         return Target(
-            container=container, container_id=instance.container_id, pod_ip=self._pod_ip, network=self._network
+            container=container,
+            container_id=instance.container_id,
+            pod=format_pod(self.pod),
+            pod_ip=self._pod_ip,
+            network=self._network,
         )
 
     def _kind(self, container: Container) -> ContainerKind:

@@ -23,7 +23,7 @@ from kubelet_secrets.api.core import Container, Pod, Secret
 from kubelet_secrets.errors import ContainerConfigError, ContainerRunError, SetUpError
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvVersion
 from kubelet_secrets.pod.events import NORMAL, WARNING
-from kubelet_secrets.pod.handlers import HandlerFailed, Target, run_handler
+from kubelet_secrets.pod.handlers import HookFailed, Target, run_hook
 from kubelet_secrets.pod.imagepull import ImagePuller, ImageRefused
 from kubelet_secrets.pod.mounts import MountedPart, PlannedMount, choose_part, plan_mount
 from kubelet_secrets.pod.plan import StartContainer, spec_hash
@@ -224,7 +224,7 @@ class ContainerStarter:
         return Started(instance=instance)
 
     async def post_start(
-        self, container: Container, instance: Instance, sandbox: Sandbox, report: Report
+        self, pod: Pod, container: Container, instance: Instance, sandbox: Sandbox, report: Report
     ) -> StartFailure | None:
         """Run the postStart hook, if there is one. After a failure the container is to be stopped.
 
@@ -236,15 +236,16 @@ class ContainerStarter:
         target = Target(
             container=container,
             container_id=instance.container_id,
+            pod=format_pod(pod),
             pod_ip=sandbox.ips[0] if sandbox.ips else "",
             network=sandbox.namespaces.net,
         )
         try:
-            await run_handler(self._runtime, hook, target)  # (6)
-        except HandlerFailed as error:
+            await run_hook(self._runtime, hook, target)  # (6)
+        except HookFailed as error:
             logger.info("postStart hook of %s: %s", container.name, error)
             report(WARNING, "FailedPostStartHook", "PostStartHook failed")
-            return StartFailure(reason="PostStartHookError", message="PostStartHook failed")
+            return StartFailure(reason="PostStartHookError", message=str(error))
         return None
 
     def _refuse(

@@ -65,11 +65,16 @@ class EventRecorder:
         self._last_name_ns = 0
         self._send, self._receive = trio.open_memory_channel[_Report](QUEUE_LENGTH)
 
-    def record(self, about: ObjectReference, event_type: str, reason: str, message: str) -> None:
+    def record(
+        self, about: ObjectReference, event_type: str, reason: str, message: str, *, quotes_container: bool = False
+    ) -> None:
         """Report something.
 
         Never waits: when :data:`QUEUE_LENGTH` reports wait already (the API server has been away), this one is dropped and
         counted. *message* is published: no values in it.
+
+        Args:
+            quotes_container: *message* holds what a container has printed: it is kept out of this program's log.
         """
         logger.log(
             logging.INFO,  # also warnings: whoever runs pods reads them as events
@@ -78,7 +83,7 @@ class EventRecorder:
             about.namespace,
             about.name,
             reason,
-            message,
+            f"<{len(message)} characters>" if quotes_container else message,
         )
         try:
             self._send.send_nowait(_Report(about, event_type, reason, message, self._clock()))

@@ -20,7 +20,7 @@ from datetime import datetime
 
 import msgspec
 
-from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.core import Container, Pod, Probe
 from kubelet_secrets.pod.backoff import BackOff
 from kubelet_secrets.pod.state import (
     ContainerKind,
@@ -41,6 +41,7 @@ class KillPod:
 class KillContainer:
     instance: Instance
     message: str  # of the Killing event
+    probe_grace_s: int | None = None  # terminationGracePeriodSeconds of the probe that asks for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +248,7 @@ class _Planner:
     def _sidecar_has_started(self, container: Container, latest: Instance, starts: list[int], index: int) -> bool:
         probe = self.state.probe(container.name)
         if not probe.is_alive or self._is_changed(container, latest):
-            self._kill(container, latest, is_alive=probe.is_alive, restart=True)
+            self._kill(ContainerKind.INIT, container, latest, will_restart=False)  # it will, but that is not said
             starts.append(index)
         return probe.is_started
 
@@ -266,24 +267,27 @@ class _Planner:
             if probe.is_alive and not is_changed:
                 keeps = True
                 continue
-            restart = is_changed or effective_restart_policy(self.pod, container) != "Never"
-            self._kill(container, latest, is_alive=probe.is_alive, restart=restart)
+            will_restart = is_changed or effective_restart_policy(self.pod, container) != "Never"
+            self._kill(ContainerKind.REGULAR, container, latest, will_restart=will_restart)
             keeps = True  # the kill comes first; what follows it is the next plan's matter
         return keeps
 
     def _is_changed(self, container: Container, latest: Instance) -> bool:
         return bool(latest.spec_hash) and latest.spec_hash != spec_hash(container)
 
-    def _kill(self, container: Container, latest: Instance, *, is_alive: bool, restart: bool) -> None:
-        if is_alive:
-            message = f"Container {container.name} definition changed"
-        elif not self.state.probe(container.name).is_started:
-            message = f"Container {container.name} failed startup probe"
+    def _kill(self, kind: ContainerKind, container: Container, latest: Instance, *, will_restart: bool) -> None:
+        state = self.state.probe(container.name)
+        probe: Probe | None = None
+        if state.is_alive:
+            why = "definition changed"
+        elif not state.is_started:
+            why, probe = "failed startup probe", container.startup_probe
         else:
-            message = f"Container {container.name} failed liveness probe"
-        if restart:
-            message += ", will be restarted"
-        self.kills.append(KillContainer(instance=latest, message=message))
+            why, probe = "failed liveness probe", container.liveness_probe
+        noun = "Init container" if kind is ContainerKind.INIT else "Container"
+        message = f"{noun} {container.name} {why}{', will be restarted' if will_restart else ''}"
+        grace_s = probe.termination_grace_period_seconds if probe is not None else None
+        self.kills.append(KillContainer(instance=latest, message=message, probe_grace_s=grace_s))
 
     def _start(self, kind: ContainerKind, container: Container) -> None:
         latest = self.state.latest(container.name)

@@ -21,32 +21,34 @@ async def connect(network: Path | None, host: str, port: int) -> trio.SocketStre
 
     Args:
         network: the pod's network namespace; None for the host's.
-        host: a numeric address.
+        host: an address; on the host's network a name as well.
 
     Raises:
         OSError: nobody listens there, or the namespace is gone.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    plain = await trio.to_thread.run_sync(_make_socket, network, family)
-    connection = trio.socket.from_stdlib_socket(plain)
+    if network is None:
+        family, _, _, _, address = (await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
+        connection = trio.socket.socket(family, socket.SOCK_STREAM)
+    else:
+        family, address = socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port)
+        connection = trio.socket.from_stdlib_socket(await trio.to_thread.run_sync(_make_socket, network, family))
     try:
-        await connection.connect((host, port))
+        await connection.connect(address)
     except BaseException:
         connection.close()
         raise
     return trio.SocketStream(connection)
 
 
-def _make_socket(network: Path | None, family: socket.AddressFamily) -> socket.socket:
+def _make_socket(network: Path, family: socket.AddressFamily) -> socket.socket:
     made: list[socket.socket] = []
 
     def work() -> None:
-        if network is not None:
-            fd = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                setns(fd, CLONE_NEWNET)
-            finally:
-                os.close(fd)
+        fd = os.open(network, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(fd, CLONE_NEWNET)
+        finally:
+            os.close(fd)
         made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
 
     run_in_new_thread(work)  # never a thread of the pool: it has left the host's namespace

@@ -91,9 +91,14 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         cgroup_path=gathered.cgroup_path,
         tty=container.tty,
         stdin=container.stdin,
-        stop_signal=image.config.stop_signal or "SIGTERM",
+        stop_signal=_stop_signal(container, image),
         labels={SPEC_HASH_LABEL: spec_hash(container), GRANTS_LABEL: json.dumps(sorted(gathered.grants))},
     )
+
+
+def _stop_signal(container: Container, image: Image) -> str:
+    own = container.lifecycle.stop_signal if container.lifecycle is not None else ""
+    return own or image.config.stop_signal or "SIGTERM"
 
 
 def _resources(container: Container) -> Resources:

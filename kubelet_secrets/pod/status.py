@@ -58,9 +58,12 @@ def make_status(
         phase = previous.phase  # it never leaves these
     elif verdict is not None or (is_terminal and phase not in TERMINAL_PHASES):
         phase = "Failed"
+    reason, message = verdict or (previous.reason, previous.message)
+    if phase in TERMINAL_PHASES and phase != previous.phase and any(each.is_running for each in state.instances):
+        # Whoever waits for the end relies on it: nothing of the pod runs any more. Source: mergePodStatus.
+        phase, reason, message = previous.phase or "Pending", previous.reason, previous.message
     if is_terminal:
         init_statuses, statuses = _end_lost_containers(pod, init_statuses, statuses)
-    reason, message = verdict or (previous.reason, previous.message)
     host_ip = host_ips[0] if host_ips else ""
     pod_ips = tuple(host_ips) if pod.spec.host_network else state.pod_ips
     kept_ips = tuple(PodIP(ip=each) for each in pod_ips) or previous.pod_ips

@@ -231,7 +231,7 @@ class PodWorker:
             wake_at: datetime | None = None
             with trio.CancelScope() as self._sync_scope:
                 wake_at = await self._sync(actuator)
-            if self._must_stop or self._publisher.wanted.phase in TERMINAL_PHASES:
+            if self._must_stop or self._verdict is not None or self._publisher.wanted.phase in TERMINAL_PHASES:
                 return
             times = [each for each in (wake_at, self._deadline) if each is not None]
             pause_s = (min(times) - self._parts.clock()).total_seconds() if times else None
@@ -273,7 +273,10 @@ class PodWorker:
     async def _end(self, actuator: PodActuator) -> None:
         """The order is semantics §8.8: containers, terminal status, volumes, references, DELETE."""
         self._is_ending = True
-        await actuator.stop(grace_s=self._grace_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._publish_changes)  # readiness, to the last moment
+            await actuator.stop(grace_s=self._grace_s)
+            nursery.cancel_scope.cancel()
         self._publish(is_terminal=True)
         await self._tear_down_volumes()
         self._parts.secrets.unregister_pod(PodUID(self._pod.metadata.uid))
@@ -291,6 +294,12 @@ class PodWorker:
         meta = self._pod.metadata
         logs = self._parts.logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}"
         await trio.to_thread.run_sync(lambda: shutil.rmtree(logs, ignore_errors=True))
+
+    async def _publish_changes(self) -> None:
+        while True:
+            self._wake.clear()
+            self._publish()
+            await self._wake.wait()
 
     async def _tear_down_volumes(self) -> None:
         while True:
@@ -342,10 +351,16 @@ class PodWorker:
         self._changed()
 
     def _report(
-        self, container: tuple[ContainerKind, Container] | None, event_type: str, reason: str, message: str
+        self,
+        container: tuple[ContainerKind, Container] | None,
+        event_type: str,
+        reason: str,
+        message: str,
+        quotes_container: bool = False,
     ) -> None:
         kind, spec = container if container is not None else (None, None)
-        self._parts.events.record(pod_reference(self._pod, kind, spec), event_type, reason, message)
+        about = pod_reference(self._pod, kind, spec)
+        self._parts.events.record(about, event_type, reason, message, quotes_container=quotes_container)
 
     @property
     def _deadline(self) -> datetime | None:

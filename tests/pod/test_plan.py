@@ -158,7 +158,7 @@ def test_init_containers_run_one_after_another(policy: str, seen: RuntimeState, 
         pytest.param(
             "Always",
             state(running("side"), exited("i2"), running("a"), probes={"side": ProbeState(is_alive=False)}),
-            ["kill side: Container side failed liveness probe, will be restarted"],
+            ["kill side: Init container side failed liveness probe"],
             id="sidecar-fails-its-liveness-probe",
         ),
     ],

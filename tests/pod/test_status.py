@@ -343,10 +343,14 @@ def test_addresses_and_qos_class() -> None:
     assert status_of(make_pod("a", host_network=True), state()).pod_ip == "192.0.2.7"
 
 
-def test_verdict_of_the_node_fails_the_pod() -> None:
-    message = "Pod was active on the node longer than the specified deadline"
-    status = status_of(make_pod("a"), state(running("a")), verdict=("DeadlineExceeded", message))
-    assert (status.phase, status.reason, status.message) == ("Failed", "DeadlineExceeded", message)
+def test_verdict_of_the_node_fails_the_pod_once_nothing_of_it_runs() -> None:
+    """Source: mergePodStatus, couldHaveRunningContainers."""
+    verdict = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+    before = status_of(make_pod("a"), state(running("a")))
+    status = status_of(make_pod("a"), state(running("a")), verdict=verdict, previous=before)
+    assert (status.phase, status.reason, status.message) == ("Running", "", "")
+    status = status_of(make_pod("a"), state(exited("a", 143)), verdict=verdict, previous=before)
+    assert (status.phase, status.reason, status.message) == ("Failed", *verdict)
 
 
 def test_patch_names_only_what_changed() -> None:

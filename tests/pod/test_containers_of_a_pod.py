@@ -1,0 +1,210 @@
+"""Several containers of one pod in real life: sidecars, probes, hooks, and the order in which they come and go.
+
+Source: test/e2e_node/container_lifecycle_test.go, test/e2e/common/node/{container_probe,lifecycle_hook}.go.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubelet_secrets.api.core import ContainerStatus, Pod
+from kubelet_secrets.api.meta import PODS
+from tests.pod.cluster import Cluster, container
+from tests.pod.test_worker import is_ready
+
+pytestmark = pytest.mark.runtime
+
+TOLD = {"name": "told", "mountPath": "/told"}
+
+
+def told(directory: Path) -> dict[str, Any]:
+    directory.mkdir()
+    return {"name": "told", "hostPath": {"path": str(directory), "type": "Directory"}}
+
+
+def teller(name: str, script: str = "sleep 1000", **spec: Any) -> dict[str, Any]:
+    """A container that writes its beginning and its SIGTERM down."""
+    return {
+        "name": name,
+        "image": "busybox:test",
+        "imagePullPolicy": "Never",
+        "command": [
+            "sh",
+            "-c",
+            f"echo {name} starts >> /told/all; trap 'echo {name} ends >> /told/all; exit 0' TERM; {script} & wait $!",
+        ],
+        "volumeMounts": [TOLD],
+        **spec,
+    }
+
+
+def exec_probe(*command: str, **settings: Any) -> dict[str, Any]:
+    return {"exec": {"command": list(command)}, "periodSeconds": 1, "failureThreshold": 1, **settings}
+
+
+def hook(name: str) -> dict[str, Any]:
+    return {"preStop": {"exec": {"command": ["sh", "-c", f"echo {name} hook >> /told/all"]}}}
+
+
+def status_of(pod: Pod, name: str) -> ContainerStatus:
+    everything = (*pod.status.init_container_statuses, *pod.status.container_statuses)
+    return next(each for each in everything if each.name == name)
+
+
+async def test_sidecars_start_in_order_and_end_in_reverse(lab: Cluster, tmp_path: Path) -> None:
+    """§8.0, §8.8: each is waited for until its startup probe succeeds; at the end all hooks run first."""
+    directory = tmp_path / "told"
+    volume = told(directory)
+    async with lab.agent():
+        await lab.create(
+            "web",
+            teller("app", lifecycle=hook("app")),
+            initContainers=[
+                teller(
+                    "one",
+                    restartPolicy="Always",
+                    startupProbe=exec_probe("test", "-e", "/told/go", failureThreshold=100),
+                    readinessProbe=exec_probe("test", "-e", "/told/ready"),
+                    lifecycle=hook("one"),
+                ),
+                {**teller("two"), "command": ["sh", "-c", "echo two runs >> /told/all"]},
+                teller("three", restartPolicy="Always"),
+            ],
+            volumes=[volume],
+            terminationGracePeriodSeconds=20,
+        )
+        pod = await lab.wait("web", lambda pod: bool(pod.status.init_container_statuses) and _runs(pod, "one"))
+        assert pod.status.phase == "Pending"
+        initialized = next(each for each in pod.status.conditions if each.type == "Initialized")
+        assert (initialized.status, initialized.reason) == ("False", "ContainersNotInitialized")
+        assert initialized.message == "containers with incomplete status: [one two three]"
+        assert (directory / "all").read_text().split("\n")[:-1] == ["one starts"]
+        (directory / "go").touch()
+        pod = await lab.wait("web", lambda pod: pod.status.phase == "Running" and not status_of(pod, "one").ready)
+        assert (status_of(pod, "one").started, status_of(pod, "three").ready) == (True, True)
+        unready = next(each for each in pod.status.conditions if each.type == "ContainersReady")
+        assert unready.message == "containers with unready status: [one]"
+        await lab.wait_event("web", "Unhealthy", "Readiness probe failed: ")
+        (directory / "ready").touch()
+        await lab.wait("web", is_ready)
+        assert (directory / "all").read_text().splitlines() == ["one starts", "two runs", "three starts", "app starts"]
+        (directory / "all").unlink()
+        await lab.admin.delete(PODS, "default", "web")
+        await lab.wait_gone("web")
+        lines = (directory / "all").read_text().splitlines()
+        assert sorted(lines[:2]) == ["app hook", "one hook"]
+        assert lines[2:] == ["app ends", "three ends", "one ends"]
+
+
+def _runs(pod: Pod, name: str) -> bool:
+    return status_of(pod, name).state.running is not None
+
+
+async def test_sidecar_ends_with_the_work_and_the_pod_has_not_ended_before(lab: Cluster) -> None:
+    """A sidecar does not keep a finished pod; that it has finished is told only when nothing of it runs any more."""
+    async with lab.agent():
+        await lab.create(
+            "job",
+            {**container(), "command": ["sh", "-c", "exit 0"]},
+            initContainers=[container(name="side", restartPolicy="Always")],
+            restartPolicy="Never",
+        )
+        pod = await lab.wait_phase("job", "Succeeded")  # the first status that says so
+        ended = status_of(pod, "side").state.terminated
+        assert ended is not None
+        assert (ended.exit_code, ended.reason) == (143, "Error")
+
+
+async def test_hooks(lab: Cluster, tmp_path: Path) -> None:
+    """exec, httpGet and sleep; one that fails costs its container, before its start, or is told, before its end."""
+    volume = told(tmp_path / "told")
+    async with lab.agent() as agent:
+        serve = "mkdir /www; echo 1 > /www/ok; httpd -f -p 8080 -h /www"
+        await lab.create(
+            "web",
+            container(
+                name="exec",
+                volumeMounts=[TOLD],
+                lifecycle={
+                    "postStart": {"exec": {"command": ["sh", "-c", "echo $HOSTNAME > /told/started"]}},
+                    "preStop": {"exec": {"command": ["sh", "-c", "exit 9"]}},
+                },
+            ),
+            container(
+                serve,
+                name="http",
+                lifecycle={
+                    "postStart": {"sleep": {"seconds": 0}},
+                    "preStop": {"httpGet": {"path": "/no", "port": 8080}},
+                },
+            ),
+            container(name="tcp", lifecycle={"postStart": {"tcpSocket": {"port": 1}}}),
+            volumes=[volume],
+            terminationGracePeriodSeconds=10,
+        )
+        pod = await lab.wait("web", lambda pod: bool(pod.status.container_statuses) and _waits(pod, "tcp"))
+        waiting = status_of(pod, "tcp").state.waiting
+        assert waiting is not None
+        assert (waiting.reason, waiting.message) == ("PostStartHookError", "Cannot run handler: invalid handler")
+        await lab.wait_event("web", "FailedPostStartHook", "PostStartHook failed")
+        await lab.wait_event("web", "Killing", "FailedPostStartHook")
+        assert (tmp_path / "told" / "started").read_text() == "web\n"
+        assert await agent.exec("web", "true", container="http") == (0, "")
+        await lab.admin.delete(PODS, "default", "web")
+        await lab.wait_gone("web")
+        failed = [message for _, reason, message in await lab.events("web") if reason == "FailedPreStopHook"]
+        assert failed == ["PreStopHook failed"]  # of the command alone: a 404 is an answer
+
+
+def _waits(pod: Pod, name: str) -> bool:
+    waiting = status_of(pod, name).state.waiting
+    return waiting is not None and waiting.reason == "PostStartHookError"
+
+
+async def test_grace_of_a_probe_goes_before_the_pods(lab: Cluster) -> None:
+    """A container that a probe has given up on and that ignores SIGTERM: killed after the probe's own grace period."""
+    async with lab.agent():
+        stubborn = {
+            **container(),
+            "command": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
+            "livenessProbe": exec_probe("sh", "-c", "echo out; echo err >&2; exit 3", terminationGracePeriodSeconds=1),
+        }
+        await lab.create("web", stubborn, terminationGracePeriodSeconds=600)
+        pod = await lab.wait(
+            "web",
+            lambda pod: bool(pod.status.container_statuses) and pod.status.container_statuses[0].restart_count > 0,
+        )
+        ended = pod.status.container_statuses[0].last_state.terminated
+        assert ended is not None
+        assert (ended.exit_code, ended.signal, ended.reason) == (137, 9, "Error")
+        await lab.wait_event("web", "Unhealthy", "Liveness probe failed: out\nerr\n")
+        await lab.admin.delete(PODS, "default", "web", grace_period_s=0)
+
+
+async def test_readiness_is_told_to_the_last_moment(lab: Cluster) -> None:
+    """A pod that is being deleted is still probed for readiness, and for nothing else."""
+    async with lab.agent() as agent:
+        await lab.create(
+            "web",
+            container(
+                readinessProbe=exec_probe("test", "-e", "/ready"),
+                livenessProbe=exec_probe("test", "-e", "/ready", initialDelaySeconds=3600),
+                lifecycle={
+                    "preStop": {"exec": {"command": ["sh", "-c", "rm /ready; until [ -e /go ]; do sleep 0.1; done"]}}
+                },
+            ),
+            terminationGracePeriodSeconds=60,
+        )
+        await lab.wait("web", lambda pod: pod.status.phase == "Running")
+        await agent.exec("web", "touch", "/ready")
+        await lab.wait("web", is_ready)
+        await lab.admin.delete(PODS, "default", "web")
+        pod = await lab.wait("web", lambda pod: pod.metadata.deletion_timestamp is not None and not is_ready(pod))
+        assert pod.status.phase == "Running"
+        assert status_of(pod, "c").state.running is not None
+        assert status_of(pod, "c").started is True
+        await agent.exec("web", "touch", "/go")
+        await lab.wait_gone("web")
