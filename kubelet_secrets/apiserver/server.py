@@ -27,6 +27,7 @@ from anycorn.protocol.h2 import H2Protocol
 from anycorn.tcp_server import TCPServer
 from anycorn.typing import ASGIFramework
 from anycorn.worker_context import WorkerContext
+from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSStream
 from starlette.types import ASGIApp
 
@@ -40,6 +41,16 @@ MAX_STREAMS = 998
 HANDSHAKE_TIMEOUT_S = 10
 IDLE_TIMEOUT_S = 180  # of a connection without any request; longer than client-go keeps one
 GRACE_S = 2.0
+_ACCEPT_RETRY_S = 0.1
+# Errors of the connection rather than of the listener. Source: accept(2), "Error handling".
+_CLIENT_HAS_GONE = (
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EPERM,
+)
 _QUIET = logging.getLogger(f"{__name__}.protocol")
 
 
@@ -79,7 +90,7 @@ class Listener:
         port: the one chosen by the system when 0 was asked for.
     """
 
-    def __init__(self, listener: anyio.abc.Listener[anyio.abc.SocketStream], context: ssl.SSLContext) -> None:
+    def __init__(self, listener: MultiListener[anyio.abc.SocketStream], context: ssl.SSLContext) -> None:
         self._listener = listener
         self._context = context
         self.port: int = listener.extra(anyio.abc.SocketAttribute.local_port)
@@ -93,7 +104,8 @@ class Listener:
         run = partial(self._run_connection, ASGIWrapper(cast("ASGIFramework", application)), config, worker)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(self._accept, run, connections)
+                for listener in self._listener.listeners:
+                    accepting.start_soon(self._accept, listener, run, connections)
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
             await self.aclose()
@@ -107,10 +119,29 @@ class Listener:
             await self._listener.aclose()
 
     async def _accept(
-        self, run: Callable[[anyio.abc.SocketStream], Awaitable[None]], connections: trio.Nursery
+        self,
+        listener: anyio.abc.Listener[anyio.abc.SocketStream],
+        run: Callable[[anyio.abc.SocketStream], Awaitable[None]],
+        connections: trio.Nursery,
     ) -> None:
-        async with anyio.create_task_group() as group:
-            await self._listener.serve(lambda stream: _start(connections, run, stream), group)
+        """Accept until cancelled. anyio's own loop ends, and the server with it, when descriptors run out: anybody who can
+        connect may take the last one."""
+        is_waiting = False
+        while True:
+            try:
+                stream = await listener.accept()  # type: ignore[attr-defined]  # what every socket's listener has
+            except (OSError, anyio.BrokenResourceError) as error:
+                reason = error if isinstance(error, OSError) else error.__cause__
+                number = reason.errno if isinstance(reason, OSError) else None
+                if number in _CLIENT_HAS_GONE:
+                    continue
+                if not is_waiting:
+                    log.warning("no connection can be accepted: %s", errno.errorcode.get(number or 0, "unknown"))
+                is_waiting = True
+                await trio.sleep(_ACCEPT_RETRY_S)
+                continue
+            is_waiting = False
+            connections.start_soon(run, stream)
 
     async def _run_connection(
         self, application: ASGIWrapper, config: Config, worker: WorkerContext, stream: anyio.abc.SocketStream
@@ -131,14 +162,6 @@ class Listener:
             log.warning("connection ended: %s", _kind(error))
             with trio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
-
-
-async def _start(
-    nursery: trio.Nursery,
-    run: Callable[[anyio.abc.SocketStream], Awaitable[None]],
-    stream: anyio.abc.SocketStream,
-) -> None:
-    nursery.start_soon(run, stream)
 
 
 def _kind(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,9 @@ async def _serve(options: ServerOptions, kubeconfig: Path, node_name: str | None
     from kubelet_secrets.notify import notify
 
     harden_process()  # it holds every Secret of the cluster
+    # A connection takes a descriptor, and a thousand watchers may have one each. Go's runtime does the same for kube-apiserver.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if os.environ.get("KS_PDEATHSIG"):
         set_parent_death_signal(signal.SIGTERM)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -93,6 +95,27 @@ async def test_connection_whose_protocol_code_raises_ends_alone(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "connection ended: TooManyStreamsError"
     ]
+
+
+async def test_server_outlives_a_lack_of_descriptors(server: ServerHandle, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever can connect may take the last one; no credential is asked for before."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    clients = [
+        socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)
+    ]  # in the backlog: nobody accepts yet
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(client.fileno() for client in clients) + 2, limits[1]))
+        with trio.fail_after(20):
+            # A log record wakes nobody.
+            while "no connection can be accepted: EMFILE" not in caplog.messages:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for client in clients:
+            client.close()
+    async with http_client(server, server.authority.issue_admin()) as admin:
+        assert (await admin.get(SECRETS)).status == 200
+    caplog.clear()
 
 
 @pytest.mark.parametrize(
