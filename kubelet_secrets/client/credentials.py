@@ -1,14 +1,15 @@
-"""Who this client is: a bearer token or a client certificate, and how a fresh one is got.
+"""Who this client is: a bearer token, a name and password, or a client certificate, and how a fresh one is got.
 
-Called by ``rest.py`` before each request and after a 401. The sources, as in client-go: a fixed token, a token file read again
-every minute, an exec plugin, certificate files read again when they change, and :meth:`Credentials.use_key_pair` for a
-certificate that the node itself had signed (rotation).
+Called by ``lanes.py`` before each request and after a 401. The sources, as in client-go: a fixed token, a token file read again
+every minute, an exec plugin, certificate files (the authority's too) read again when they change, and
+:meth:`Credentials.use_key_pair` for a certificate that the node itself had signed (rotation).
 
 Source: k8s.io/client-go transport/token_source.go, plugin/pkg/client/auth/exec/exec.go, transport/cert_rotation.go.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import logging
@@ -22,13 +23,14 @@ from typing import Any
 import msgspec
 import trio
 
-from kubelet_secrets.client.kubeconfig import ClusterConfig, ExecConfig, read_key_pair, ssl_context
+from kubelet_secrets.client.kubeconfig import ClusterConfig, ExecConfig, read_again, ssl_context
 from kubelet_secrets.errors import ApiUnavailable, UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 logger = logging.getLogger(__name__)
 
 _FILE_PERIOD_S = 60  # client-go reads token files again after a minute
+PLUGIN_TIMEOUT_S = 60  # a plugin that hangs must not hold up every request for ever
 
 
 class _ExecStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -89,9 +91,7 @@ class Credentials:
                 await self.renew(self._generation)
         elif trio.current_time() >= self._checked_at + _FILE_PERIOD_S:
             self._read_files()
-        token = self._config.token
-        header = None if token is None else f"Bearer {token.reveal().decode('latin-1')}"
-        return Authorization(header, self._generation)
+        return Authorization(_header(self._config), self._generation)
 
     async def renew(self, refused_generation: int) -> bool:
         """Get a fresh credential, after a 401 to the one of *refused_generation*. True when it is worth trying again.
@@ -130,15 +130,13 @@ class Credentials:
         stamp = _stamp(config)
         if stamp != self._key_pair_stamp:
             try:
-                config = read_key_pair(config)
+                config = read_again(config)
                 ssl_context(config)
                 self._key_pair_stamp = stamp
             except UsageError as error:
                 # Between the two renames of a rotation: the pair fits together at the next look.
-                logger.warning("client certificate not reloaded: %s", error)
-                config = dataclasses.replace(
-                    config, client_cert_pem=self._config.client_cert_pem, client_key_pem=self._config.client_key_pem
-                )
+                logger.warning("certificates not reloaded: %s", error)
+                config = dataclasses.replace(self._config, token=config.token)
         self._adopt(config)
 
     async def _run_plugin(self, plugin: ExecConfig) -> None:
@@ -162,7 +160,10 @@ class Credentials:
         Raises:
             UsageError: certificate and key cannot be used; nothing has changed.
         """
-        has_new_certificate = config.client_cert_pem != self._config.client_cert_pem
+        has_new_certificate = (config.client_cert_pem, config.ca_pem) != (
+            self._config.client_cert_pem,
+            self._config.ca_pem,
+        )
         if has_new_certificate:
             ssl_context(config)
         if has_new_certificate or config.token != self._config.token:
@@ -192,16 +193,21 @@ async def run_plugin(config: ClusterConfig, plugin: ExecConfig) -> _ExecStatus:
     info = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec}
     environment = {**os.environ, **dict(plugin.env), "KUBERNETES_EXEC_INFO": json.dumps(info)}
     try:
-        done = await trio.run_process(
-            [plugin.command, *plugin.args],
-            stdin=b"",
-            capture_stdout=True,
-            check=False,
-            env=environment,
-        )
+        with trio.fail_after(PLUGIN_TIMEOUT_S):
+            done = await trio.run_process(
+                [plugin.command, *plugin.args],
+                stdin=b"",
+                capture_stdout=True,
+                check=False,
+                env=environment,
+            )
+    except trio.TooSlowError:
+        problem = f"executable {plugin.command} took longer than {PLUGIN_TIMEOUT_S} s"
+        raise ApiUnavailable(f"getting credentials: exec: {problem}") from None
     except OSError as error:
+        hint = f"; {plugin.install_hint}" if plugin.install_hint and isinstance(error, FileNotFoundError) else ""
         raise ApiUnavailable(
-            f"getting credentials: exec: {plugin.command}: {(error.strerror or 'cannot be run').lower()}"
+            f"getting credentials: exec: {plugin.command}: {(error.strerror or 'cannot be run').lower()}{hint}"
         ) from None
     if done.returncode != 0:
         problem = f"executable {plugin.command} failed with exit code {done.returncode}"
@@ -222,12 +228,21 @@ async def run_plugin(config: ClusterConfig, plugin: ExecConfig) -> _ExecStatus:
     return status
 
 
+def _header(config: ClusterConfig) -> str | None:
+    if config.token is not None:
+        return f"Bearer {config.token.reveal().decode('latin-1')}"
+    if config.username:
+        credentials = f"{config.username}:".encode() + config.password.reveal()
+        return f"Basic {base64.b64encode(credentials).decode()}"
+    return None
+
+
 def _stamp(config: ClusterConfig) -> tuple[int, ...]:
-    """Changes when a certificate file does; empty when there is none, or it is gone."""
-    if config.client_cert_file is None or config.client_key_file is None:
-        return ()
+    """Changes when a certificate file does; empty when there is none, or one is gone."""
+    pair = (config.client_cert_file, config.client_key_file)
+    paths = [path for path in (config.ca_file, *(pair if None not in pair else ())) if path is not None]
     try:
-        stats = [path.stat() for path in (config.client_cert_file, config.client_key_file)]
+        stats = [path.stat() for path in paths]
     except OSError:
         return ()
     return tuple(number for stat in stats for number in (stat.st_ino, stat.st_mtime_ns, stat.st_size))

@@ -18,12 +18,12 @@ import trio
 from hpack import NeverIndexedHeaderTuple
 
 from kubelet_secrets.client.connection import Connection, ExchangeTimeouts
+from kubelet_secrets.client.proxy import Proxy, dial
 from kubelet_secrets.client.stream import ClientStream, Headers, RequestNotProcessed
 
 logger = logging.getLogger(__name__)
 
 _MAX_RESENDS = 3  # a server that keeps refusing is not one to hammer
-_HAPPY_EYEBALLS_S = 0.25
 _NOT_IN_HTTP2 = frozenset(
     (b"host", b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
@@ -37,6 +37,7 @@ class Origin:
     port: int
     make_context: Callable[[], ssl.SSLContext] | None  # None: plain http. A fresh context each call; ALPN is set on it
     server_name: str = ""  # the name in the certificate, where it is not *host*
+    proxy: Proxy | None = None
 
     @property
     def scheme(self) -> str:
@@ -222,12 +223,12 @@ class H2Transport(httpx2.AsyncBaseTransport):
             self._attempt = None
             attempt.done.set()
 
-    async def _dial(self) -> trio.SSLStream[trio.SocketStream]:
-        """TCP and TLS. Cancellation: nothing stays open."""
+    async def _dial(self) -> trio.SSLStream[trio.abc.Stream]:
+        """TCP, by way of a proxy where there is one, and TLS. Cancellation: nothing stays open."""
         assert self._origin.make_context is not None
         context = self._origin.make_context()
         context.set_alpn_protocols(["h2", "http/1.1"])
-        tcp = await trio.open_tcp_stream(self._origin.host, self._origin.port, happy_eyeballs_delay=_HAPPY_EYEBALLS_S)
+        tcp = await dial(self._origin.host, self._origin.port, self._origin.proxy)
         name = self._origin.server_name or self._origin.host
         # https_compatible: peers close without close_notify, and frames say where the data ends.
         tls = trio.SSLStream(tcp, context, server_hostname=name, https_compatible=True)
@@ -263,7 +264,16 @@ class H2Transport(httpx2.AsyncBaseTransport):
     def _make_fallback(self) -> httpx2.AsyncHTTPTransport:
         verify = self._origin.make_context() if self._origin.make_context is not None else False
         unlimited = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=90)
-        return httpx2.AsyncHTTPTransport(verify=verify, http1=True, http2=False, trust_env=False, limits=unlimited)
+        proxy = self._origin.proxy
+        if proxy is not None and proxy.scheme == "socks5":
+            raise httpx2.ConnectError("HTTP/1.1 through a SOCKS proxy is not supported: the API server offers no HTTP/2")
+        through = None
+        if proxy is not None:
+            credentials = (proxy.username, proxy.password.reveal().decode()) if proxy.username else None
+            through = httpx2.Proxy(str(proxy), auth=credentials)
+        return httpx2.AsyncHTTPTransport(
+            verify=verify, http1=True, http2=False, trust_env=False, limits=unlimited, proxy=through
+        )
 
 
 def _header_block(request: httpx2.Request) -> Headers:

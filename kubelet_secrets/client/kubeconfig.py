@@ -4,8 +4,8 @@ Reading and checking only; nothing is sent, no plugin is run (``credentials.py``
 ``UsageError`` that names file and field and quotes no value, for half of the file's values are secret.
 
 Source: k8s.io/client-go/tools/clientcmd (api/v1 types, client_config.go, validation.go), rest.InClusterConfig.
-Differs: one file, no merging along ``$KUBECONFIG``; no basic auth and auth-provider (gone upstream), no impersonation, no
-proxy (``proxy-url`` is refused, ``$HTTPS_PROXY`` ignored: a node talks to its API server directly).
+Differs: one file, no merging along ``$KUBECONFIG``; no auth-provider (gone upstream) and no impersonation, for a node is
+nobody else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import shutil
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,12 +25,15 @@ import msgspec
 import yaml
 
 from kubelet_secrets.api.decode import strip_nulls
+from kubelet_secrets.client.kubeconfigdocument import Cluster, Exec, Kubeconfig, User
+from kubelet_secrets.client.proxy import Proxy, parse_proxy
 from kubelet_secrets.client.tls import make_client_context, split_pem
 from kubelet_secrets.errors import UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+_INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +55,18 @@ class ClusterConfig:
     server: str  # "https://10.0.0.1:6443", without a slash at the end
     source: str = "cluster configuration"  # for messages: the file this came from
     ca_pem: bytes = b""
+    ca_file: Path | None = None  # where it was read, to be read again when the file changes
     insecure_skip_tls_verify: bool = False
     tls_server_name: str = ""
+    proxy: Proxy | None = None  # ``proxy-url``; without it the environment says
     client_cert_pem: bytes = b""
     client_key_pem: SensitiveBytes | None = None
     client_cert_file: Path | None = None  # where the pair was read, to be read again when the file changes
     client_key_file: Path | None = None
     token: SensitiveBytes | None = None
     token_file: Path | None = None  # wins over *token*
+    username: str = ""  # basic authentication
+    password: SensitiveBytes = field(default_factory=lambda: SensitiveBytes(b""))
     exec: ExecConfig | None = None
     namespace: str = ""  # the context's default namespace
 
@@ -67,75 +74,6 @@ class ClusterConfig:
     def host(self) -> str:
         """``host:port`` as written, for messages."""
         return urlsplit(self.server).netloc
-
-
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    pass
-
-
-class _Cluster(_Struct, frozen=True):
-    server: str = ""
-    certificate_authority: str = ""
-    certificate_authority_data: str = ""
-    insecure_skip_tls_verify: bool = False
-    tls_server_name: str = ""
-    proxy_url: str = ""
-
-
-class _EnvVar(_Struct, frozen=True):
-    name: str = ""
-    value: str = ""
-
-
-class _Exec(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    command: str = ""
-    args: list[str] = []
-    env: list[_EnvVar] = []
-    api_version: str = ""
-    install_hint: str = ""
-    provide_cluster_info: bool = False
-    interactive_mode: str = ""
-
-
-class _User(_Struct, frozen=True):
-    client_certificate: str = ""
-    client_certificate_data: str = ""
-    client_key: str = ""
-    client_key_data: str = ""
-    token: str = ""
-    token_file: str = msgspec.field(default="", name="tokenFile")
-    username: str = ""
-    auth_provider: object = None
-    impersonate: str = msgspec.field(default="", name="as")
-    exec: _Exec | None = None
-
-
-class _Context(_Struct, frozen=True):
-    cluster: str = ""
-    user: str = ""
-    namespace: str = ""
-
-
-class _NamedCluster(_Struct, frozen=True):
-    name: str = ""
-    cluster: _Cluster = _Cluster()
-
-
-class _NamedUser(_Struct, frozen=True):
-    name: str = ""
-    user: _User = _User()
-
-
-class _NamedContext(_Struct, frozen=True):
-    name: str = ""
-    context: _Context = _Context()
-
-
-class _Kubeconfig(_Struct, frozen=True):
-    clusters: list[_NamedCluster] = []
-    users: list[_NamedUser] = []
-    contexts: list[_NamedContext] = []
-    current_context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +86,11 @@ class _Place:
     def __truediv__(self, field: str) -> _Place:
         return _Place(self.path, f"{self.field}.{field}")
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.field}"
+
     def error(self, problem: str) -> UsageError:
-        return UsageError(f"{self.path}: {self.field}: {problem}")
+        return UsageError(f"{self}: {problem}")
 
 
 def load_kubeconfig(path: Path, context: str | None = None) -> ClusterConfig:
@@ -196,6 +137,7 @@ def in_cluster_config(
         server=f"https://{netloc}",
         source=str(directory),
         ca_pem=_read_file(directory / "ca.crt", "ca.crt"),
+        ca_file=directory / "ca.crt",
         token_file=token_file,
         namespace=namespace.read_text(encoding="utf-8").strip() if namespace.exists() else "",
     )
@@ -216,12 +158,14 @@ def ssl_context(config: ClusterConfig) -> ssl.SSLContext:
     )
 
 
-def read_key_pair(config: ClusterConfig) -> ClusterConfig:
-    """*config* with the client certificate and key read again from their files; the same where they have none.
+def read_again(config: ClusterConfig) -> ClusterConfig:
+    """*config* with authority, client certificate and key read again from their files; the same where they have none.
 
     Raises:
         UsageError: a file cannot be read.
     """
+    if config.ca_file is not None:
+        config = dataclasses.replace(config, ca_pem=_read_file(config.ca_file, "certificate-authority"))
     if config.client_cert_file is None or config.client_key_file is None:
         return config
     cert, key = _key_pair(
@@ -230,7 +174,7 @@ def read_key_pair(config: ClusterConfig) -> ClusterConfig:
     return dataclasses.replace(config, client_cert_pem=cert, client_key_pem=key)
 
 
-def _parse(path: Path) -> _Kubeconfig:
+def _parse(path: Path) -> Kubeconfig:
     text = _read_file(path, "kubeconfig")
     try:
         document = yaml.load(text, Loader=yaml.CSafeLoader)
@@ -243,7 +187,7 @@ def _parse(path: Path) -> _Kubeconfig:
     if not isinstance(document, dict) or document.get("kind", "Config") != "Config":
         raise UsageError(f"{path}: kind: not a kubeconfig (kind: Config)")
     try:
-        return msgspec.convert(strip_nulls(document), _Kubeconfig)
+        return msgspec.convert(strip_nulls(document), Kubeconfig)
     except msgspec.ValidationError as error:
         raise UsageError(f"{path}: {error}") from None
 
@@ -254,7 +198,7 @@ def _find(names: Sequence[str], wanted: str, place: _Place, what: str) -> int:
     return names.index(wanted)
 
 
-def _read_cluster(cluster: _Cluster, place: _Place) -> ClusterConfig:
+def _read_cluster(cluster: Cluster, place: _Place) -> ClusterConfig:
     if not cluster.server:
         raise (place / "server").error("required")
     server = cluster.server if "://" in cluster.server else f"https://{cluster.server}"
@@ -265,9 +209,8 @@ def _read_cluster(cluster: _Cluster, place: _Place) -> ClusterConfig:
         is_usable = False
     if not is_usable or parts.username or parts.query or parts.fragment:
         raise (place / "server").error("not an http or https address")
-    if cluster.proxy_url:
-        raise (place / "proxy-url").error("proxies are not supported; the node talks to the API server directly")
-    ca_pem, _ = _read_pem(
+    proxy = parse_proxy(cluster.proxy_url, str(place / "proxy-url")) if cluster.proxy_url else None
+    ca_pem, ca_file = _read_pem(
         cluster.certificate_authority_data, cluster.certificate_authority, place, "certificate-authority"
     )
     if ca_pem and cluster.insecure_skip_tls_verify:
@@ -276,20 +219,24 @@ def _read_cluster(cluster: _Cluster, place: _Place) -> ClusterConfig:
         server=server.rstrip("/"),
         source=str(place.path),
         ca_pem=ca_pem,
+        ca_file=ca_file,
         insecure_skip_tls_verify=cluster.insecure_skip_tls_verify,
         tls_server_name=cluster.tls_server_name,
+        proxy=proxy,
     )
 
 
-def _with_user(config: ClusterConfig, user: _User, place: _Place) -> ClusterConfig:
-    if user.username:
-        raise (place / "username").error("basic authentication is not supported")
+def _with_user(config: ClusterConfig, user: User, place: _Place) -> ClusterConfig:
+    if user.username and (user.token or user.token_file):
+        raise (place / "username").error("contradicts token and tokenFile: only one way to authenticate is allowed")
+    if user.password and not user.username:
+        raise (place / "password").error("without a username")
     if user.auth_provider is not None:
         raise (place / "auth-provider").error("not supported; use an exec plugin")
     if user.impersonate:
         raise (place / "as").error("impersonation is not supported")
-    if user.exec is not None and (user.token or user.token_file):
-        raise (place / "exec").error("contradicts token and tokenFile")
+    if user.exec is not None and (user.token or user.token_file or user.username):
+        raise (place / "exec").error("contradicts token, tokenFile and username")
     cert, cert_file = _read_pem(user.client_certificate_data, user.client_certificate, place, "client-certificate")
     key, key_file = _read_pem(user.client_key_data, user.client_key, place, "client-key")
     if bool(cert) != bool(key):
@@ -307,6 +254,8 @@ def _with_user(config: ClusterConfig, user: _User, place: _Place) -> ClusterConf
         client_key_file=key_file if cert_file is not None else None,
         token=SensitiveBytes(user.token.encode()) if user.token else None,
         token_file=token_file,
+        username=user.username,
+        password=SensitiveBytes(user.password.encode()),
         exec=_read_exec(user.exec, place / "exec") if user.exec is not None else None,
     )
     if cert:
@@ -322,13 +271,19 @@ def _key_pair(certificate: bytes, key: bytes) -> tuple[bytes, SensitiveBytes]:
     return split_pem(certificate)[0] or b"(no certificate)", SensitiveBytes(split_pem(key)[1])
 
 
-def _read_exec(plugin: _Exec, place: _Place) -> ExecConfig:
+def _read_exec(plugin: Exec, place: _Place) -> ExecConfig:
     if plugin.api_version not in EXEC_API_VERSIONS:
         raise (place / "apiVersion").error(f"one of {', '.join(EXEC_API_VERSIONS)} is required")
+    # Source: clientcmd, validateAuthInfo; v1beta1 has a default.
+    if plugin.interactive_mode not in (*_INTERACTIVE_MODES, *(("",) if plugin.api_version.endswith("beta1") else ())):
+        raise (place / "interactiveMode").error(f"one of {', '.join(_INTERACTIVE_MODES)} is required")
     if plugin.interactive_mode == "Always":
         raise (place / "interactiveMode").error("this program has no terminal to lend to a plugin")
     if not plugin.command:
         raise (place / "command").error("required")
+    for index, variable in enumerate(plugin.env):
+        if not variable.name:
+            raise (place / f"env[{index}].name").error("required")
     # A relative path is relative to the file, a bare name is looked up on PATH (client-go, ResolveLocalPaths).
     command = str(place.path.parent / plugin.command) if "/" in plugin.command else plugin.command
     if shutil.which(command) is None:

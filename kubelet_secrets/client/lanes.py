@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import quote, urlencode
@@ -24,6 +25,7 @@ from kubelet_secrets.client.connection import ExchangeTimeouts
 from kubelet_secrets.client.credentials import Credentials
 from kubelet_secrets.client.http2 import H2Transport, Origin, PlainRequest
 from kubelet_secrets.client.kubeconfig import ClusterConfig
+from kubelet_secrets.client.proxy import environment_proxy
 from kubelet_secrets.errors import ApiUnavailable
 
 # At DEBUG hpack prints every header field, bearer tokens included; the others print URLs and frames.
@@ -179,9 +181,11 @@ class Lanes:
 def _origin(config: ClusterConfig, credentials: Credentials) -> Origin:
     url = httpx2.URL(config.server)
     is_tls = url.scheme == "https"
+    port = url.port or (443 if is_tls else 80)
     return Origin(
         host=url.host,
-        port=url.port or (443 if is_tls else 80),
+        port=port,
         make_context=credentials.make_context if is_tls else None,
         server_name=config.tls_server_name,
+        proxy=config.proxy or environment_proxy(url.scheme, url.host, port, os.environ),
     )

@@ -114,9 +114,52 @@ async def test_plugin_that_fails_makes_the_server_unavailable(tmp_path: Path, bo
 
 
 async def test_plugin_that_cannot_be_run(tmp_path: Path) -> None:
-    credentials = Credentials(ClusterConfig(server="https://x", exec=ExecConfig(command=str(tmp_path / "gone"))))
-    with pytest.raises(ApiUnavailable, match="no such file"):
+    plugin = ExecConfig(command=str(tmp_path / "gone"), install_hint="install it from example.org")
+    credentials = Credentials(ClusterConfig(server="https://x", exec=plugin))
+    with pytest.raises(ApiUnavailable, match=r"no such file.*; install it from example\.org"):
         await credentials.authorize()
+
+
+async def test_plugin_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubelet_secrets.client.credentials.PLUGIN_TIMEOUT_S", 0.1)
+    credentials = Credentials(ClusterConfig(server="https://x", exec=plugin(tmp_path, "exec sleep 600")))
+    with trio.fail_after(10), pytest.raises(ApiUnavailable, match="took longer than"):
+        await credentials.authorize()
+
+
+async def test_certificates_of_a_plugin_are_used(tmp_path: Path) -> None:
+    """Each run of the plugin, as after a 401, may bring others: connections change to them."""
+    is_refusing = False
+
+    async def refuse_once(stream: ServerStream) -> None:
+        nonlocal is_refusing
+        if is_refusing:
+            is_refusing = False
+            await stream.answer(401, b"{}")
+        else:
+            await whoami(stream)
+
+    with trio.fail_after(20):
+        async with serve(refuse_once) as server:
+            cert, key = key_pair("first@example.org")
+            body = credential(clientCertificateData=cert.decode(), clientKeyData=key.reveal().decode())
+            executed = plugin(tmp_path, body)
+            async with open_client(ClusterConfig(server=server.url, ca_pem=CA_PEM, exec=executed)) as client:
+                first = (await client.get(SECRETS, "s", "x", Secret)).metadata.name
+                assert first
+                cert, key = key_pair("second@example.org")
+                plugin(tmp_path, credential(clientCertificateData=cert.decode(), clientKeyData=key.reveal().decode()))
+                assert (await client.get(SECRETS, "s", "x", Secret)).metadata.name == first
+                is_refusing = True
+                assert (await client.get(SECRETS, "s", "x", Secret)).metadata.name not in ("", first)
+
+
+async def test_name_and_password_are_basic_authentication() -> None:
+    config = ClusterConfig(server="https://x", username="jane", password=SensitiveBytes(b"canary"))
+    authorization = await Credentials(config).authorize()
+    assert authorization.header == "Basic amFuZTpjYW5hcnk="
+    assert "canary" not in repr(config)
+    assert "amFuZTpjYW5hcnk" not in repr(authorization)
 
 
 async def test_token_file_is_read_again_after_a_minute(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
@@ -192,6 +235,25 @@ async def test_changed_certificate_files_are_noticed(tmp_path: Path, autojump_cl
     await trio.sleep(61)
     await credentials.authorize()
     assert changes == ["changed"]
+
+
+async def test_changed_authority_is_noticed(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """A cluster that changes its authority puts old and new side by side for a while; nodes must not need a restart."""
+    ca_file = tmp_path / "ca.crt"
+    ca_file.write_bytes(CA_PEM)
+    credentials = Credentials(ClusterConfig(server="https://x", ca_pem=CA_PEM, ca_file=ca_file))
+    changes: list[str] = []
+    credentials.on_key_pair_changed = lambda: changes.append("changed")
+    await credentials.authorize()
+    ca_file.write_bytes(CA_PEM + trustme.CA().cert_pem.bytes())
+    await trio.sleep(61)
+    await credentials.authorize()
+    assert changes == ["changed"]
+    assert len(credentials.make_context().get_ca_certs()) == 2
+    ca_file.write_bytes(b"half a file")
+    await trio.sleep(61)
+    await credentials.authorize()
+    assert len(credentials.make_context().get_ca_certs()) == 2
 
 
 def test_certificate_of_another_authority_is_loaded_all_the_same() -> None:

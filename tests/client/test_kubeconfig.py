@@ -17,7 +17,7 @@ from kubelet_secrets.client.kubeconfig import (
     ClusterConfig,
     in_cluster_config,
     load_kubeconfig,
-    read_key_pair,
+    read_again,
     ssl_context,
 )
 from kubelet_secrets.errors import UsageError
@@ -127,7 +127,7 @@ def test_exec_plugin(tmp_path: Path) -> None:
     assert (config.exec.args, config.exec.env, config.exec.provide_cluster_info) == (("--x",), (("A", "1"),), True)
 
 
-EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh"}
+EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "interactiveMode": "Never"}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh"}
         pytest.param({"server": "ftp://x"}, {}, "clusters[0].cluster.server: not an http", id="scheme"),
         pytest.param({"server": "https://x:99999"}, {}, "clusters[0].cluster.server: not an http", id="port"),
         pytest.param({"server": "https://u:canary@x"}, {}, "clusters[0].cluster.server: not an http", id="user-in-url"),
-        pytest.param({"proxy-url": "http://p:1"}, {}, "clusters[0].cluster.proxy-url: proxies", id="proxy"),
+        pytest.param({"proxy-url": "ftp://canary"}, {}, "clusters[0].cluster.proxy-url: unsupported scheme", id="proxy"),
         pytest.param(
             {"certificate-authority-data": "canary!"},
             {},
@@ -153,7 +153,10 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh"}
             "insecure-skip-tls-verify: contradicts",
             id="ca-and-insecure",
         ),
-        pytest.param({}, {"username": "canary"}, "users[0].user.username: basic", id="basic-auth"),
+        pytest.param(
+            {}, {"username": "u", "token": "canary"}, "users[0].user.username: contradicts token", id="basic-and-token"
+        ),
+        pytest.param({}, {"password": "canary"}, "users[0].user.password: without a username", id="password-alone"),
         pytest.param({}, {"auth-provider": {"name": "gcp"}}, "users[0].user.auth-provider: not", id="auth-provider"),
         pytest.param({}, {"as": "someone"}, "users[0].user.as: impersonation", id="impersonation"),
         pytest.param(
@@ -186,6 +189,15 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh"}
         ),
         pytest.param(
             {}, {"exec": {**EXEC, "interactiveMode": "Always"}}, "users[0].user.exec.interactiveMode", id="interactive"
+        ),
+        pytest.param(
+            {}, {"exec": {**EXEC, "interactiveMode": ""}}, "users[0].user.exec.interactiveMode: one of", id="no-mode"
+        ),
+        pytest.param(
+            {}, {"exec": {**EXEC, "interactiveMode": "x"}}, "users[0].user.exec.interactiveMode: one of", id="mode"
+        ),
+        pytest.param(
+            {}, {"exec": {**EXEC, "env": [{"value": "canary"}]}}, "users[0].user.exec.env[0].name: required", id="env"
         ),
         pytest.param({}, {"exec": EXEC, "token": "canary"}, "users[0].user.exec: contradicts", id="exec-and-token"),
     ],
@@ -288,7 +300,7 @@ def test_certificate_and_key_in_one_file_are_told_apart(tmp_path: Path) -> None:
     assert config.client_cert_pem == CERT
     assert config.client_key_pem == SensitiveBytes(KEY)
     assert b"PRIVATE" not in repr(config).encode()
-    assert read_key_pair(config) == config
+    assert read_again(config) == config
 
 
 def test_file_without_a_certificate_is_no_certificate(tmp_path: Path) -> None:
@@ -296,3 +308,10 @@ def test_file_without_a_certificate_is_no_certificate(tmp_path: Path) -> None:
     user = {"client-certificate": "current.pem", "client-key": "current.pem"}
     with pytest.raises(UsageError, match="client-certificate and client-key: cannot be used"):
         load_kubeconfig(write(tmp_path, kubeconfig(user=user)))
+
+
+def test_older_plugin_needs_no_interactive_mode(tmp_path: Path) -> None:
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": "sh"}
+    config = load_kubeconfig(write(tmp_path, kubeconfig(user={"exec": plugin})))
+    assert config.exec is not None
+    assert config.exec.api_version.endswith("v1beta1")
