@@ -26,7 +26,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from kubelet_secrets.access.guard import ContainerGuard
 from kubelet_secrets.access.journal import journal_socket
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import RevocationList
+from kubelet_secrets.api.core import Taint
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
 from kubelet_secrets.cache.manager import ObjectManager, Strategy
@@ -62,8 +63,9 @@ from kubelet_secrets.kubeletapi.routes import KubeletRoutes
 from kubelet_secrets.node.bootstrap import Identity, find_identity
 from kubelet_secrets.node.certfiles import SERVER, CertificateFiles
 from kubelet_secrets.node.certificates import client_template, serving_template
-from kubelet_secrets.node.facts import read_facts
+from kubelet_secrets.node.facts import MAX_PODS, read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
+from kubelet_secrets.node.observer import NodeObserver
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.rotation import CertificateRotation
 from kubelet_secrets.node.serving import open_serving
@@ -88,7 +90,7 @@ from kubelet_secrets.runtime.oci import OciRuntime
 from kubelet_secrets.runtime.pullrecords import Verification, VerificationPolicy, parse_allow_list
 from kubelet_secrets.runtime.registry import Registry
 from kubelet_secrets.runtime.sandbox import SandboxManager
-from kubelet_secrets.runtime.tools import find_tools
+from kubelet_secrets.runtime.tools import find_tools, read_version
 from kubelet_secrets.stateformat import claim_format
 from kubelet_secrets.volume.layout import PodsLayout
 from kubelet_secrets.volume.manager import VolumeManager
@@ -106,10 +108,14 @@ SERVING_DELAY_S = 3.0
 class AgentOptions:
     """What ``kubelet-secrets agent`` passes on through the keeper. Paths are absolute; there is no secret in it."""
 
-    kubeconfig: Path
+    kubeconfig: Path | None  # None: the service account of the pod that this runs in
     bootstrap_kubeconfig: Path | None = None  # to make *kubeconfig* with, where it is missing or has expired
     cert_dir: Path
     node_name: str
+    node_labels: dict[str, str] = field(default_factory=dict)  # checked by the command line, as the two below
+    node_taints: tuple[Taint, ...] = ()
+    node_ips: tuple[str, ...] = ()  # empty: where the default route leaves from
+    max_pods: int = MAX_PODS
     root_dir: Path
     image_dir: Path
     socket: Path
@@ -159,8 +165,9 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
     facts = read_facts(
         options.node_name,
         root_dir=options.root_dir,
-        runtime_version=f"{options.runtime}://",
-        ips=(),
+        runtime_version=f"{options.runtime}://{await read_version(tools.runtime)}",
+        ips=options.node_ips,
+        max_pods=options.max_pods,
         kubelet_port=kubelet_server.port_of(listeners),
     )
     store = Store(handover.store_fd, limits=_store_limits(options, handover))
@@ -191,7 +198,30 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         # Services wake pods, and pods read services: the closures meet below, before either runs.
         services = ServiceCache(client, changed=lambda: pods.services_changed())
         trust_bundles = TrustBundleCache(client, changed=lambda: pods.trust_bundles_changed())
-        reporter = NodeReporter(client, facts, clock=wall_clock)
+        network = _network(options)
+        images = ImageStore(
+            options.image_dir,
+            tools=tools,
+            registry=Registry(tools, auth_dir=run_dir, scratch_dir=options.image_dir / "tmp"),
+            node_keyring=lambda: read_node_keyring(search_paths(options.root_dir)),
+            max_parallel_pulls=options.max_parallel_image_pulls,
+            verification=VerificationPolicy(options.image_verification, parse_allow_list(options.image_allow_list)),
+        )
+        observer = NodeObserver(
+            options.root_dir,
+            options.image_dir,
+            list_images=lambda: [((*each.repo_digests, *each.names), each.size_bytes) for each in images.list()],
+            problems=lambda: [problem] if network is not None and (problem := network.problem()) else [],
+            clock=wall_clock,
+        )
+        reporter = NodeReporter(
+            client,
+            facts,
+            clock=wall_clock,
+            observe=observer,
+            labels=options.node_labels,
+            taints=options.node_taints,
+        )
 
         def node_uid() -> str:
             return reporter.node.metadata.uid if reporter.node is not None else ""
@@ -209,15 +239,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             config_maps=config_maps,
             volumes=VolumeManager(store, pods_layout, writer, remover=tree, withdrawal=revoker),
             runtime=runtime,
-            sandboxes=SandboxManager(run_dir, cgroups=cgroups, network=_network(options)),
-            images=ImageStore(
-                options.image_dir,
-                tools=tools,
-                registry=Registry(tools, auth_dir=run_dir, scratch_dir=options.image_dir / "tmp"),
-                node_keyring=lambda: read_node_keyring(search_paths(options.root_dir)),
-                max_parallel_pulls=options.max_parallel_image_pulls,
-                verification=VerificationPolicy(options.image_verification, parse_allow_list(options.image_allow_list)),
-            ),
+            sandboxes=SandboxManager(run_dir, cgroups=cgroups, network=network),
+            images=images,
             cgroups=cgroups,
             registry=registry,
             events=events,

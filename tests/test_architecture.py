@@ -202,6 +202,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "cli.tokentable",
         "client.credentials",
         "client.kubeconfigfile",
+        "client.proxy",
         "client.tls",
         "envvars.environment",
         "explain.certificates",

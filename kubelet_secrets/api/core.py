@@ -540,6 +540,10 @@ class NodeDaemonEndpoints(ApiStruct):
     kubelet_endpoint: DaemonEndpoint = DaemonEndpoint()
 
 
+class NodeSwapStatus(ApiStruct):
+    capacity: int = 0  # bytes
+
+
 class NodeSystemInfo(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     machine_id: str = msgspec.field(default="", name="machineID")
     system_uuid: str = msgspec.field(default="", name="systemUUID")
@@ -551,6 +555,7 @@ class NodeSystemInfo(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     kube_proxy_version: str = ""
     operating_system: str = "linux"
     architecture: str = ""
+    swap: NodeSwapStatus | msgspec.UnsetType = msgspec.UNSET
 
 
 class NodeCondition(ApiStruct):
@@ -568,6 +573,21 @@ class Taint(ApiStruct):
     effect: str = ""
 
 
+class ContainerImage(ApiStruct):
+    names: tuple[str, ...] = ()
+    size_bytes: int = 0
+
+
+class NodeRuntimeHandlerFeatures(ApiStruct):
+    recursive_read_only_mounts: bool | None = None
+    user_namespaces: bool | None = None
+
+
+class NodeRuntimeHandler(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
+    name: str = ""  # the default one
+    features: NodeRuntimeHandlerFeatures = NodeRuntimeHandlerFeatures()
+
+
 class NodeStatus(ApiStruct):
     capacity: dict[str, Quantity] = msgspec.field(default_factory=dict)
     allocatable: dict[str, Quantity] = msgspec.field(default_factory=dict)
@@ -575,6 +595,8 @@ class NodeStatus(ApiStruct):
     addresses: tuple[NodeAddress, ...] = ()
     daemon_endpoints: NodeDaemonEndpoints = NodeDaemonEndpoints()
     node_info: NodeSystemInfo = NodeSystemInfo()
+    images: tuple[ContainerImage, ...] = ()
+    runtime_handlers: tuple[NodeRuntimeHandler, ...] = ()
 
 
 class NodeSpec(ApiStruct):

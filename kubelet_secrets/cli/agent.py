@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from kubelet_secrets.cli.image import image_dir_option
+from kubelet_secrets.cli.registration_options import agent_options, registration_options
 from kubelet_secrets.control.protocol import DEFAULT_SOCKET
 
 DEFAULT_ADDRESS = "0.0.0.0"  # as the kubelet: the API server has to reach it
@@ -66,7 +67,13 @@ def _image_patterns(_context: click.Context, option: click.Parameter, patterns: 
 
 
 _NODE_OPTIONS = (
-    click.option("--node-name", default=None, help="Name of the Node object.  [default: this host's name]"),
+    click.option(
+        "--node-name",
+        "--hostname-override",
+        "node_name",
+        default=None,
+        help="Name of the Node object.  [default: this host's name]",
+    ),
     click.option(
         "--root-dir",
         type=click.Path(path_type=Path, file_okay=False, readable=False),
@@ -276,7 +283,7 @@ def node_options(command: F) -> F:
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     help="Credentials for the API server, of the identity system:node:<node name>. With --bootstrap-kubeconfig: written when "
-    "missing or expired.  [default with --bootstrap-kubeconfig: kubeconfig in the root directory]",
+    "missing or expired.  [default with --bootstrap-kubeconfig: kubeconfig in the root directory; in a pod: the pod's]",
 )
 @click.option(
     "--bootstrap-kubeconfig",
@@ -301,6 +308,7 @@ def node_options(command: F) -> F:
     is_flag=True,
     help="Ask the cluster for the certificate that the node's own API shows, and replace it in time. It has to be approved.",
 )
+@registration_options
 @node_options
 @click.pass_obj
 def agent(
@@ -326,9 +334,10 @@ def agent(
 
     root_dir, name = Path(os.path.abspath(node["root_dir"])), node_name or default_node_name()
     if kubeconfig is None:
-        if bootstrap_kubeconfig is None:
+        if bootstrap_kubeconfig is not None:
+            kubeconfig = root_dir / "kubeconfig"
+        elif "KUBERNETES_SERVICE_HOST" not in os.environ:
             raise click.UsageError("Missing option '--kubeconfig' or '--bootstrap-kubeconfig'")
-        kubeconfig = root_dir / "kubeconfig"
     elif bootstrap_kubeconfig is None and (kubeconfig.is_dir() or not kubeconfig.exists()):
         raise click.BadParameter(f"File '{kubeconfig}' does not exist.", param_hint="'--kubeconfig'")
     raise SystemExit(
@@ -343,11 +352,12 @@ def agent(
                 logs_size_bytes=node["logs_size"],
                 cgroup_instance=instance_name(name, root_dir),
                 agent_options={
-                    "kubeconfig": os.path.abspath(kubeconfig),
+                    "kubeconfig": _absolute(kubeconfig),
                     "bootstrap_kubeconfig": _absolute(bootstrap_kubeconfig),
                     "rotates_server_certificates": node["rotate_server_certificates"],
                     "cert_dir": os.path.abspath(cert_dir or root_dir / "pki"),
                     "node_name": name,
+                    **agent_options(node),
                     "root_dir": str(root_dir),
                     "image_dir": os.path.abspath(node["image_dir"]),
                     "socket": os.path.abspath(node["socket"]),

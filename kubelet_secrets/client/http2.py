@@ -266,11 +266,12 @@ class H2Transport(httpx2.AsyncBaseTransport):
         unlimited = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=90)
         proxy = self._origin.proxy
         if proxy is not None and proxy.scheme == "socks5":
-            raise httpx2.ConnectError("HTTP/1.1 through a SOCKS proxy is not supported: the API server offers no HTTP/2")
+            raise httpx2.ConnectError(
+                "HTTP/1.1 through a SOCKS proxy is not supported: the API server offers no HTTP/2"
+            )
         through = None
         if proxy is not None:
-            credentials = (proxy.username, proxy.password.reveal().decode()) if proxy.username else None
-            through = httpx2.Proxy(str(proxy), auth=credentials)
+            through = httpx2.Proxy(str(proxy), auth=proxy.credentials())
         return httpx2.AsyncHTTPTransport(
             verify=verify, http1=True, http2=False, trust_env=False, limits=unlimited, proxy=through
         )

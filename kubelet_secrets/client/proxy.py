@@ -53,6 +53,10 @@ class Proxy:
     def __str__(self) -> str:
         return f"{self.scheme}://{_authority(self.host, self.port)}"
 
+    def credentials(self) -> tuple[str, str] | None:
+        """Name and password, to be shown to it at once; None when it wants none."""
+        return (self.username, self.password.reveal().decode()) if self.username else None
+
 
 def parse_proxy(url: str, field: str) -> Proxy:
     """Read ``proxy-url``.
@@ -135,9 +139,7 @@ async def dial(host: str, port: int, proxy: Proxy | None) -> trio.abc.Stream:
     """
     if proxy is None:
         return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_S)
-    stream: trio.abc.Stream = await trio.open_tcp_stream(
-        proxy.host, proxy.port, happy_eyeballs_delay=_HAPPY_EYEBALLS_S
-    )
+    stream: trio.abc.Stream = await trio.open_tcp_stream(proxy.host, proxy.port, happy_eyeballs_delay=_HAPPY_EYEBALLS_S)
     try:
         if proxy.scheme == "https":
             context = ssl.create_default_context()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.client.kubeconfig import ClusterConfig, load_kubeconfig
+from kubelet_secrets.client.kubeconfig import ClusterConfig, in_cluster_config, load_kubeconfig
 from kubelet_secrets.client.kubeconfigfile import make_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import ApiError, ApiUnavailable, HostError, UsageError
@@ -28,7 +28,6 @@ from kubelet_secrets.node.signing import request_certificate
 logger = logging.getLogger(__name__)
 
 SIGN_TIMEOUT_S = 3600
-SERVER_TIMEOUT_S = 60
 _SERVER_PERIOD_S = 2.0
 
 
@@ -43,7 +42,7 @@ class Identity:
 
 async def find_identity(
     *,
-    kubeconfig: Path,
+    kubeconfig: Path | None,
     bootstrap_kubeconfig: Path | None,
     cert_dir: Path,
     node_name: str,
@@ -53,6 +52,7 @@ async def find_identity(
     """Load *kubeconfig*, after making it where it is missing or its certificate has expired.
 
     Args:
+        kubeconfig: None: this process runs in a pod, and its service account is who it is.
         bootstrap_kubeconfig: credentials that may ask for a certificate, read when one is needed: who sets up nodes removes it
             once they have joined. None: *kubeconfig* has to be there.
         cert_dir: where the certificate is kept.
@@ -64,6 +64,8 @@ async def find_identity(
 
     Cancellation: the key is kept, and the request is found again at the next start.
     """
+    if kubeconfig is None:
+        return Identity(config=in_cluster_config(), files=None, bootstrap=None)
     files = CertificateFiles(cert_dir, CLIENT)
     if bootstrap_kubeconfig is None:
         config = load_kubeconfig(kubeconfig)
@@ -115,24 +117,23 @@ async def _join(
     files.save_pending_key(request.key_pem)
     async with open_client(bootstrap) as client:
         await _wait_server(client)
-        try:
-            pem = await request_certificate(client, template, request, is_first=True, timeout_s=SIGN_TIMEOUT_S)
-        except ApiUnavailable as error:
-            raise HostError(f"cannot create certificate signing request: {error}") from None
+        pem = await request_certificate(client, template, request, is_first=True, timeout_s=SIGN_TIMEOUT_S)
     files.save(KeyPair(pem, request.key_pem), clock())
     files.forget_pending_key()
     logger.info("joined as node %s", node_name)
 
 
 async def _wait_server(client: ApiClient) -> None:
-    """Wait for an answer to /healthz, for a minute. Any answer will do: what is wrong with it the next request will say."""
-    with trio.move_on_after(SERVER_TIMEOUT_S):
-        while True:
-            try:
-                await client.request_text("/healthz")
+    """Wait for an answer to /healthz. Any that is not about the server itself will do: what is wrong the next request says.
+
+    Differs: upstream's kubelet waits a minute, fails, and is started again by systemd, for as long as that takes.
+    """
+    while True:
+        try:
+            await client.request_text("/healthz")
+            return
+        except (ApiError, ApiUnavailable) as error:
+            if isinstance(error, ApiError) and error.code < 500:
                 return
-            except ApiError:
-                return
-            except ApiUnavailable as error:
-                logger.warning("failed to connect to apiserver: %s", error)
-            await trio.sleep(_SERVER_PERIOD_S * random.uniform(1.0, 1.2))
+            logger.warning("failed to connect to apiserver: %s", error)
+        await trio.sleep(_SERVER_PERIOD_S * random.uniform(1.0, 1.2))

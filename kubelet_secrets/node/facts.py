@@ -9,11 +9,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
+import re
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubelet_secrets import __version__
+from kubelet_secrets.errors import UsageError
 
 KUBERNETES_VERSION = "v1.36.0"  # the kubelet whose behaviour this is (docs: semantics)
 MAX_PODS = 110
@@ -30,6 +33,9 @@ class NodeFacts:
     cpus: int
     memory_bytes: int
     storage_bytes: int  # of the filesystem that holds the root directory
+    hugepages: Mapping[int, int] = field(default_factory=dict)  # size of a page in bytes → how many there are
+    swap_bytes: int = 0
+    has_recursive_read_only: bool = True  # the kernel can make a mount and all below it read-only (5.12)
     max_pods: int = MAX_PODS
     kubelet_port: int = 10250
     machine_id: str = ""
@@ -43,22 +49,38 @@ class NodeFacts:
 
 
 def read_facts(
-    name: str, *, root_dir: Path, runtime_version: str = "", ips: tuple[str, ...] = (), kubelet_port: int = 10250
+    name: str,
+    *,
+    root_dir: Path,
+    runtime_version: str = "",
+    ips: tuple[str, ...] = (),
+    kubelet_port: int = 10250,
+    max_pods: int = MAX_PODS,
 ) -> NodeFacts:
     """Look at this machine.
 
     Args:
         name: the Node's name.
         root_dir: whose filesystem counts as ephemeral storage; need not exist yet.
-        ips: addresses to announce; empty: those that the default routes leave from.
+        ips: addresses to announce; empty: the one that the default route leaves from.
+
+    Raises:
+        UsageError: no interface has one of *ips*.
     """
+    for address in ips:
+        if not _is_of_this_machine(address):
+            raise UsageError(f'node IP: "{address}" not found in the host\'s network interfaces')
     return NodeFacts(
         name=name,
         hostname=name,  # --node-name is the kubelet's --hostname-override: what the Node says of its host is that name
-        ips=ips or default_ips(),
+        ips=ips or default_ips()[:1],
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=_memory_bytes(),
         storage_bytes=_storage_bytes(root_dir),
+        hugepages=_hugepages(Path("/sys/kernel/mm/hugepages")),
+        swap_bytes=_swap_bytes(),
+        has_recursive_read_only=_kernel_version() >= (5, 12),
+        max_pods=max_pods,
         kubelet_port=kubelet_port,
         machine_id=_read("/etc/machine-id"),
         system_uuid=_read("/sys/class/dmi/id/product_uuid"),
@@ -84,6 +106,34 @@ def default_ips() -> tuple[str, ...]:
         if not address.is_loopback and not address.is_link_local:
             found.append(str(address))
     return tuple(found) or ("127.0.0.1",)
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Whether an interface has it: only such an address can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _hugepages(directory: Path) -> dict[int, int]:
+    found = {}
+    for each in sorted(directory.glob("hugepages-*kB")):
+        size_kb = each.name.removeprefix("hugepages-").removesuffix("kB")
+        found[int(size_kb) * 1024] = int(_read(str(each / "nr_hugepages")) or 0)
+    return found
+
+
+def _swap_bytes() -> int:
+    lines = _read("/proc/swaps").splitlines()[1:]
+    return sum(int(line.split()[2]) * 1024 for line in lines)
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
 
 
 def _read(path: str) -> str:

@@ -13,13 +13,22 @@ from typing import Any
 
 import trio
 
-from kubelet_secrets.api.core import Node, NodeStatus, Quantity
+from kubelet_secrets.api.core import Node, NodeStatus, Quantity, Taint
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.meta import NODES
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import AlreadyExists, ApiError, ApiUnavailable
 from kubelet_secrets.node.facts import NodeFacts
-from kubelet_secrets.node.status import default_labels, is_changed, make_allocatable, make_node, make_node_status
+from kubelet_secrets.node.flags import ALLOWED_LABELS
+from kubelet_secrets.node.status import (
+    ANNOTATIONS,
+    Observations,
+    default_labels,
+    is_changed,
+    make_allocatable,
+    make_node,
+    make_node_status,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +43,10 @@ class NodeReporter:
     """This node's object.
 
     Args:
-        problems: asked each time the status is computed: why pods cannot run here now; empty means ready.
+        observe: asked each time the status is computed.
         clock: wall time, aware.
+        labels, taints: of the object when it is registered; of an object that is there already, only labels of Kubernetes's
+            own that are the node's to set are brought up to date, as upstream.
 
     Attributes:
         node: the object as the API server has it (status as sent last); None until registered.
@@ -47,13 +58,18 @@ class NodeReporter:
         facts: NodeFacts,
         *,
         clock: Callable[[], datetime],
-        problems: Callable[[], Sequence[str]] = tuple,
+        observe: Callable[[], Observations] = Observations,
+        labels: Mapping[str, str] = {},
+        taints: Sequence[Taint] = (),
     ) -> None:
         self.node: Node | None = None
         self._client = client
         self._facts = facts
         self._clock = clock
-        self._problems = problems
+        self._observe = observe
+        self._labels = labels
+        self._taints = taints
+        self._wake = trio.Event()
         self._sent: NodeStatus | None = None
         self._sent_at: datetime | None = None
 
@@ -71,8 +87,14 @@ class NodeReporter:
         task_status.started(self.node)
         await self.report()  # an object found from earlier has an old status
         while True:
-            await trio.sleep(UPDATE_S)
+            self._wake = trio.Event()
+            with trio.move_on_after(UPDATE_S):
+                await self._wake.wait()
             await self.report()
+
+    def nudge(self) -> None:
+        """Compute the status now: something of it has changed, or the API server answers again."""
+        self._wake.set()
 
     async def report(self) -> bool:
         """Compute the status, and send it if it changed or was last sent :data:`REPORT` ago.
@@ -82,7 +104,7 @@ class NodeReporter:
         """
         now = self._clock()
         previous = self._sent or (self.node.status if self.node is not None else NodeStatus())
-        status = make_node_status(self._facts, previous=previous, problems=self._problems(), now=now)
+        status = make_node_status(self._facts, previous=previous, seen=self._observe(), now=now)
         is_due = self._sent is None or self._sent_at is None or now - self._sent_at >= REPORT
         if not is_due and self._sent is not None and not is_changed(self._sent, status):
             return False
@@ -112,17 +134,31 @@ class NodeReporter:
     async def _register_once(self) -> Node:
         name = self._facts.name
         try:
-            node = await self._client.create(NODES, "", make_node(self._facts, now=self._clock()))
+            wanted = make_node(
+                self._facts, now=self._clock(), labels=self._labels, taints=self._taints, seen=self._observe()
+            )
+            node = await self._client.create(NODES, "", wanted)
             logger.info("registered node %s", name)
             return node
         except AlreadyExists:
             existing = await self._client.get(NODES, "", name, Node)
-        wanted = default_labels(self._facts)
-        stale = {key: value for key, value in wanted.items() if existing.metadata.labels.get(key) != value}
-        if stale:
-            await self._client.patch(NODES, "", name, {"metadata": {"labels": stale}})
+        labels = {**default_labels(self._facts), **self._labels}
+        if patch := _reconciliation(existing, {key: value for key, value in labels.items() if key in ALLOWED_LABELS}):
+            await self._client.patch(NODES, "", name, patch)
         logger.info("node %s was registered before", name)
         return existing
+
+
+def _reconciliation(existing: Node, labels: Mapping[str, str]) -> dict[str, Any]:
+    """What an object from earlier lacks of *labels* and annotations. Source: tryRegisterWithAPIServer."""
+    meta = existing.metadata
+    wanted = {"labels": (labels, meta.labels), "annotations": (ANNOTATIONS, meta.annotations)}
+    stale = {
+        field: {key: value for key, value in own.items() if found.get(key) != value}
+        for field, (own, found) in wanted.items()
+    }
+    stale = {field: entries for field, entries in stale.items() if entries}
+    return {"metadata": stale} if stale else {}
 
 
 def _status_patch(old: NodeStatus | None, new: NodeStatus) -> dict[str, Any]:

@@ -17,7 +17,15 @@ import trio
 from kubelet_secrets.api.meta import CERTIFICATE_SIGNING_REQUESTS, ApiStruct, ObjectMeta
 from kubelet_secrets.client.answers import EventType
 from kubelet_secrets.client.rest import ApiClient
-from kubelet_secrets.errors import AlreadyExists, ApiError, ApiUnavailable, Expired, HostError, NotFound
+from kubelet_secrets.errors import (
+    AlreadyExists,
+    ApiError,
+    ApiUnavailable,
+    Expired,
+    HostError,
+    NotFound,
+    TooManyRequests,
+)
 from kubelet_secrets.node.certificates import Request, Template
 
 logger = logging.getLogger(__name__)
@@ -69,11 +77,18 @@ async def request_certificate(
     Raises:
         NotSigned: denied, failed, deleted, or not signed within *timeout_s*.
         HostError: the API server refuses the request; its text begins with ``cannot create``.
-        ApiUnavailable: no answer to the request itself. While waiting that is borne.
+
+    An API server that does not answer is waited for.
 
     Cancellation: the request stays with the API server.
     """
-    name, uid = await _create(client, template, request, is_first=is_first)
+    while True:
+        try:
+            name, uid = await _create(client, template, request, is_first=is_first)
+            break
+        except ApiUnavailable as error:
+            logger.info("creating a certificate signing request: %s", error)
+            await trio.sleep(_RETRY_S)
     logger.info("waiting for certificate signing request %s to be signed", name)
     with trio.move_on_after(timeout_s):
         return await _wait_signed(client, name, uid)
@@ -81,7 +96,11 @@ async def request_certificate(
 
 
 async def _create(client: ApiClient, template: Template, request: Request, *, is_first: bool) -> tuple[str, str]:
-    """(name, uid) of the request, which may have been there."""
+    """(name, uid) of the request, which may have been there.
+
+    Raises:
+        ApiUnavailable: no answer, or one that says no more than to come back later.
+    """
     obj: dict[str, Any] = {
         "apiVersion": CERTIFICATE_SIGNING_REQUESTS.api_version,
         "kind": CERTIFICATE_SIGNING_REQUESTS.kind,
@@ -102,6 +121,8 @@ async def _create(client: ApiClient, template: Template, request: Request, *, is
             raise NotSigned(f"retrieved csr is not compatible: {request.name} is for another signer or use") from None
         return found.metadata.name, found.metadata.uid
     except ApiError as error:
+        if isinstance(error, TooManyRequests) or error.code >= 500:
+            raise ApiUnavailable(str(error)) from None
         raise HostError(f"cannot create certificate signing request: {error}") from None
 
 

@@ -7,45 +7,89 @@ pkg/kubelet/kubelet_node_status.go initialNode, pkg/kubelet/nodestatus/setters.g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
 
 from kubelet_secrets.api.core import (
+    ContainerImage,
     DaemonEndpoint,
     Node,
     NodeAddress,
     NodeCondition,
     NodeDaemonEndpoints,
+    NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures,
+    NodeSpec,
     NodeStatus,
+    NodeSwapStatus,
     NodeSystemInfo,
     Quantity,
+    Taint,
 )
 from kubelet_secrets.api.meta import ObjectMeta
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.node.facts import NodeFacts
+from kubelet_secrets.node.pressure import DISK, MEMORY, PID
 
 # evictionHard's defaults: what the kubelet keeps from pods.
 _RESERVED_MEMORY_BYTES = 100 << 20
 _RESERVED_STORAGE_FRACTION = 0.10
 
-_GOOD_CONDITIONS = (
-    ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-    ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-    ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-)
+# Condition → (reason, message) without and with it. Source: setters.go, MemoryPressureCondition and its siblings.
+_PRESSURES = {
+    MEMORY: (
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    DISK: (
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    PID: (
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+}
+ANNOTATIONS = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+MAX_IMAGES = 50  # nodeStatusMaxImages
+_MAX_NAMES = 5  # maxNamesPerImageInNodeStatus
 
 
-def make_node(facts: NodeFacts, *, now: datetime) -> Node:
-    """The object to register."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observations:
+    """What changes on a machine.
+
+    Attributes:
+        problems: reasons why pods cannot run here at the moment; empty means ready.
+        pressures: conditions of :mod:`~kubelet_secrets.node.pressure` that hold.
+        images: as :func:`describe_images` makes them.
+    """
+
+    problems: Sequence[str] = ()
+    pressures: Collection[str] = ()
+    images: tuple[ContainerImage, ...] = ()
+
+
+def make_node(
+    facts: NodeFacts,
+    *,
+    now: datetime,
+    labels: Mapping[str, str] = {},
+    taints: Sequence[Taint] = (),
+    seen: Observations = Observations(),
+) -> Node:
+    """The object to register.
+
+    Args:
+        labels: what the user wants beside the node's own; they win. Checked by ``node/flags.py``.
+    """
     return Node(
-        metadata=ObjectMeta(
-            name=facts.name,
-            labels=default_labels(facts),
-            annotations={"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
-        ),
-        status=make_node_status(facts, previous=NodeStatus(), problems=(), now=now),
+        metadata=ObjectMeta(name=facts.name, labels={**default_labels(facts), **labels}, annotations=dict(ANNOTATIONS)),
+        spec=NodeSpec(taints=tuple(taints)),
+        status=make_node_status(facts, previous=NodeStatus(), seen=seen, now=now),
     )
 
 
@@ -60,22 +104,35 @@ def default_labels(facts: NodeFacts) -> dict[str, str]:
     }
 
 
-def make_node_status(facts: NodeFacts, *, previous: NodeStatus, problems: Sequence[str], now: datetime) -> NodeStatus:
+def describe_images(images: Iterable[tuple[Sequence[str], int]]) -> tuple[ContainerImage, ...]:
+    """The largest images, for the scheduler.
+
+    Args:
+        images: (names, size in bytes); those without a name are nothing that a pod could ask for.
+
+    Source: setters.go, Images.
+    """
+    named = sorted((each for each in images if each[0]), key=lambda each: (-each[1], each[0]))
+    return tuple(ContainerImage(names=tuple(names[:_MAX_NAMES]), size_bytes=size) for names, size in named[:MAX_IMAGES])
+
+
+def make_node_status(facts: NodeFacts, *, previous: NodeStatus, seen: Observations, now: datetime) -> NodeStatus:
     """The node's status at *now*.
 
     Args:
         previous: what was published last: transition times stay while a condition does.
-        problems: reasons why pods cannot run here at the moment; empty means ready.
     """
     old = {each.type: each for each in previous.conditions}
-    conditions = [
-        _dated(NodeCondition(type=name, status="False", reason=reason, message=message), old.get(name), now)
-        for name, reason, message in _GOOD_CONDITIONS
-    ]
+    conditions = []
+    for name, (good, bad) in _PRESSURES.items():
+        reason, message = bad if name in seen.pressures else good
+        status = "True" if name in seen.pressures else "False"
+        condition = NodeCondition(type=name, status=status, reason=reason, message=message)
+        conditions.append(_dated(condition, old.get(name), now))
     return NodeStatus(
         capacity=make_capacity(facts),
         allocatable=make_allocatable(facts),
-        conditions=(*conditions, _dated(_ready(problems), old.get("Ready"), now)),
+        conditions=(*conditions, _dated(_ready(seen.problems), old.get("Ready"), now)),
         addresses=(
             *(NodeAddress(type="InternalIP", address=ip) for ip in facts.ips),
             NodeAddress(type="Hostname", address=facts.hostname),
@@ -90,6 +147,15 @@ def make_node_status(facts: NodeFacts, *, previous: NodeStatus, problems: Sequen
             container_runtime_version=facts.runtime_version,
             kubelet_version=facts.kubelet_version,
             architecture=facts.architecture,
+            swap=NodeSwapStatus(capacity=facts.swap_bytes) if facts.swap_bytes else msgspec.UNSET,
+        ),
+        images=seen.images,
+        runtime_handlers=(
+            NodeRuntimeHandler(
+                features=NodeRuntimeHandlerFeatures(
+                    recursive_read_only_mounts=facts.has_recursive_read_only, user_namespaces=False
+                )
+            ),
         ),
     )
 
@@ -98,19 +164,35 @@ def make_capacity(facts: NodeFacts) -> dict[str, Quantity]:
     return {
         "cpu": str(facts.cpus),
         "ephemeral-storage": f"{facts.storage_bytes // 1024}Ki",
+        **_hugepages(facts),
         "memory": f"{facts.memory_bytes // 1024}Ki",
         "pods": str(facts.max_pods),
     }
 
 
 def make_allocatable(facts: NodeFacts) -> dict[str, Quantity]:
-    """What pods may have of the capacity: without the kubelet's default eviction reserves."""
+    """What pods may have of the capacity: without the kubelet's default eviction reserves. Huge pages are no other memory."""
+    huge_bytes = sum(size * count for size, count in facts.hugepages.items())
     return {
         "cpu": str(facts.cpus),
         "ephemeral-storage": str(facts.storage_bytes - math.ceil(facts.storage_bytes * _RESERVED_STORAGE_FRACTION)),
-        "memory": f"{max(0, facts.memory_bytes - _RESERVED_MEMORY_BYTES) // 1024}Ki",
+        **_hugepages(facts),
+        "memory": f"{max(0, facts.memory_bytes - huge_bytes - _RESERVED_MEMORY_BYTES) // 1024}Ki",
         "pods": str(facts.max_pods),
     }
+
+
+def _hugepages(facts: NodeFacts) -> dict[str, Quantity]:
+    return {f"hugepages-{_binary(size)}": _binary(size * count) for size, count in facts.hugepages.items()}
+
+
+def _binary(size_bytes: int) -> str:
+    """``2Mi``: in the largest unit that leaves a whole number. Source: resource.Quantity, BinarySI."""
+    for unit in ("", "Ki", "Mi", "Gi", "Ti"):
+        if size_bytes % 1024 or not size_bytes:
+            return f"{size_bytes}{unit}"
+        size_bytes //= 1024
+    return f"{size_bytes}Pi"
 
 
 def is_changed(old: NodeStatus, new: NodeStatus) -> bool:

@@ -156,6 +156,20 @@ class CniNetwork:
         except (OSError, UnicodeDecodeError) as error:
             raise NetworkFailed(f"{files[0]}: {error}") from None
 
+    def problem(self) -> str:
+        """Why no pod can be attached now; empty when nothing is known against it. The text is what a kubelet's Node says.
+
+        Source: pkg/kubelet/kubelet.go (updateRuntimeUp), containerd internal/cri/server/status.go.
+        """
+        try:
+            self.read_config()
+        except NetworkFailed as error:
+            return (
+                "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
+                f"message:Network plugin returns error: {error}"
+            )
+        return ""
+
     async def add(
         self, state: Path, *, pod_uid: str, namespace: str, name: str, netns: Path, ports: Sequence[PortMapping] = ()
     ) -> tuple[str, ...]:

@@ -90,3 +90,10 @@ async def run_tool(argv: Sequence[str | Path], *, env: Mapping[str, str] | None 
         env=tool_environment(env),
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+async def read_version(runtime: Path) -> str:
+    """What an OCI runtime says of itself: ``1.1.5+ds1``. Empty when it says nothing that can be read."""
+    outcome = await run_tool([runtime, "--version"])
+    words = outcome.stdout.decode(errors="replace").split()
+    return words[2] if outcome.code == 0 and words[1:2] == ["version"] and len(words) > 2 else ""

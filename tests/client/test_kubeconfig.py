@@ -137,7 +137,9 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "inter
         pytest.param({"server": "ftp://x"}, {}, "clusters[0].cluster.server: not an http", id="scheme"),
         pytest.param({"server": "https://x:99999"}, {}, "clusters[0].cluster.server: not an http", id="port"),
         pytest.param({"server": "https://u:canary@x"}, {}, "clusters[0].cluster.server: not an http", id="user-in-url"),
-        pytest.param({"proxy-url": "ftp://canary"}, {}, "clusters[0].cluster.proxy-url: unsupported scheme", id="proxy"),
+        pytest.param(
+            {"proxy-url": "ftp://canary"}, {}, "clusters[0].cluster.proxy-url: unsupported scheme", id="proxy"
+        ),
         pytest.param(
             {"certificate-authority-data": "canary!"},
             {},

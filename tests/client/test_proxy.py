@@ -41,7 +41,7 @@ def test_address_of_a_proxy(url: str, shown: str, username: str) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://canary", "canary", "http://", "http://u:canary@host:port"])
 def test_what_is_no_proxy_is_not_quoted(url: str) -> None:
-    with pytest.raises(UsageError, match="^x: ") as caught:
+    with pytest.raises(UsageError, match=r"^x: ") as caught:
         parse_proxy(url, "x")
     assert "canary" not in str(caught.value)
 
@@ -154,9 +154,7 @@ async def say_name(stream: ServerStream) -> None:
     await stream.answer(200, b'{"metadata": {"name": "db"}}')
 
 
-def config(
-    server_url: str, proxy: FakeProxy, scheme: str, *, username: str = "", password: str = ""
-) -> ClusterConfig:
+def config(server_url: str, proxy: FakeProxy, scheme: str, *, username: str = "", password: str = "") -> ClusterConfig:
     through = Proxy(
         scheme=scheme,
         host="127.0.0.1",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from kubelet_secrets.api.core import Node
+from kubelet_secrets.api.core import Node, Taint
 from kubelet_secrets.api.meta import NODES
 from kubelet_secrets.node.registration import NodeReporter
+from kubelet_secrets.node.status import Observations
 from tests.node.conftest import NODE, Cluster
 from tests.node.facts import Clock, facts
 
@@ -30,22 +31,54 @@ async def test_node_is_registered_and_reported(cluster: Cluster) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_node_gets_the_labels_and_taints_it_is_to_have(cluster: Cluster) -> None:
+    """With the node's own identity: NodeRestriction lets them through."""
+    async with trio.open_nursery() as nursery:
+        taints = [Taint(key="dedicated", value="db", effect="NoSchedule")]
+        reporter = NodeReporter(cluster.node, facts(), clock=Clock(), labels={"rack": "7"}, taints=taints)
+        await nursery.start(reporter.run)
+        nursery.cancel_scope.cancel()
+    node = await get_node(cluster)
+    assert node.metadata.labels["rack"] == "7"
+    assert "dedicated" in [each.key for each in node.spec.taints]
+
+
+async def test_nudge_reports_at_once(cluster: Cluster) -> None:
+    seen = Observations()
+    reporter = NodeReporter(cluster.node, facts(), clock=Clock(), observe=lambda: seen)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reporter.run)
+        seen = Observations(problems=("the network is not there",))
+        async with cluster.admin.watch(NODES, "", Node, send_initial_events=True) as events:
+            async for event in events:
+                if event.object.metadata.name == NODE and ready(event.object) == "False":
+                    break
+                if event.ends_initial_events:
+                    reporter.nudge()
+        nursery.cancel_scope.cancel()
+
+
 async def test_node_that_exists_is_reconciled(cluster: Cluster) -> None:
     await cluster.admin.create(
         NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"rack": "7"}}}
     )
     async with trio.open_nursery() as nursery:
-        reporter = NodeReporter(cluster.node, facts(), clock=Clock())
+        labels = {"rack": "8", "topology.kubernetes.io/zone": "a"}
+        taints = [Taint(key="dedicated", value="db", effect="NoSchedule")]
+        reporter = NodeReporter(cluster.node, facts(), clock=Clock(), labels=labels, taints=taints)
         await nursery.start(reporter.run)
         node = await get_node(cluster)
         assert node.metadata.labels["rack"] == "7"
         assert node.metadata.labels["kubernetes.io/hostname"] == "vm"
+        assert node.metadata.labels["topology.kubernetes.io/zone"] == "a"
+        assert node.metadata.annotations["volumes.kubernetes.io/controller-managed-attach-detach"] == "true"
+        assert "dedicated" not in [each.key for each in node.spec.taints]
         nursery.cancel_scope.cancel()
 
 
 async def test_status_is_sent_when_it_changes_and_every_five_minutes(cluster: Cluster) -> None:
     clock, problems = Clock(), list[str]()
-    reporter = NodeReporter(cluster.node, facts(), clock=clock, problems=lambda: problems)
+    reporter = NodeReporter(cluster.node, facts(), clock=clock, observe=lambda: Observations(problems=tuple(problems)))
     async with trio.open_nursery() as nursery:
         await nursery.start(reporter.run)
         nursery.cancel_scope.cancel()
