@@ -13,24 +13,21 @@ import ssl
 import termios
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection
-from wsproto.events import Request as Handshake
 
 from kubelet_secrets.api.core import Node
 from kubelet_secrets.api.meta import NODES
 from kubelet_secrets.client.kubeconfig import load_kubeconfig, ssl_context
 from kubelet_secrets.control.protocol import AuditView
 from kubelet_secrets.kubeletapi.spdy import Data, GoAway, SpdyMachine, SynReply
+from tests import podexec
 from tests.apiserver.kubectl import find_kubectl
 from tests.e2e.stacks import Cluster, container, mount, secret_volume
+from tests.podexec import Command
 
 _PATH = find_kubectl()
 needs_kubectl = pytest.mark.skipif(_PATH is None, reason="needs kubectl 1.27 or later on PATH")
@@ -207,64 +204,11 @@ async def test_denied_without_the_right(cluster: Cluster) -> None:
         assert 'cannot create resource "pods/exec"' in answer.json()["message"]
 
 
-@dataclass
-class Command:
-    """What a client has received of a command."""
-
-    out: dict[int, bytes] = field(default_factory=dict)
-
-    def add(self, message: bytes) -> None:
-        self.out[message[0]] = self.out.get(message[0], b"") + message[1:]
-
-    @property
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out[3])
-        return found
-
-
 async def websocket_exec(
     cluster: Cluster, pod: str, command: Sequence[str], *, stdin: bytes | None = None, user: str = "", **flags: str
 ) -> Command:
-    """Run a command by a WebSocket of v5.channel.k8s.io, as kubectl does."""
     config = load_kubeconfig(cluster.stack.kubeconfig)
-    url = urlsplit(config.server)
-    assert url.hostname is not None
-    context = ssl_context(config)
-    context.set_alpn_protocols(["http/1.1"])
-    query = [*flags.items(), *(("command", each) for each in command), ("stdout", "1"), ("stderr", "1")]
-    if stdin is not None:
-        query.append(("stdin", "1"))
-    stream = trio.SSLStream(
-        await trio.open_tcp_stream(url.hostname, url.port or 443),
-        context,
-        server_hostname=url.hostname,
-        https_compatible=True,
-    )
-    machine, found, message = WSConnection(ConnectionType.CLIENT), Command(), bytearray()
-    target = f"/api/v1/namespaces/default/pods/{pod}/exec?{urlencode(query)}"
-    headers = [(b"Impersonate-User", user.encode())] if user else []
-    handshake = Handshake(host=url.netloc, target=target, subprotocols=["v5.channel.k8s.io"], extra_headers=headers)
-    with trio.fail_after(60):
-        async with stream:
-            await stream.send_all(machine.send(handshake))
-            while True:
-                for event in machine.events():
-                    match event:
-                        case AcceptConnection() if stdin is not None:
-                            for at in range(0, len(stdin), 10_000):
-                                await stream.send_all(machine.send(BytesMessage(data=b"\0" + stdin[at : at + 10_000])))
-                            await stream.send_all(machine.send(BytesMessage(data=b"\xff\0")))
-                        case BytesMessage():
-                            message += event.data
-                            if event.message_finished:
-                                found.add(bytes(message))
-                                message.clear()
-                        case RejectConnection():
-                            found.out[3] = json.dumps({"code": event.status_code}).encode()
-                            return found
-                        case CloseConnection():
-                            return found
-                machine.receive_data(bytes(await stream.receive_some(65536)) or None)
+    return await podexec.websocket_exec(config, "default", pod, command, stdin=stdin, user=user, **flags)
 
 
 async def test_exec_by_websocket(cluster: Cluster) -> None:
