@@ -42,6 +42,7 @@ def build_busybox_image(
     working_dir: str = "",
     stop_signal: str = "",
     files: Mapping[str, bytes] | None = None,
+    programs: Mapping[str, bytes] | None = None,
     busybox: Path | None = None,
 ) -> str:
     """Write an OCI layout with one image: busybox with a link per applet, /etc/passwd, /etc/group, /tmp, /root.
@@ -51,6 +52,7 @@ def build_busybox_image(
     Args:
         directory: becomes the layout; made if missing.
         files: further files, absolute path → content, mode 0644.
+        programs: likewise, mode 0755.
         busybox: a *static* busybox; None looks for the host's.
 
     Returns:
@@ -60,7 +62,9 @@ def build_busybox_image(
         HostError: no static busybox.
     """
     program = busybox or find_static_busybox()
-    layer = _layer(program, files or {})
+    more = {path: (content, 0o644) for path, content in (files or {}).items()}
+    more |= {path: (content, 0o755) for path, content in (programs or {}).items()}
+    layer = _layer(program, more)
     compressed = gzip.compress(layer, compresslevel=6, mtime=0)
     config = {
         "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
@@ -98,7 +102,7 @@ def find_static_busybox() -> Path:
     raise HostError("no static busybox found: install the Debian package busybox-static")
 
 
-def _layer(busybox: Path, files: Mapping[str, bytes]) -> bytes:
+def _layer(busybox: Path, files: Mapping[str, tuple[bytes, int]]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, mode in (
@@ -114,13 +118,13 @@ def _layer(busybox: Path, files: Mapping[str, bytes]) -> bytes:
         _file(archive, "etc/passwd", _PASSWD.encode(), 0o644)
         _file(archive, "etc/group", _GROUP.encode(), 0o644)
         made = {"bin", "etc", "usr", "usr/bin", "tmp", "var", "root", "home"}
-        for path, content in sorted(files.items()):
+        for path, (content, mode) in sorted(files.items()):
             relative = Path(path.lstrip("/"))
             for parent in reversed(relative.parents[:-1]):
                 if str(parent) not in made:
                     made.add(str(parent))
                     _directory(archive, str(parent), 0o755)
-            _file(archive, str(relative), content, 0o644)
+            _file(archive, str(relative), content, mode)
     return buffer.getvalue()
 
 
