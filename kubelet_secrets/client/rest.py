@@ -345,9 +345,9 @@ class ApiClient:
         except msgspec.DecodeError:
             raise DecodeError(f"{path}: not valid JSON") from None
 
-    async def request_text(self, path: str) -> str:
-        """An endpoint that answers with text: ``/healthz``."""
-        return (await self._lanes.request("GET", path)).decode("utf-8", "replace")
+    async def request_text(self, path: str, *, params: Mapping[str, str] = {}) -> str:
+        """An endpoint that answers with text: ``/healthz``, a pod's ``log``."""
+        return (await self._lanes.request("GET", path, params=params)).decode("utf-8", "replace")
 
 
 class _WatchEvents(Generic[K]):
