@@ -170,7 +170,7 @@ async def run_stack(
         apiserver = _spawn(["apiserver", *storage, *_flatten(flags)], notifications, options)
         undo.callback(lambda: admin_kubeconfig.unlink(missing_ok=True))
         undo.push_async_callback(_stop, apiserver)
-        await _wait_ready(apiserver, notifications, "the API server")
+        await _wait_ready(apiserver, notifications, "the API server", options.log_fd)
         cluster = load_kubeconfig(admin_kubeconfig)
         client_ca = credentials / "client-ca.crt"
         client_ca.write_bytes(cluster.ca_pem)
@@ -227,7 +227,7 @@ async def run_stack(
         keeper = _spawn(["agent", *_flatten(flags), *switches], notifications, options)
         undo.callback(_clean_up_after, keeper, options)
         undo.push_async_callback(_stop, keeper)
-        await _wait_ready(keeper, notifications, "the node")
+        await _wait_ready(keeper, notifications, "the node", options.log_fd)
         # The node has its own certificate by now, and nobody else is to come in by this token.
         await client.delete(SECRETS, bootstraptoken.NAMESPACE, token.name)
         bootstrap.unlink()
@@ -330,12 +330,14 @@ def _spawn(arguments: list[str], notifications: NotifySocket, options: StackOpti
     )
 
 
-async def _wait_ready(process: subprocess.Popen[bytes], notifications: NotifySocket, name: str) -> None:
+async def _wait_ready(
+    process: subprocess.Popen[bytes], notifications: NotifySocket, name: str, log_fd: int | None
+) -> None:
     """Wait for READY=1 from the one child that has not said it yet.
 
     Raises:
-        AlreadyTold: it ended instead, and has said why.
-        HostError: it crashed, or took longer than ``START_TIMEOUT_S``.
+        AlreadyTold: it ended instead, and has said why where we do.
+        HostError: it said why into *log_fd*; it crashed, or took longer than ``START_TIMEOUT_S``.
     """
     ready = False
 
@@ -354,7 +356,18 @@ async def _wait_ready(process: subprocess.Popen[bytes], notifications: NotifySoc
         raise HostError(f"{name} was not ready within {START_TIMEOUT_S} s; run it alone with -v to see why")
     if not ready:
         message = f"{name} did not start (exit status {process.returncode})"
-        raise (AlreadyTold if process.returncode in _CONFIGURATION_ERRORS else HostError)(message)
+        if process.returncode not in _CONFIGURATION_ERRORS:
+            raise HostError(message)
+        if log_fd is None:
+            raise AlreadyTold(message)
+        raise HostError(_last_words(log_fd) or message)
+
+
+def _last_words(log_fd: int) -> str:
+    """Why a child did not start: the last line there that is no log record but a word to the user; "" if there is none."""
+    size, prefix = os.fstat(log_fd).st_size, "kubelet-secrets: "
+    lines = os.pread(log_fd, 16384, max(size - 16384, 0)).decode(errors="replace").splitlines()
+    return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
 
 
 async def _wait_exit(process: subprocess.Popen[bytes]) -> int:

@@ -46,6 +46,18 @@ def test_running_node_that_does_not_run(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kubeconfig"], "nothing is left of the decoys"
 
 
+@pytest.mark.fuse
+@pytest.mark.runtime
+def test_node_that_does_not_start_is_told_of(tmp_path: Path) -> None:
+    """Its own words go to the log that is searched later; here a path that is too long for a socket."""
+    directory = tmp_path / ("d" * 100)
+    directory.mkdir()
+    done = run_cli("verify", "--dir", directory)
+    assert done.returncode == 1
+    assert "AF_UNIX path too long" in the_line(done)
+    assert list(directory.iterdir()) == []
+
+
 @pytest.mark.parametrize("option", ["--device", "--path", "--dir", "--kubeconfig", "--place"])
 def test_path_that_does_not_exist(option: str, tmp_path: Path) -> None:
     done = run_cli("verify", option, tmp_path / "none")
