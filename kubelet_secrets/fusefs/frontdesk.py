@@ -104,6 +104,7 @@ class FrontDesk:
             Opcode.READ.value: self._read,
             Opcode.READDIR.value: self._read_directory,
             Opcode.READDIRPLUS.value: self._read_directory,
+            Opcode.WRITE.value: self._write,
             Opcode.RELEASE.value: self._release,
             Opcode.RELEASEDIR.value: self._release,
         }
@@ -137,7 +138,7 @@ class FrontDesk:
         node = self._tree.node(header.node)
         flags = parse_open(request)
         if not self.is_writer(header.tid):
-            if flags & os.O_ACCMODE != os.O_RDONLY:
+            if flags & (os.O_ACCMODE | os.O_TRUNC):  # O_RDONLY is 0, and cuts a file off as well
                 return make_error(header.unique, errno.EROFS)
             if not self._is_allowed(node, header, "open"):
                 return make_error(header.unique, errno.EACCES)
@@ -170,6 +171,10 @@ class FrontDesk:
             return make_data(header.unique, os.pread(file_fd, size, offset))
         finally:
             os.close(file_fd)
+
+    def _write(self, header: Header, request: Request) -> bytes | None:
+        # Only the writer was ever let open a file to write. Who has taken its descriptor from it is not the writer.
+        return None if self.is_writer(header.tid) else make_error(header.unique, errno.EROFS)
 
     def _get_attributes(self, header: Header, request: Request) -> None:
         if is_by_handle(request):

@@ -45,6 +45,9 @@ static int show(int fd) {
 
 static int show_path(const char *path) { return show(open(path, O_RDONLY)); }
 
+/* Cuts the file off at its beginning, which a descriptor that is for reading alone does as well. */
+static int cut(const char *path) { return show(open(path, O_RDONLY | O_TRUNC)); }
+
 static void *show_in_thread(void *path) {
     show_path(path);
     exit(0);
@@ -225,6 +228,7 @@ int main(int count, char **words) {
     const char *way = count > 1 ? words[1] : "";
     char *one = count > 2 ? words[2] : "", *two = count > 3 ? words[3] : "";
     if (!strcmp(way, "cat")) return show_path(one);
+    if (!strcmp(way, "cut")) return cut(one);
     if (!strcmp(way, "thread")) return thread(one, 0);
     if (!strcmp(way, "leaderless")) return thread(one, 1);
     if (!strcmp(way, "uring")) return uring(0, one);

@@ -43,14 +43,15 @@ VALUE = "only-for-its-container"
 POD, NEIGHBOUR, USERS = "attacked", "attacked-neighbour", "attacked-users"
 REFUSED = "EACCES"
 UNASKED = None
-"""The kernel decides by owner and mode before the agent is asked, so there is no record."""
+"""Owner and mode, or the filesystem's being read-only, decide before anybody is judged, so there is no record."""
 
 
 @dataclass
 class Scene:
     """Two containers of the pod mount the volume, ``app`` and ``bare``; ``part`` one other key of it; ``sidecar`` nothing.
 
-    ``sidecar``, ``part`` and the pod ``neighbour`` have the node's directory by hostPath, and all privileges.
+    ``sidecar``, ``part`` and the pod ``neighbour`` have the node's directory by hostPath, and all privileges; ``app`` has the
+    directory alone.
     """
 
     cluster: Cluster
@@ -65,12 +66,12 @@ class Scene:
 
     def fill(self, command: str, where: str) -> str:
         """Put names into a command: as the host has them, or as a container has."""
-        root = self.cluster.stack.root_dir
-        volume = str(self.volume) if where.startswith("host") else f"/node/{self.volume.relative_to(root)}"
+        node = self.cluster.stack.root_dir
+        seen = node if where.startswith("host") else Path("/node")
         return command.format(
             attack=self.attack if where.startswith("host") else "/attack/attack",
-            volume=volume,
-            fuse=root / "fuse" / self.pod.metadata.uid,
+            volume=seen / self.volume.relative_to(node),
+            fuse=seen / "fuse" / self.pod.metadata.uid,
             pid=self.pid,
             inner=self.inner_pid,
             join=JOIN.format(pid=self.pid),
@@ -150,7 +151,7 @@ async def make_scene(cluster: Cluster, attack_dir: Path) -> None:
     await cluster.put_secret(POD, {"key": VALUE, "other": "another", "unseen": "never looked up by anybody"})
     await cluster.run_pod(
         POD,
-        container("app", volumeMounts=[v, tools], **capable),
+        container("app", volumeMounts=[v, reaches, tools], **capable),
         container("bare", volumeMounts=[v, tools], **bare),
         container("part", volumeMounts=[mount("v", "/other", subPath="other"), reaches, tools], **privileged),
         container("sidecar", volumeMounts=[reaches, tools], **privileged),
@@ -263,6 +264,10 @@ NEIGHBOURS = f"{NEIGHBOUR}/app"
         pytest.param("app", "{attack} chroot /v /key", VALUE, MOUNTED, id="container-chroot"),
         pytest.param("app", "{attack} userns /v/key", VALUE, MOUNTED, id="container-user-namespace"),
         pytest.param("app", "{attack} handle /v/key /v", VALUE, MOUNTED, id="container-open-by-handle"),
+        pytest.param("app", "{attack} cut /v/key", "EROFS", UNASKED, id="container-cuts-off"),
+        pytest.param(
+            "app", "{attack} cut {fuse}/v/..data/key", "EROFS", UNASKED, id="container-cuts-off-in-the-fuse-mount"
+        ),
         pytest.param("app", "{attack} mntns /v/key", REFUSED, OTHER_NS, id="container-new-mount-namespace"),
         pytest.param("app", "{attack} userns-mntns /v/key", REFUSED, OTHER_NS, id="container-user-and-mount-namespace"),
         pytest.param(
@@ -278,7 +283,7 @@ async def test_attack(scene: Scene, where: str, command: str, outcome: str, reas
     new = (await scene.trail(about))[before:]
     assert VALUE not in str(new)
     if reason is UNASKED:
-        assert [each for each in new if each.uid == 1000] == []
+        assert [each for each in new if each.uid == 1000 or each.why == MOUNTED] == []
     else:
         verdict = "allowed" if reason is MOUNTED else "denied"
         assert (verdict, reason) in [(each.verdict, each.why.partition(" (x")[0]) for each in new], new

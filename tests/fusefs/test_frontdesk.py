@@ -122,10 +122,19 @@ def test_writer_is_not_asked(fs: Filesystem) -> None:
     assert fs.guard.asked == []
 
 
-@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC])
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_TRUNC])
 def test_opening_for_writing_is_erofs_whatever_the_guard_says(fs: Filesystem, flags: int) -> None:
-    assert fs.error(Opcode.OPEN, fs.number(f"{UID}/v/{TS}/key"), struct.pack("<II", flags, 0)) == "EROFS"
+    file = fs.number(f"{UID}/v/{TS}/key")
+    assert fs.error(Opcode.OPEN, file, struct.pack("<II", flags, 0)) == "EROFS"
     assert fs.guard.asked == []
+    assert fs.read(file, 0, 4096) == b"one"
+
+
+def test_writing_is_erofs_for_whoever_has_the_writers_descriptor(fs: Filesystem) -> None:
+    fh, _ = fs.open(f"{UID}/v/{TS}/key", os.O_WRONLY, tid=WRITER)
+    body = struct.pack("<QQIIQII", fh, 0, 1, 0, 0, 0, 0) + b"x"
+    assert fs.error(Opcode.WRITE, fh, body) == "EROFS"
+    assert fs.ask(Opcode.WRITE, fh, body, tid=WRITER) is None
 
 
 def test_reads_are_of_the_store_and_end_with_the_file(fs: Filesystem) -> None:

@@ -234,6 +234,7 @@ def test_nobody_but_the_writer_changes_anything(node: RunningNode, volume: Path)
         lambda base: (base / "new").write_text(""),
         lambda base: (base / "a").write_text("x"),
         lambda base: open(base / "a", "r+").close(),
+        lambda base: os.close(os.open(base / "a", os.O_RDONLY | os.O_TRUNC)),
         lambda base: (base / "dir").mkdir(),
         lambda base: (base / "link").symlink_to("x"),
         lambda base: (base / "a").unlink(),
