@@ -10,7 +10,8 @@ Rules of the house (design decision 2):
 - A file of a version never changes, so entries, attributes, links and pages may be kept by the kernel for ever. Names of pods
   and volumes may not: they come and go directly in the store. A missing name is remembered by the kernel only below a
   version directory, whose names are final.
-- Only the writer's process may change anything; everybody else gets EROFS, as on a read-only tmpfs.
+- Only the writer's process may change anything, in a volume and nowhere else; everybody else gets EROFS, as on a read-only
+  tmpfs.
 
 Called by pyfuse3 (through ``fusefs.library``) and directly by tests.
 """
@@ -245,7 +246,7 @@ class Operations(pyfuse3.Operations):
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         with _AS_ERRNO:
-            parent, is_redo = self._begin_change(parent_inode, ctx)
+            parent, is_redo = self._begin_change(parent_inode, ctx, takes_volume=True)
             try:
                 self._tree.remove_directory(parent, name)
             except FileNotFoundError:
@@ -265,7 +266,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         with _AS_ERRNO:
             old_parent, is_redo = self._begin_change(parent_inode_old, ctx)
-            new_parent = self._tree.node(parent_inode_new)
+            new_parent = self._changeable(parent_inode_new)
             self._listings.pop(parent_inode_new, None)
             if flags:
                 raise pyfuse3.FUSEError(errno.EINVAL)  # RENAME_EXCHANGE, RENAME_NOREPLACE: AtomicWriter needs neither
@@ -288,8 +289,10 @@ class Operations(pyfuse3.Operations):
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _begin_change(self, number: int, ctx: pyfuse3.RequestContext) -> tuple[Node, bool]:
-        """Admit the writer; tell whether this change may have been made already.
+    def _begin_change(
+        self, number: int, ctx: pyfuse3.RequestContext, *, takes_volume: bool = False
+    ) -> tuple[Node, bool]:
+        """Admit the writer to a node of a volume; tell whether this change may have been made already.
 
         The writer is one thread, so at most one of its changes was under way when an agent died. The kernel delivers it to
         the next agent again, and it may find its work done. So the first change after a restart takes "already so" for
@@ -299,7 +302,18 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EROFS)
         is_redo, self._may_be_redone = self._may_be_redone, False
         self._listings.pop(number, None)
-        return self._tree.node(number), is_redo
+        return self._changeable(number, takes_volume=takes_volume), is_redo
+
+    def _changeable(self, number: int, *, takes_volume: bool = False) -> Node:
+        """A node that changes through the mount: a volume, or what is in it. What is above is made in the store directly.
+
+        Args:
+            takes_volume: a volume is to go, out of its pod's directory.
+        """
+        node = self._tree.node(number)
+        if self._tree.depth(node) < (POD_DEPTH if takes_volume else VOLUME_DEPTH) or self._tree.is_in_graveyard(node):
+            raise pyfuse3.FUSEError(errno.EPERM)
+        return node
 
     def _listing(self, directory: Node, *, restart: bool) -> list[tuple[int, bytes]]:
         """Names for a listing; one under way keeps those it began with.

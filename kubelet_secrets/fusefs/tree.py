@@ -156,6 +156,10 @@ class Tree:
             parent = parent.parent
         return False
 
+    def is_in_graveyard(self, node: Node) -> bool:
+        """Whether the node is buried, or one of the graveyard's own directories."""
+        return node is self._grave or self.is_buried(node)
+
     def identity(self, node: Node) -> Identity:
         """Whose file this is, for the guard. A buried node whose old path is lost has the path ``.grave``."""
         identity = self._identities.get(node.number)

@@ -358,8 +358,64 @@ _BODIES = st.one_of(
 )
 
 
+_LAYOUTS = {
+    Opcode.GETATTR: "IIQ",
+    Opcode.SETATTR: "IIQQQQQQIIIIIIII",
+    Opcode.MKNOD: "IIII",
+    Opcode.MKDIR: "II",
+    Opcode.RENAME: "Q",
+    Opcode.RENAME2: "QII",
+    Opcode.LINK: "Q",
+    Opcode.OPEN: "II",
+    Opcode.READ: "QQIIQII",
+    Opcode.WRITE: "QQIIQII",
+    Opcode.RELEASE: "QIIQ",
+    Opcode.FSYNC: "QII",
+    Opcode.FLUSH: "QIIQ",
+    Opcode.OPENDIR: "II",
+    Opcode.READDIR: "QQIIQII",
+    Opcode.READDIRPLUS: "QQIIQII",
+    Opcode.RELEASEDIR: "QIIQ",
+    Opcode.FSYNCDIR: "QII",
+    Opcode.CREATE: "IIII",
+    Opcode.FORGET: "Q",
+    Opcode.INTERRUPT: "Q",
+}
+"""What stands before the names; of the others, nothing. Source: include/uapi/linux/fuse.h."""
+_NAMED = {Opcode.LOOKUP: 1, Opcode.SYMLINK: 2, Opcode.MKNOD: 1, Opcode.MKDIR: 1, Opcode.UNLINK: 1, Opcode.RMDIR: 1}
+_NAMED |= {Opcode.RENAME: 2, Opcode.RENAME2: 2, Opcode.LINK: 1, Opcode.CREATE: 1}
+_EDGES = {
+    "I": st.sampled_from([0, 1, 2, 3, 7, 0o644, 0o40755, 1 << 7, 1 << 8, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]),
+    "Q": st.one_of(
+        st.sampled_from([0, 1, 2, 100, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]), st.integers(1000, 1012)
+    ),
+}
+
+
+@st.composite
+def _shaped(draw: st.DrawFn) -> bytes:
+    """Of the form that its kind has, with numbers from the edges of what they can be, of nodes that mostly exist."""
+    opcode = draw(st.sampled_from([*_LAYOUTS, *(_NAMED.keys() - _LAYOUTS.keys()), Opcode.READLINK, Opcode.STATFS]))
+    layout = _LAYOUTS.get(opcode, "")
+    fields = [draw(_EDGES[letter]) for letter in layout]
+    data = b""
+    if opcode == Opcode.WRITE:
+        data = draw(st.binary(max_size=100))
+        fields[2] = len(data)
+    names = draw(st.lists(_WORDS, min_size=_NAMED.get(opcode, 0), max_size=_NAMED.get(opcode, 0)))
+    body = struct.pack(f"<{layout}", *fields) + data + b"".join(name + b"\0" for name in names)
+    node = draw(st.one_of(st.just(1), st.integers(1000, 1012)))
+    return make_request(opcode, body, unique=draw(st.integers(1, 1 << 62)), node=node, tid=draw(_TIDS))
+
+
+_WORDS = st.sampled_from([b"key", b"v", b"a", b".grave", b".unanswered", b"..data", b"\xff", b"n" * 256, TS.encode()])
+_TIDS = st.sampled_from([WRITER, WRITER, 0, 4242])
+
+
 @st.composite
 def _messages(draw: st.DrawFn) -> bytes:
+    if draw(st.booleans()):
+        return draw(_shaped())
     body = draw(_BODIES)
     unique = draw(st.integers(1, (1 << 64) - 1))
     tid = draw(st.one_of(st.sampled_from([WRITER, 0]), st.integers(0, (1 << 32) - 1)))

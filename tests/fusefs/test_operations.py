@@ -129,6 +129,21 @@ async def test_changes_are_the_writers_alone(fs: Filesystem, store: int, name: s
         await CHANGES[name](fs.operations, volume, Context(WRITER))
 
 
+@pytest.mark.parametrize("name", ["mkdir", "create", "symlink", "unlink", "rename", "setattr"])
+async def test_nothing_changes_through_the_mount_but_volumes(fs: Filesystem, store: int, name: str) -> None:
+    """What is above them is the agent's, made in the store directly; what is buried is nobody's any more."""
+    os.mkdir(f"{UID}/v/{TS}/sub", dir_fd=store)
+    version = fs.number(f"{UID}/v/{TS}")
+    buried = (await fs.operations.lookup(version, b"sub", Context(WRITER))).st_ino
+    await fs.operations.rmdir(version, b"sub", Context(WRITER))
+    for place in (1, fs.number(UID), buried):
+        assert await failure(CHANGES[name](fs.operations, place, Context(WRITER))) == "EPERM"
+    assert await failure(fs.operations.rename(version, b"key", 1, b"key", 0, Context(WRITER))) == "EPERM"
+    assert await failure(fs.operations.rmdir(1, UID.encode(), Context(WRITER))) == "EPERM"
+    root = f"/proc/self/fd/{store}"
+    assert (sorted(os.listdir(root)), os.listdir(f"{root}/{UID}")) == ([".grave", UID], ["v"])
+
+
 @pytest.mark.parametrize("name", ["mkdir", "create", "symlink", "unlink", "rmdir", "rename"])
 async def test_change_made_twice_succeeds_only_as_the_first_after_a_restart(
     fs: Filesystem, store: int, name: str
