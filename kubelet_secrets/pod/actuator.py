@@ -144,6 +144,7 @@ class PodActuator:
             envs=envs,
             volume_manager=parts.volumes,
             logs_dir=parts.logs_dir,
+            turns=parts.turns,
             node_memory_bytes=parts.memory_bytes,
             supports_recursive_read_only=parts.supports_recursive_read_only,
             clock=parts.clock,
@@ -329,7 +330,8 @@ class PodActuator:
             cluster_dns=parts.cluster_dns,
         )
         try:
-            self._sandbox = await parts.sandboxes.create(settings)
+            async with parts.turns.turn(is_begun=False):
+                self._sandbox = await parts.sandboxes.create(settings)
         except ContainerRunError as error:
             detail = str(error).removeprefix("failed to create pod sandbox: ")
             self._report(None, WARNING, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {detail}")

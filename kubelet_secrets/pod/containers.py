@@ -29,6 +29,7 @@ from kubelet_secrets.pod.mounts import MountedPart, PlannedMount, choose_part, p
 from kubelet_secrets.pod.plan import StartContainer, spec_hash
 from kubelet_secrets.pod.settings import Gathered, make_settings
 from kubelet_secrets.pod.state import Instance, InstanceState, StartFailure, format_pod
+from kubelet_secrets.pod.turns import Turns
 from kubelet_secrets.pod.volumes import PodVolumes
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.conmon import StartFailed
@@ -70,6 +71,7 @@ class ContainerStarter:
         envs: ContainerEnvs,
         volume_manager: VolumeManager,
         logs_dir: Path,
+        turns: Turns,
         node_memory_bytes: int,
         supports_recursive_read_only: bool,
         clock: Callable[[], datetime],
@@ -82,6 +84,7 @@ class ContainerStarter:
         self._envs = envs
         self._volume_manager = volume_manager
         self._logs_dir = logs_dir
+        self._turns = turns
         self._node_memory_bytes = node_memory_bytes
         self._supports_recursive_read_only = supports_recursive_read_only
         self._clock = clock
@@ -193,11 +196,12 @@ class ContainerStarter:
     ) -> Started | StartFailure:
         container, container_id = action.container, settings.container_id
         try:
-            handle = await self._runtime.create(settings, image, log_path=self._log_path(pod, action))  # (4)
-            assert handle.pid is not None, "a created container waits in its first process"
-            self._registry.learn_mount_namespace(container_id, mount_namespace(handle.pid))
-            report(NORMAL, "Created", "Container created")
-            handle = await self._runtime.start(container_id)  # (5)
+            async with self._turns.turn(is_begun=True):
+                handle = await self._runtime.create(settings, image, log_path=self._log_path(pod, action))  # (4)
+                assert handle.pid is not None, "a created container waits in its first process"
+                self._registry.learn_mount_namespace(container_id, mount_namespace(handle.pid))
+                report(NORMAL, "Created", "Container created")
+                handle = await self._runtime.start(container_id)  # (5)
         except BaseException as error:
             self._registry.unregister(container_id)
             with trio.CancelScope(shield=True):

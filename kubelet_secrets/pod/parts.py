@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import trio
+
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.api.core import ConfigMap, Secret, Service
 from kubelet_secrets.api.sources import NodeInfo
@@ -17,6 +19,7 @@ from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.syncing import AT_ONCE, SyncPolicy
 from kubelet_secrets.pod.tokenbucket import TokenBucket
 from kubelet_secrets.pod.tokens import TokenManager
+from kubelet_secrets.pod.turns import Turns
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.images import ImageStore
 from kubelet_secrets.runtime.oci import OciRuntime
@@ -26,6 +29,8 @@ from kubelet_secrets.volume.payload import TrustBundleSource
 
 IMAGE_PULL_QPS = 5.0  # registryPullQPS
 IMAGE_PULL_BURST = 10  # registryBurst
+STATUSES_AT_ONCE = 4
+"""Of all pods. The kubelet sends them one by one; what changes while it waits is sent in one."""
 
 
 def wall_clock() -> datetime:
@@ -62,4 +67,6 @@ class NodeParts:
     clock: Callable[[], datetime] = wall_clock
     restart_back_off: BackOff = field(default_factory=lambda: BackOff(cap_s=CONTAINER_CAP_S))
     image_pull_rate: TokenBucket = field(default_factory=lambda: TokenBucket(IMAGE_PULL_QPS, IMAGE_PULL_BURST))
+    turns: Turns = field(default_factory=Turns)
+    status_lane: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(STATUSES_AT_ONCE))
     image_back_off: BackOff = field(default_factory=lambda: BackOff(initial_s=IMAGE_INITIAL_S, cap_s=IMAGE_CAP_S))

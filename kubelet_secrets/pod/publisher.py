@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 
 import msgspec
+import trio
 
 from kubelet_secrets.api.core import Pod, PodStatus
 from kubelet_secrets.api.meta import PODS
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import ApiError, ApiUnavailable, Conflict, NotFound
 from kubelet_secrets.pod.status import make_status_patch
+from kubelet_secrets.pod.turns import Turns
 from kubelet_secrets.pod.wake import Wake
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ class StatusPublisher:
 
     Args:
         has_mirror: *pod* is a static one: its status goes to its mirror, once :meth:`address` has named it.
+        turns: of the node; its volumes come first.
+        lane: how many may send at once, of all pods together.
 
     Attributes:
         wanted: what the API server shall have.
@@ -35,10 +39,20 @@ class StatusPublisher:
         is_gone: the API server has no such pod (any more): there is nothing left to publish to.
     """
 
-    def __init__(self, client: ApiClient, pod: Pod, *, has_mirror: bool = False) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        pod: Pod,
+        *,
+        has_mirror: bool = False,
+        turns: Turns | None = None,
+        lane: trio.Semaphore | None = None,
+    ) -> None:
         self.wanted = self.published = pod.status
         self.is_gone = False
         self._client = client
+        self._turns = turns if turns is not None else Turns()
+        self._lane = lane if lane is not None else trio.Semaphore(1)
         self._has_mirror = has_mirror
         self._pod: Pod | None = None if has_mirror else pod
         self._wake = Wake()
@@ -78,13 +92,19 @@ class StatusPublisher:
             self._wake.clear()
             if self._pod is None or self.published == self.wanted:
                 await self._wake.wait()
-            elif await self._send(self._pod):
+            elif await self._send_in_turn():
                 pause_s = FIRST_PAUSE_S
                 self._done.ring()
             else:
                 await self._wake.wait(timeout_s=pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
         self._done.ring()
+
+    async def _send_in_turn(self) -> bool:
+        """While this waits the status may change; what is sent is the latest one."""
+        await self._turns.wait_volumes()
+        async with self._lane:
+            return self._pod is None or await self._send(self._pod)
 
     async def _send(self, pod: Pod) -> bool:
         wanted, meta = self.wanted, pod.metadata

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from kubelet_secrets.pod.backoff import mount_delay_s
 from kubelet_secrets.pod.objects import ObjectGetter, fetch_objects
 from kubelet_secrets.pod.syncing import AT_ONCE, SyncPolicy, SyncTimer
 from kubelet_secrets.pod.tokens import TokenManager, token_projections
+from kubelet_secrets.pod.turns import Turns
 from kubelet_secrets.pod.wake import Wake
 from kubelet_secrets.volume.emptydir import memory_size_bytes
 from kubelet_secrets.volume.manager import VolumeManager
@@ -92,6 +94,7 @@ class PodVolumes:
         pod: as first seen; :meth:`update` replaces it.
         trust_bundles: None where that projection is switched off.
         policy: whether changes act at once.
+        turns: told when a volume is set up for the first time; None: nobody starts containers meanwhile.
         on_sync: called at each periodic sync; must not wait.
         report: told each failure.
         changed: called after each change of :attr:`states`; must not wait.
@@ -108,6 +111,7 @@ class PodVolumes:
         node: Callable[[], NodeInfo],
         trust_bundles: TrustBundleSource | None = None,
         policy: SyncPolicy = AT_ONCE,
+        turns: Turns | None = None,
         on_sync: Callable[[], None] = lambda: None,
         report: Report,
         changed: Callable[[], None],
@@ -115,6 +119,7 @@ class PodVolumes:
         self._pod = pod
         self._trust_bundles = trust_bundles
         self._policy = policy
+        self._turns = turns if turns is not None else Turns()
         self._on_sync = on_sync
         self._timer: SyncTimer | None = None  # while run() runs, with a periodic policy
         self._hastened = Wake()
@@ -233,7 +238,9 @@ class PodVolumes:
         while True:
             kept.wake.clear()  # before the sources are read: what changes from here on asks for another round
             try:
-                state = await self._set_up(kept)
+                is_first = not kept.state.is_ready and not kept.state.failures
+                with self._turns.setting_up_volume() if is_first else nullcontext():
+                    state = await self._set_up(kept)
             except (SetUpError, OSError) as caught:
                 error = caught if isinstance(caught, SetUpError) else SetUpError(caught.strerror or str(caught))
                 failures = kept.state.failures + 1

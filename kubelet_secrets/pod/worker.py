@@ -77,7 +77,9 @@ class PodWorker:
         self._sync_scope = trio.CancelScope()
         self._actuator: PodActuator | None = None  # from run() on
         self._is_static = is_static_pod(pod)
-        self._publisher = StatusPublisher(parts.client, pod, has_mirror=self._is_static)
+        self._publisher = StatusPublisher(
+            parts.client, pod, has_mirror=self._is_static, turns=parts.turns, lane=parts.status_lane
+        )
         self._volumes = PodVolumes(
             pod,
             backend=parts.volumes,
@@ -87,6 +89,7 @@ class PodWorker:
             node=parts.node,
             trust_bundles=parts.trust_bundles,
             policy=parts.sync_policy,
+            turns=parts.turns,
             on_sync=self._synced,
             report=lambda message: self._report(None, WARNING, "FailedMount", message),
             changed=self._look_again,

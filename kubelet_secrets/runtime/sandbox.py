@@ -135,7 +135,8 @@ class SandboxManager:
             existing = self.get(settings.pod_uid)
             if existing is not None:
                 return existing
-            await self._remove(settings.pod_uid)  # the rest of an attempt cut short
+            if self._path(settings.pod_uid).exists() or self._files(settings.pod_uid).exists():
+                await self._remove(settings.pod_uid)  # the rest of an attempt cut short
             try:
                 async with self._picking:
                     # Not abandoned on cancel: mounts made behind our back would stay.

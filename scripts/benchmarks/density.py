@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import trio
-from harness import Place, cpu_s, find_logs, pod, remove, rss_mb, secret, summary, wait_running
+from harness import Place, cpu_by_part, cpu_s, find_logs, format_cpu, pod, remove, rss_mb, secret, summary, wait_running
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import PODS, SECRETS
@@ -31,6 +32,7 @@ async def density(stack: Stack, probe_dir: Path) -> None:
             await stack.client.create(SECRETS, "default", secret(f"d{index}-{number}", f"value {index} {number}"))
     names = {f"dense{index}" for index in range(MANY)}
     wait = ["sh", "-c", f"/probe/probe wait /etc/s {SECRETS_PER_POD} value; exec sleep 1000000"]
+    cpu_before = await cpu_by_part(stack)
     started = time.monotonic_ns()
 
     async def create(index: int) -> None:
@@ -53,11 +55,14 @@ async def density(stack: Stack, probe_dir: Path) -> None:
         for number in range(SECRETS_PER_POD)
     ]
     while missing:
-        missing = [path for path in missing if not is_in_place(path)]
-        await trio.sleep(0.02)
+        if is_in_place(missing[-1]):
+            missing.pop()
+        else:
+            await trio.sleep(0.02)
     placed = time.monotonic_ns()
     pods = await wait_running(stack, names)
     running = time.monotonic_ns()
+    cpu_after = await cpu_by_part(stack)
     readable = 0
     for name in names:
         (log,) = find_logs(stack, pods[name])
@@ -68,6 +73,7 @@ async def density(stack: Stack, probe_dir: Path) -> None:
     print(f"all files in place after {(placed - started) / 1e9:.1f} s")
     print(f"all pods Running in the API after {(running - started) / 1e9:.1f} s")
     print(f"all files read by their containers after {(readable - started) / 1e9:.1f} s")
+    print(f"processor time until all ran: {format_cpu(cpu_before, cpu_after)}; load {os.getloadavg()[0]:.0f}")
     await trio.sleep(5)
     print(f"agent RSS with {MANY} pods: {rss_mb(agent):.0f} MB")
     before = cpu_s(agent)
