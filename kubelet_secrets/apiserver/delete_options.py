@@ -23,6 +23,7 @@ def parse_delete_options(body: Object, query: Query) -> DeleteOptions:
     Raises:
         Invalid: 400.
     """
+    is_dry_run(body)
     preconditions = body.get("preconditions") or {}
     grace_s = body.get("gracePeriodSeconds")
     if grace_s is None and "gracePeriodSeconds" in query:
@@ -35,6 +36,20 @@ def parse_delete_options(body: Object, query: Query) -> DeleteOptions:
         resource_version=preconditions.get("resourceVersion"),
         propagation=_propagation(body, query),
     )
+
+
+def is_dry_run(body: Object) -> bool:
+    """Whether the options, of a deletion or an eviction, ask that nothing be done.
+
+    Raises:
+        Invalid: 422, a directive that nobody knows: what it was to prevent must not happen.
+    """
+    directives = body.get("dryRun") or []
+    for directive in directives:
+        if directive != "All":
+            detail = f'Unsupported value: ["{directive}"]: supported values: "All"'
+            raise statuses.invalid_options("DeleteOptions", "dryRun", "FieldValueNotSupported", detail)
+    return bool(directives)
 
 
 def _propagation(body: Object, query: Query) -> Propagation:

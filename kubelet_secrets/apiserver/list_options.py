@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.delete_options import parse_int
 
+_MOST_DIGITS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListOptions:
@@ -28,7 +30,7 @@ def parse_list_options(query: Mapping[str, str]) -> ListOptions:
     """Raises: Invalid: 400, for what is malformed or does not fit together."""
     version = query.get("resourceVersion", "")
     match = query.get("resourceVersionMatch", "")
-    revision = _parse_revision(version) if version not in ("", "0") else None
+    revision = parse_revision(version) if version not in ("", "0") else None
     if match and match not in ("Exact", "NotOlderThan"):
         raise statuses.bad_request(f'resourceVersionMatch: Unsupported value: "{match}"')
     if match and not version:
@@ -41,7 +43,8 @@ def parse_list_options(query: Mapping[str, str]) -> ListOptions:
     )
 
 
-def _parse_revision(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+def parse_revision(text: str) -> int:
+    """Raises: Invalid: 400, *text* is no 64-bit number. Source: storage.APIObjectVersioner.ParseResourceVersion."""
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
         raise statuses.bad_request("resourceVersion: Invalid value: must be a decimal number")
     return int(text)

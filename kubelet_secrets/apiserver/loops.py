@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -57,22 +58,28 @@ async def follow(
 
 
 async def _handle(row: ServedResource, handle: Handle, event: Event) -> None:
-    try:
+    with contained(f"{row.plural} controller"):  # its next change tries again
         await handle(event.type, event.object)
-    except ApiError as error:
-        # A loop's border: what one object runs into must not stop the others; its next change tries again.
-        log.warning("%s controller: %s", row.plural, error)
-    except Exception as error:
-        # The same border: a bug that one object brings to light must not end the server for everybody. Texts may quote data.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("%s controller: %s in %s:%s", row.plural, type(error).__name__, place.filename, place.lineno)
 
 
 async def sweep_every(interval_s: float, sweep: Callable[[], Awaitable[None]]) -> None:
     """Call *sweep* at intervals, until cancelled."""
     while True:
         await trio.sleep(interval_s)
-        try:
+        with contained("sweep"):  # the next one tries again
             await sweep()
-        except ApiError as error:
-            log.warning("sweep: %s", error)  # the next one tries again
+
+
+@contextmanager
+def contained(what: str) -> Iterator[None]:
+    """A loop's border: what one object runs into is logged, and neither stops the others nor ends the server for everybody.
+
+    A bug is told by its type and place: its text may quote data.
+    """
+    try:
+        yield
+    except ApiError as error:
+        log.warning("%s: %s", what, error)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s: %s in %s:%s", what, type(error).__name__, place.filename, place.lineno)

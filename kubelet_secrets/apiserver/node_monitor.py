@@ -18,11 +18,12 @@ import trio
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.loops import contained
 from kubelet_secrets.apiserver.node_authorizer import NODE_LEASES
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.apiserver.selection import Selection
-from kubelet_secrets.errors import ApiError, NotFound
+from kubelet_secrets.errors import NotFound
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +47,8 @@ class NodeMonitor:
         """Look at every node each five seconds, until cancelled."""
         while True:
             await trio.sleep(PERIOD_S)
-            try:
+            with contained("node monitor"):  # the next round tries again
                 await self._check_nodes()
-            except ApiError as error:
-                log.warning("node monitor: %s", error)  # the next round tries again
 
     async def _check_nodes(self) -> None:
         now = trio.current_time()

@@ -16,7 +16,7 @@ from kubelet_secrets.apiserver.admission import Finder, Plugin
 from kubelet_secrets.apiserver.attributes import Attributes
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.csr import KUBELET_CLIENT_SIGNER, KUBELET_SERVING_SIGNER, NODE_PREFIX, common_name
-from kubelet_secrets.apiserver.node_authorizer import node_name
+from kubelet_secrets.apiserver.node_authorizer import NODE_LEASES, node_name
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.errors import Forbidden
 
@@ -59,7 +59,10 @@ class NodeRestriction(Plugin):
                 await _check_token(node, attributes, finder)
             case "CertificateSigningRequest" if attributes.verb == "create":
                 _check_signing_request(node, attributes)
-            case "Lease" if attributes.verb == "create":
+            case "Lease":
+                if attributes.namespace != NODE_LEASES:
+                    message = f"can only access leases in the {_go_quoted(NODE_LEASES)} system namespace"
+                    raise _forbid(attributes, message)
                 if attributes.name != node:
                     raise _forbid(attributes, "can only access node lease with the same name as the requesting node")
 
@@ -218,9 +221,9 @@ def _check_node(node: str, attributes: Attributes) -> None:
             message = f"node {quoted} is not allowed to set the following labels: {', '.join(refused)}"
             raise _forbid(attributes, message)
     elif attributes.verb == "update" and new is not None and old is not None:
-        if (new.get("spec") or {}).get("taints") != (old.get("spec") or {}).get("taints"):
+        if ((new.get("spec") or {}).get("taints") or []) != ((old.get("spec") or {}).get("taints") or []):
             raise _forbid(attributes, f"node {quoted} is not allowed to modify taints")
-        if new["metadata"].get("ownerReferences") != old["metadata"].get("ownerReferences"):
+        if (new["metadata"].get("ownerReferences") or []) != (old["metadata"].get("ownerReferences") or []):
             raise _forbid(attributes, f"node {quoted} is not allowed to modify ownerReferences")
         refused = forbidden_labels(_labels(new), _labels(old))
         if refused:

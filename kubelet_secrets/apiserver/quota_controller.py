@@ -8,7 +8,6 @@ Source: pkg/controller/resourcequota/resource_quota_controller.go, resource_quot
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from fractions import Fraction
 
@@ -16,16 +15,13 @@ import trio
 
 from kubelet_secrets.apiserver import quota
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.loops import follow, sweep_every
+from kubelet_secrets.apiserver.loops import contained, follow, sweep_every
 from kubelet_secrets.apiserver.quota_admission import QUOTAS, STATUS_WRITE
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.storage import ROOT, Change
 from kubelet_secrets.apiserver.watch import DELETED, split_key
-from kubelet_secrets.errors import ApiError
-
-log = logging.getLogger(__name__)
 
 FULL_COUNT_S = 300.0
 _SETTLE_S = 0.05  # a namespace that is emptied is counted a few times, not once per object
@@ -52,10 +48,8 @@ class QuotaController:
                 self._wake = trio.Event()
                 namespaces, self._dirty = self._dirty, set()
                 for namespace in namespaces:
-                    try:
+                    with contained(f"quota of namespace {namespace}"):  # the next full count tries again
                         await self._count(namespace)
-                    except ApiError as error:
-                        log.warning("quota of namespace %s: %s", namespace, error)  # the next full count tries again
 
     def _observe(self, change: Change) -> None:
         plural, namespace, _ = split_key(change.key)

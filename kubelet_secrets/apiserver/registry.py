@@ -292,7 +292,7 @@ class Registry:
                 raise statuses.not_found(row, name)
             stored = await open_record(self.storage, record)
             obj = stored.object
-            _check_preconditions(row, obj, options)
+            check_preconditions(row, obj, options)
             await self._admission.validate(
                 Attributes(
                     verb="delete",
@@ -337,7 +337,8 @@ def _metadata(obj: Object) -> Object:
     return metadata
 
 
-def _check_preconditions(row: ServedResource, obj: Object, options: DeleteOptions) -> None:
+def check_preconditions(row: ServedResource, obj: Object, options: DeleteOptions) -> None:
+    """Raises: Conflict: *obj* has another uid or resourceVersion than *options* say."""
     metadata = obj["metadata"]
     if options.uid and options.uid != metadata["uid"]:
         raise statuses.conflict(

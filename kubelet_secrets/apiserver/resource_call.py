@@ -21,7 +21,7 @@ from kubelet_secrets.api.validation.warnings import warnings_for
 from kubelet_secrets.apiserver import negotiation, patch, request_body, statuses, tables
 from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.delete_options import parse_delete_options
+from kubelet_secrets.apiserver.delete_options import is_dry_run, parse_delete_options
 from kubelet_secrets.apiserver.list_options import parse_list_options
 from kubelet_secrets.apiserver.listing import Page, Stored
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
@@ -267,7 +267,7 @@ class ResourceCall:
         if body:
             options = negotiation.decode_object(self._content_type, body)
             request_body.check_types(options, "v1", "DeleteOptions")
-        if options.get("dryRun") == ["All"]:
+        if is_dry_run(options):
             self._write = replace(self._write, is_dry_run=True)
         return parse_delete_options(options, self._query)
 

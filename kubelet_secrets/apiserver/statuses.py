@@ -85,6 +85,14 @@ def invalid(row: ServedResource, name: str, message: str, causes: Sequence[Objec
     return errors.Invalid(message, code=422, reason="Invalid", details=details)
 
 
+def invalid_options(kind: str, field: str, reason: str, detail: str) -> errors.Invalid:
+    """Args: *kind* of the options, ``DeleteOptions``; *detail* what is wrong with *field*, with upstream's word for it."""
+    causes = [{"reason": reason, "message": detail, "field": field}]
+    details = {"group": "meta.k8s.io", "kind": kind, "causes": causes}
+    message = f'{kind}.meta.k8s.io "" is invalid: {field}: {detail}'
+    return errors.Invalid(message, code=422, reason="Invalid", details=details)
+
+
 def bad_request(message: str) -> errors.Invalid:
     return errors.Invalid(message, code=400, reason="BadRequest")
 

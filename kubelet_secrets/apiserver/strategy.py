@@ -21,6 +21,7 @@ from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.resources import ServedResource
 
 TERMINAL_PHASES = ("Succeeded", "Failed")
+_LONGEST_S = 100 * 365 * 24 * 3600  # of a grace period, as far as a timestamp is concerned: calendars end
 _SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
@@ -158,13 +159,14 @@ def begin_deletion(row: ServedResource, obj: Object, options: DeleteOptions, *, 
         if pending_s is None or grace_s is None or grace_s >= pending_s:
             return Deletion.PENDING if has_finalizers or pending_s else Deletion.NOW
         due = parse_rfc3339(metadata["deletionTimestamp"]) or now
-        metadata["deletionTimestamp"] = rfc3339(due - timedelta(seconds=pending_s - grace_s))
+        sooner_s = min(pending_s, _LONGEST_S) - min(max(grace_s, 0), _LONGEST_S)
+        metadata["deletionTimestamp"] = rfc3339(due - timedelta(seconds=sooner_s))
         metadata["deletionGracePeriodSeconds"] = grace_s
         return Deletion.MARK
     period_s = _grace_period(obj, grace_s) if row.kind == "Pod" else 0
     if row.kind != "Pod" and not has_finalizers:
         return Deletion.NOW
-    metadata["deletionTimestamp"] = rfc3339(now + timedelta(seconds=period_s))
+    metadata["deletionTimestamp"] = rfc3339(now + timedelta(seconds=min(period_s, _LONGEST_S)))
     metadata["deletionGracePeriodSeconds"] = period_s
     if metadata.get("generation"):
         metadata["generation"] += 1

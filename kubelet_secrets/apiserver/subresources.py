@@ -12,11 +12,15 @@ from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.attributes import DeleteOptions, Write
 from kubelet_secrets.apiserver.codec import Object
-from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.delete_options import is_dry_run, parse_delete_options
+from kubelet_secrets.apiserver.registry import Registry, check_preconditions
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.token_request import create_token
 from kubelet_secrets.apiserver.tokens import TokenIssuer
+from kubelet_secrets.errors import Invalid
+
+NO_PRECONDITIONS = DeleteOptions()
 
 
 class Subresources:
@@ -34,8 +38,14 @@ class Subresources:
         """
         match row.kind, info.subresource:
             case "Pod", "binding":
-                target = body.get("target") or {}
-                await bind_pod(self._registry, row, info.namespace, info.name, str(target.get("name", "")), write)
+                _check_name(info, body, "Binding")
+                target, metadata = body.get("target") or {}, body.get("metadata") or {}
+                if (kind := target.get("kind") or "Node") != "Node":
+                    detail = f'Unsupported value: "{kind}": supported values: "Node"'
+                    raise _invalid_binding(row, info.name, "FieldValueNotSupported", "target.kind", detail)
+                preconditions = DeleteOptions(uid=metadata.get("uid"), resource_version=metadata.get("resourceVersion"))
+                node_name = str(target.get("name") or "")
+                await bind_pod(self._registry, row, info.namespace, info.name, node_name, write, preconditions)
                 return _success()
             case "Pod", "eviction":
                 await self._evict(row, info, body, write)
@@ -46,35 +56,51 @@ class Subresources:
                 raise statuses.method_not_allowed(row, info.verb)
 
     async def _evict(self, row: ServedResource, info: RequestInfo, body: Object, write: Write) -> None:
+        """As ``kubectl drain`` asks; its ``--dry-run=server`` is in the options, not in the URL. Budgets are not served."""
+        _check_name(info, body, "Eviction")
         options = body.get("deleteOptions") or {}
-        preconditions = options.get("preconditions") or {}
-        await self._registry.delete(
-            row,
-            info.namespace,
-            info.name,
-            DeleteOptions(
-                grace_s=options.get("gracePeriodSeconds"),
-                uid=preconditions.get("uid"),
-                resource_version=preconditions.get("resourceVersion"),
-            ),
-            write,
+        write = replace(write, is_dry_run=write.is_dry_run or is_dry_run(options))
+        await self._registry.delete(row, info.namespace, info.name, parse_delete_options(options, {}), write)
+
+
+def _check_name(info: RequestInfo, body: Object, kind: str) -> None:
+    metadata = body.get("metadata") or {}
+    if metadata.get("name") not in (None, "", info.name):
+        raise statuses.bad_request(f"name in URL does not match name in {kind} object")
+    if metadata.get("namespace") not in (None, "", info.namespace):
+        raise statuses.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
         )
 
 
+def _invalid_binding(row: ServedResource, name: str, reason: str, field: str, detail: str) -> Invalid:
+    cause = {"reason": reason, "message": detail, "field": field}
+    return statuses.invalid(row, name, f'Binding "{name}" is invalid: {field}: {detail}', [cause])
+
+
 async def bind_pod(
-    registry: Registry, row: ServedResource, namespace: str, name: str, node_name: str, write: Write
+    registry: Registry,
+    row: ServedResource,
+    namespace: str,
+    name: str,
+    node_name: str,
+    write: Write,
+    preconditions: DeleteOptions = NO_PRECONDITIONS,
 ) -> Object:
     """Give a pod its node, once.
 
+    Args:
+        preconditions: the uid and the resourceVersion that the pod has to have.
+
     Raises:
-        Conflict: it has one, or is being deleted.
+        Conflict: it has one, or is being deleted, or is another one than was meant.
         Invalid: no node is named.
     """
     if not node_name:
-        cause = {"reason": "FieldValueRequired", "message": "Required value", "field": "target.name"}
-        raise statuses.invalid(row, name, f'Binding "{name}" is invalid: target.name: Required value', [cause])
+        raise _invalid_binding(row, name, "FieldValueRequired", "target.name", "Required value")
 
     def assign(pod: Object) -> Object:
+        check_preconditions(row, pod, preconditions)
         spec = pod.setdefault("spec", {})
         if "deletionTimestamp" in pod["metadata"]:
             raise statuses.conflict(row, name, f"pod {name} is being deleted, cannot be assigned to a host", "binding")

@@ -16,10 +16,11 @@ from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.apiserver.attributes import DeleteOptions
 from kubelet_secrets.apiserver.bootstrap_authn import NAMESPACE, SECRET_TYPE, is_expired, value_of
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.loops import contained
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.apiserver.watch import DELETED
-from kubelet_secrets.errors import ApiError, Conflict, NotFound
+from kubelet_secrets.errors import Conflict, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,10 @@ class TokenCleaner:
         while True:
             now = self._now()
             for name, secret in list(self._tokens.items()):
-                if is_expired(secret["data"], now):
-                    del self._tokens[name]
-                    await self._delete(name, secret["metadata"]["uid"])
+                with contained(f"expiry of bootstrap token {name}"):
+                    if is_expired(secret["data"], now):
+                        del self._tokens[name]
+                        await self._delete(name, secret["metadata"]["uid"])
             self._changed = trio.Event()
             with trio.move_on_after(self._pause_s(now)):
                 await self._changed.wait()
@@ -72,5 +74,3 @@ class TokenCleaner:
             await self._registry.delete(SECRETS, NAMESPACE, name, DeleteOptions(uid=uid))
         except (NotFound, Conflict):
             pass  # gone already, or another one of that name by now
-        except ApiError as error:
-            log.warning("expired bootstrap token %s stays: %s", name, error)

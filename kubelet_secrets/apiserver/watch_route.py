@@ -15,14 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from kubelet_secrets.apiserver import codec, negotiation, statuses, tables
 from kubelet_secrets.apiserver.encryption import TransformError
+from kubelet_secrets.apiserver.list_options import parse_revision
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.requestinfo import is_true
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.storage import Compacted
 from kubelet_secrets.apiserver.watch import BOOKMARK, Event, Watcher, WatchOptions
-from kubelet_secrets.errors import ApiError
+from kubelet_secrets.errors import ApiError, Invalid
 
+_MAX_TIMEOUT_S = 10**9  # of those who ask for more
 _MIN_TIMEOUT_S = 1800  # upstream's --min-request-timeout: a watch without timeoutSeconds gets 1–2 times that
 
 
@@ -41,7 +43,7 @@ class WatchResponse:
         self._sends_columns = True
         self._options = parse_options(query)
         try:
-            self._timeout_s = int(query.get("timeoutSeconds") or 0)
+            self._timeout_s = min(int(query.get("timeoutSeconds") or 0), _MAX_TIMEOUT_S)
         except ValueError:
             raise statuses.bad_request("timeoutSeconds: must be an integer") from None
         if self._timeout_s <= 0:
@@ -109,8 +111,6 @@ def parse_options(query: Mapping[str, str]) -> WatchOptions:
     Source: apimachinery pkg/apis/meta/internalversion/validation, ValidateListOptions; API concepts, "Semantics for watch".
     """
     version, match = query.get("resourceVersion", ""), query.get("resourceVersionMatch", "")
-    if version and not (version.isascii() and version.isdigit()):
-        raise statuses.bad_request("resourceVersion: Invalid value: must be a decimal number")
     sends_initial: bool | None = None
     if "sendInitialEvents" in query:
         sends_initial = is_true(query["sendInitialEvents"])
@@ -118,7 +118,7 @@ def parse_options(query: Mapping[str, str]) -> WatchOptions:
             raise _invalid_options("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
     elif match:
         raise _invalid_options("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-    since = int(version) if version not in ("", "0") else None
+    since = parse_revision(version) if version not in ("", "0") else None
     has_state_first = sends_initial if sends_initial is not None else since is None
     return WatchOptions(
         since=since,
@@ -128,8 +128,7 @@ def parse_options(query: Mapping[str, str]) -> WatchOptions:
     )
 
 
-def _invalid_options(detail: str) -> ApiError:
-    causes = [{"reason": "FieldValueForbidden", "message": f"Forbidden: {detail}", "field": "resourceVersionMatch"}]
-    message = f'ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: Forbidden: {detail}'
-    details = {"group": "meta.k8s.io", "kind": "ListOptions", "causes": causes}
-    return ApiError(message, code=422, reason="Invalid", details=details)
+def _invalid_options(detail: str) -> Invalid:
+    return statuses.invalid_options(
+        "ListOptions", "resourceVersionMatch", "FieldValueForbidden", f"Forbidden: {detail}"
+    )

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from kubelet_secrets.apiserver.controllers import EVENT_TTL_S
+from kubelet_secrets.apiserver.loops import sweep_every
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.apiserver.resources import BY_PATH
 from kubelet_secrets.apiserver.selection import select
@@ -108,6 +109,25 @@ async def test_deleted_namespace_is_emptied_and_goes(admin: Http) -> None:
         with trio.fail_after(10):
             assert await watch.next_names(2) == [("MODIFIED", "t"), ("DELETED", "t")]
     assert (await admin.get("/api/v1/secrets")).json["items"] == []
+
+
+async def test_sweep_survives_a_bug_and_says_where(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What one object brings to light must not end the server, now and at each of its starts."""
+    rounds = 0
+
+    async def sweep() -> None:
+        nonlocal rounds
+        rounds += 1
+        raise ValueError("canary")
+
+    with trio.move_on_after(3.5):
+        await sweep_every(1, sweep)
+    assert rounds == 3
+    assert "sweep: ValueError in" in caplog.text
+    assert "canary" not in caplog.text
+    caplog.clear()
 
 
 async def test_bound_pod_holds_its_namespace_and_nothing_new_gets_in(admin: Http) -> None:

@@ -296,6 +296,8 @@ async def test_selectors_and_their_errors(admin: Http) -> None:
         ("fieldSelector=spec.x%3D1", "field label not supported: spec.x"),
         ("fieldSelector=nonsense", "invalid selector: 'nonsense'; can't understand 'nonsense'"),
         ("labelSelector=,", "found ',', expected: !, identifier, or 'end of string'"),
+        (f"resourceVersion={'9' * 5000}", "resourceVersion: Invalid value: must be a decimal number"),
+        (f"watch=1&resourceVersion={'9' * 5000}", "resourceVersion: Invalid value: must be a decimal number"),
     ):
         refused = await admin.get(f"{SECRETS}?{query}")
         assert _failure(refused) == (400, "BadRequest", message)

@@ -329,6 +329,14 @@ async def test_binding_gives_a_pod_its_node_once(admin: Http) -> None:
         "metadata": {"name": "p"},
         "target": {"kind": "Node", "name": "n"},
     }
+    wrong = {**binding, "metadata": {"name": "q"}}
+    assert (await admin.post(f"{PODS}/p/binding", wrong)).message == "name in URL does not match name in Binding object"
+    another = {**binding, "metadata": {"name": "p", "uid": "that-of-its-predecessor"}}
+    assert (await admin.post(f"{PODS}/p/binding", another)).status == 409
+    of_a_pod = await admin.post(f"{PODS}/p/binding", {**binding, "target": {"kind": "Pod", "name": "n"}})
+    assert of_a_pod.message == (
+        'Binding "p" is invalid: target.kind: Unsupported value: "Pod": supported values: "Node"'
+    )
     assert (await admin.post(f"{PODS}/p/binding", binding)).status == 201
     bound = (await admin.get(f"{PODS}/p")).json
     assert bound["spec"]["nodeName"] == "n"
@@ -419,6 +427,28 @@ async def test_eviction_deletes_the_pod(admin: Http) -> None:
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}
     assert (await admin.post(f"{PODS}/p/eviction", eviction)).status == 201
     assert (await admin.get(f"{PODS}/p")).status == 404
+
+
+async def test_what_is_dry_or_meant_for_another_is_not_evicted_or_deleted(admin: Http) -> None:
+    """``kubectl drain --dry-run=server`` says it in the options; a directive that nobody knows prevents everything."""
+    await admin.post(PODS, pod("p"))
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}
+    for options, status in (
+        ({"dryRun": ["All"]}, 201),
+        ({"dryRun": ["x"]}, 422),
+        ({"preconditions": {"uid": "x"}}, 409),
+    ):
+        answer = await admin.post(f"{PODS}/p/eviction", {**eviction, "deleteOptions": options})
+        assert answer.status == status
+    other = await admin.post(f"{PODS}/p/eviction", {**eviction, "metadata": {"name": "q"}})
+    assert other.message == "name in URL does not match name in Eviction object"
+    for directives, status in ((["All", "All"], 200), (["x"], 422)):
+        answer = await admin.delete(f"{PODS}/p", {"dryRun": directives})
+        assert answer.status == status
+    assert answer.message == (
+        'DeleteOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["x"]: supported values: "All"'
+    )
+    assert (await admin.get(f"{PODS}/p")).status == 200
 
 
 async def test_delete_collection_takes_what_the_selector_says(admin: Http) -> None:

@@ -60,6 +60,16 @@ def test_grace_period_of_a_pending_deletion_only_shrinks(
         assert pod["metadata"]["deletionTimestamp"] == f"2026-01-01T00:00:{30 + (requested_s or 0):02}Z"
 
 
+def test_grace_period_beyond_the_calendar() -> None:
+    """A pod may have any 64-bit number of seconds, and has to be deletable all the same."""
+    pod = _pod(grace_s=2**63 - 1)
+    assert begin_deletion(PODS, pod, DeleteOptions(), now=NOW) is Deletion.MARK
+    assert pod["metadata"]["deletionGracePeriodSeconds"] == 2**63 - 1
+    assert pod["metadata"]["deletionTimestamp"].startswith("2125-")
+    assert begin_deletion(PODS, pod, DeleteOptions(grace_s=5), now=NOW) is Deletion.MARK
+    assert pod["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:05Z"
+
+
 def test_deletion_bumps_the_generation_once() -> None:
     pod = _pod(generation=3)
     begin_deletion(PODS, pod, DeleteOptions(grace_s=None), now=NOW)
