@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,11 @@ def manifest_files(paths: Sequence[str]) -> list[str]:
     return files
 
 
-def read_manifest(path: str) -> list[ManifestObject]:
+def read_manifest(path: str, *, tell: Callable[[int], None] = lambda number: None) -> list[ManifestObject]:
     """Read the objects of one file, or of standard input for ``-``.
+
+    Args:
+        tell: called after each document with how many have been read.
 
     Raises:
         UsageError: see :func:`read_manifests`.
@@ -83,11 +86,16 @@ def read_manifest(path: str) -> list[ManifestObject]:
         content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    return parse_manifest(content, source="standard input" if path == STDIN else path)
+    return parse_manifest(content, source="standard input" if path == STDIN else path, tell=tell)
 
 
-def parse_manifest(content: bytes, *, source: str) -> list[ManifestObject]:
+def parse_manifest(
+    content: bytes, *, source: str, tell: Callable[[int], None] = lambda number: None
+) -> list[ManifestObject]:
     """Parse the content of one file; *source* is its name in messages.
+
+    Args:
+        tell: as in :func:`read_manifest`.
 
     Raises:
         UsageError: see :func:`read_manifests`.
@@ -96,7 +104,7 @@ def parse_manifest(content: bytes, *, source: str) -> list[ManifestObject]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{source}: not UTF-8 at byte {error.start}") from None
-    documents = [document for document in _documents(text, source) if document is not None]
+    documents = [document for document in _documents(text, source, tell) if document is not None]
     objects: list[ManifestObject] = []
     for number, document in enumerate(documents, start=1):
         where = source if len(documents) == 1 else f"{source}, document {number}"
@@ -110,7 +118,7 @@ def parse_manifest(content: bytes, *, source: str) -> list[ManifestObject]:
     return objects
 
 
-def _documents(text: str, source: str) -> Iterator[Any]:
+def _documents(text: str, source: str, tell: Callable[[int], None]) -> Iterator[Any]:
     if text.lstrip()[:1] == "{" and (documents := _json_documents(text)) is not None:
         yield from documents
         return
@@ -121,6 +129,7 @@ def _documents(text: str, source: str) -> Iterator[Any]:
             raise UsageError(f"{source}: nested too deeply")
         while loader.check_data():  # type: ignore[no-untyped-call]  # types-PyYAML leaves it out
             documents.append(loader.get_data())
+            tell(len(documents))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""

@@ -30,6 +30,12 @@ def test_documents_are_counted_and_empty_ones_are_skipped() -> None:
     ]
 
 
+def test_each_document_is_told_of() -> None:
+    told: list[int] = []
+    parse_manifest(f"{POD}---\n{POD}---\n{POD}".encode(), source="f.yaml", tell=told.append)
+    assert told == [1, 2, 3]
+
+
 def test_lists_are_flattened() -> None:
     inner = "{apiVersion: v1, kind: SecretList, items: [{metadata: {name: a}}]}"
     text = f"apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Pod}}\n- {inner}\n"

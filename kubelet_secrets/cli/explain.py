@@ -9,11 +9,12 @@ import base64
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubelet_secrets.cli.output import output_option, print_objects, print_table
+from kubelet_secrets.cli.output import Progress, output_option, print_objects, print_table
 
 if TYPE_CHECKING:
     from kubelet_secrets.api.origin import Origin
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _COLORS = {"blocks": "red", "warning": "yellow", "note": "cyan"}
 _UNKNOWN = "(at run time)"
-_MANY_FILES = 200
 
 
 @click.command()
@@ -74,13 +74,18 @@ def explain(
     from kubelet_secrets.fusefs.hardening import harden_process
 
     harden_process()  # as far as the user's privileges go
-    explanation = make_explanation(
-        _read(filenames),
-        now=datetime.now(UTC),
-        namespace=namespace,
-        expires_within=timedelta(days=expires_within_days),
-        projects_trust_bundles=cluster_trust_bundle_projection,
-    )
+    progress = Progress(sys.stderr)
+    try:
+        explanation = make_explanation(
+            read_with_progress(filenames, progress),
+            now=datetime.now(UTC),
+            namespace=namespace,
+            expires_within=timedelta(days=expires_within_days),
+            projects_trust_bundles=cluster_trust_bundle_projection,
+            tell=lambda done, total: progress.tell(f"explaining pod {done} of {total}"),
+        )
+    finally:
+        progress.clear()
     if output == "table":
         _print_explanation(explanation, show_values=show_values)
     else:
@@ -88,23 +93,27 @@ def explain(
     context.exit(1 if explanation.is_blocked else 0)
 
 
-def _read(filenames: Sequence[str]) -> list[ManifestObject]:
-    """Read all manifests; on a terminal, with a count when there are many."""
+def read_with_progress(filenames: Sequence[str], progress: Progress) -> list[ManifestObject]:
+    """Read all manifests, telling how far that is.
+
+    Raises:
+        UsageError: a file cannot be read, or there is no object in any.
+    """
     from kubelet_secrets.errors import UsageError
     from kubelet_secrets.manifests import manifest_files, read_manifest
 
     files = manifest_files(filenames)
-    shows_progress = len(files) > _MANY_FILES and sys.stderr.isatty()
     found: list[ManifestObject] = []
     for number, path in enumerate(files, start=1):
-        if shows_progress and number % 50 == 0:
-            click.echo(f"\rreading {number} of {len(files)} files", nl=False, err=True)
-        found += read_manifest(path)
-    if shows_progress:
-        click.echo("\r\x1b[K", nl=False, err=True)
+        place = f"file {number} of {len(files)}" if len(files) > 1 else path
+        found += read_manifest(path, tell=partial(_tell_read, progress, place))
     if not found:  # a renderer that failed in front of a pipe must not pass for manifests without problems
         raise UsageError("no objects passed to explain")
     return found
+
+
+def _tell_read(progress: Progress, place: str, documents: int) -> None:
+    progress.tell(f"reading {place}: document {documents}")
 
 
 # --- for people ----------------------------------------------------------------------------------------------------

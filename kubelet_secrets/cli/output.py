@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 import msgspec
 
 F = TypeVar("F", bound=Callable[..., Any])
+_REDRAW_S = 0.1
 OUTPUT_FORMATS = ("table", "wide", "json", "yaml", "name")
 
 
@@ -38,6 +40,37 @@ def print_objects(value: Any, output: str) -> None:
         import yaml
 
         yaml.dump(plain, sys.stdout, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+
+
+class Progress:
+    """A line on a terminal's standard error that says how far a long task is; nothing elsewhere, nor while it is not long.
+
+    Args:
+        patience_s: how long a task may take before anything is said.
+    """
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic, patience_s: float = 1.0) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._next_at = clock() + patience_s if stream.isatty() else float("inf")
+        self._is_shown = False
+
+    def tell(self, text: str) -> None:
+        """Show *text*, unless something was shown just now. Cheap: may be called at every step."""
+        if self._clock() < self._next_at:
+            return
+        self._write(text)
+        self._is_shown, self._next_at = True, self._clock() + _REDRAW_S
+
+    def clear(self) -> None:
+        """Take the line away, before anything else is printed."""
+        if self._is_shown:
+            self._write("")
+            self._is_shown = False
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"\r\x1b[K{text}")
+        self._stream.flush()
 
 
 def human_size(size_bytes: int) -> str:

@@ -86,10 +86,10 @@ def _offline(
 ) -> WhyView:
     from kubelet_secrets.explain.answer import answer_from_manifests
     from kubelet_secrets.fusefs.hardening import harden_process
-    from kubelet_secrets.manifests import manifest_files, read_manifest
+    from kubelet_secrets.manifests import read_manifests
 
     harden_process()  # as far as the user's privileges go
-    manifests = [each for file in manifest_files(filenames) for each in read_manifest(file)]
+    manifests = read_manifests(filenames)
     return answer_from_manifests(
         manifests, pod, question, namespace=namespace, projects_trust_bundles=projects_trust_bundles
     )

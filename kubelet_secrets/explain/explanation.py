@@ -5,7 +5,7 @@ Pure. Called by ``cli/explain.py`` and tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from kubelet_secrets.api.core import Container, Service
@@ -28,6 +28,7 @@ def explain(
     namespace: str = "default",
     expires_within: timedelta = EXPIRES_WITHIN,
     projects_trust_bundles: bool = False,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Explanation:
     """Say what each container of *manifests* would see.
 
@@ -36,14 +37,19 @@ def explain(
         namespace: of objects that name none.
         expires_within: certificates that end sooner are warned of.
         projects_trust_bundles: whether the node's gate ClusterTrustBundleProjection is on.
+        tell: called after each pod with how many are done, of how many.
 
     Raises:
         UsageError: an object cannot be read at all: a field of the wrong type, no name. Names file and field.
     """
     inventory = take_inventory(manifests, namespace=namespace, projects_trust_bundles=projects_trust_bundles)
     services = known_services(tuple(inventory.services.values()))
+    pods = []
+    for given in inventory.pods:
+        pods.append(_explain_pod(given, inventory, services))
+        tell(len(pods), len(inventory.pods))
     return Explanation(
-        pods=tuple(_explain_pod(each, inventory, services) for each in inventory.pods),
+        pods=tuple(pods),
         problems=tuple(_explain_objects(inventory, now, expires_within)),
     )
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubelet_secrets.errors import UsageError
-from tests.explain.builders import explain_yaml, problems, secret
+from kubelet_secrets.explain import explain
+from kubelet_secrets.manifests import parse_manifest
+from tests.explain.builders import NOW, explain_yaml, pod, problems, secret
 
 TEMPLATE = {
     "metadata": {"labels": {"app": "web"}},
@@ -163,6 +165,13 @@ FIELDS = [
     "spec.template.spec.containers.0.volumeMounts.0", "spec.template.spec.imagePullSecrets", "spec.volumeClaimTemplates",
     "spec.template.spec.securityContext", "spec.template.spec.serviceAccountName",
 ]  # fmt: skip
+
+
+def test_each_pod_is_told_of() -> None:
+    told: list[tuple[int, int]] = []
+    manifests = parse_manifest((pod("") * 3).encode(), source="f.yaml")
+    explain(manifests, now=NOW, tell=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 @given(st.lists(st.tuples(st.sampled_from(FIELDS), JSON), min_size=1, max_size=3))
