@@ -40,7 +40,7 @@ from kubelet_secrets.pod.events import NORMAL, WARNING, pod_reference
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.objects import fetch_objects
 from kubelet_secrets.pod.parts import NodeParts
-from kubelet_secrets.pod.presentation import format_time, make_env_view, make_file_rows
+from kubelet_secrets.pod.presentation import format_time, make_env_view, make_file_rows, make_tree_problems
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.runtime.logs import LogOptions, copy_log
 from kubelet_secrets.volume.payload import has_payload
@@ -115,7 +115,15 @@ class Inspection:
         metadata = pod.pod.metadata
         bound = read_bound_versions(self._pid(container), metadata.uid)
         rows = make_file_rows(pod, container, self._stored(pod), bound, revoked=self._revoked(metadata.uid))
-        await send(TreeView(namespace=metadata.namespace, pod=metadata.name, container=container.name, rows=rows))
+        await send(
+            TreeView(
+                namespace=metadata.namespace,
+                pod=metadata.name,
+                container=container.name,
+                rows=rows,
+                problems=make_tree_problems(pod, container),
+            )
+        )
 
     async def why(self, params: Mapping[str, Any], send: Send) -> None:
         pod, container = self._find(params)

@@ -112,7 +112,8 @@ def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> 
 
     STATE tells what an update does: `live` files follow it, `frozen` ones (subPath) stay as they were when the container
     started, and `stale` marks those of them that would be others by now; `revoked` ones nobody reads any more. SINCE is when
-    what it sees became current. With -o wide also the versions: at the container's start, in its view, and current.
+    what it sees became current. With -o wide also the versions: at the container's start, in its view, and current. Below the
+    files stand the volumes that cannot be made now; what they showed before stays.
     """
     view = ask_one(socket, "tree", TreeView, namespace=namespace, pod=pod, container=container)
     if output in ("json", "yaml"):
@@ -133,6 +134,8 @@ def tree(pod: str, container: str, namespace: str, output: str, socket: str) -> 
         for shown, row in zip(rows, view.rows, strict=True):
             shown[6:6] = [row.volume, row.started, row.version, row.current]
     print_table(headers, rows)
+    for problem in view.problems:
+        click.echo(f"cannot be made now: {problem}")
 
 
 def audit_lines(audit: AuditSummary) -> list[str]:

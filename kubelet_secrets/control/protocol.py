@@ -135,6 +135,7 @@ class TreeView(msgspec.Struct, frozen=True, kw_only=True):
     pod: str
     container: str
     rows: tuple[FileRow, ...] = ()
+    problems: tuple[str, ...] = ()  # why volumes of the container cannot be made, or made anew: then their files stay
 
 
 class WhyStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -20,7 +20,7 @@ from kubelet_secrets.errors import ContainerConfigError
 from kubelet_secrets.pod.environ import EnvState, EnvVersion
 from kubelet_secrets.pod.state import containers_of
 from kubelet_secrets.pod.views import ContainerView, PodView
-from kubelet_secrets.pod.volumes import FileInfo, VolumeEdition, VolumeState
+from kubelet_secrets.pod.volumes import FileInfo, VolumeEdition, VolumeState, failed_mount
 from kubelet_secrets.volume.modes import EntryKind, with_fs_group
 from kubelet_secrets.volume.ownership import fs_group_of
 from kubelet_secrets.volume.store import StoredFile
@@ -115,6 +115,17 @@ def make_file_rows(
             found = [msgspec.structs.replace(row, revoked=True) for row in found]
         rows += found
     return tuple(rows)
+
+
+def make_tree_problems(pod: PodView, container: ContainerView) -> tuple[str, ...]:
+    """Why volumes that the container mounts cannot be made at the moment, in the words of their events."""
+    spec = next((each for _, each in containers_of(pod.pod) if each.name == container.name), None)
+    mounted = {mount.name for mount in spec.volume_mounts} if spec is not None else set()
+    return tuple(
+        failed_mount(volume, state.problem)
+        for volume in pod.pod.spec.volumes
+        if volume.name in mounted and (state := pod.volumes.get(volume.name)) is not None and state.problem
+    )
 
 
 def _mount_rows(

@@ -145,6 +145,9 @@ async def test_volume_that_cannot_be_made_anew_stops_nothing(cluster: Cluster) -
     assert (view.kind, view.rule, view.steps[-1].where) == ("file", "", "spec.volumes[0].secret")
     gone = why(cluster, "why-v", file="/etc/v/other")
     assert (gone.rule, gone.steps[-1].text) == ("volume v shows no file other", text)
+    tree = cluster.stack.cli("tree", "why-v").stdout.splitlines()
+    assert tree[-1] == 'cannot be made now: MountVolume.SetUp failed for volume "v" : secret "why-v" not found'
+    assert [line.split()[0] for line in tree[1:-1]] == ["/etc/v/k", "/etc/u/k"]
     for question in ({"file": "/etc/u/k"}, {"variable": "A"}):
         view = why(cluster, "why-v", **question)
         assert (view.rule, [each for each in view.steps if "anew" in each.text]) == ("", [])
