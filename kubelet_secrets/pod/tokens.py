@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 MAX_AGE = timedelta(hours=24)
 MAX_JITTER_S = 10.0
 DEFAULT_LIFETIME_S = 3600
+KEPT_EXPIRED = timedelta(minutes=1)  # upstream's collector runs so often; what it has removed was never there
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,9 @@ class TokenManager:
             pod_name=pod.metadata.name,
             pod_uid=PodUID(pod.metadata.uid),
         )
-        known = self._tokens.get(key)
         now = self._clock()
+        self._tokens = {each: token for each, token in self._tokens.items() if now <= token.expires_at + KEPT_EXPIRED}
+        known = self._tokens.get(key)
         if known is not None and not known.wants_refresh(now, random.uniform(0, MAX_JITTER_S)):
             return known.value
         try:

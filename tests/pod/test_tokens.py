@@ -64,11 +64,15 @@ async def test_old_token_serves_while_the_api_server_is_away_until_it_expires(la
         clock.advance(2)
         with pytest.raises(SetUpError) as caught:
             await tokens.get(pod, HOUR)
-    assert str(caught.value).startswith(
-        'token "default"/"default"/[]string(nil)/3600/v1.BoundObjectReference{Kind:"Pod"'
-    )
-    assert "expired and refresh failed: " in str(caught.value)
-    assert first.reveal().decode() not in str(caught.value)
+        assert str(caught.value).startswith(
+            'token "default"/"default"/[]string(nil)/3600/v1.BoundObjectReference{Kind:"Pod"'
+        )
+        assert "expired and refresh failed: " in str(caught.value)
+        assert first.reveal().decode() not in str(caught.value)
+        clock.advance(61)
+        with pytest.raises(SetUpError, match=r"^failed to fetch token: "):  # collected: it was never there
+            await tokens.get(pod, HOUR)
+        assert not tokens._tokens
 
 
 async def test_audience_that_the_pod_does_not_ask_for(lab: Cluster) -> None:
