@@ -64,7 +64,7 @@ def default_limits(pod: Pod, allocatable: Mapping[str, Quantity]) -> dict[str, Q
     if pod.spec.resources is not None:
         for name in _POD_LEVEL:
             limit = pod.spec.resources.limits.get(name)
-            if name in defaults and limit is not None and not quantity.is_zero(limit):
+            if limit is not None and not quantity.is_zero(limit):
                 defaults[name] = limit
     return defaults
 

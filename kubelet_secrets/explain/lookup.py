@@ -13,6 +13,7 @@ from kubelet_secrets.api.core import ConfigMap, Container, Pod, Secret, ServiceA
 from kubelet_secrets.api.fieldpath import split_subscript
 from kubelet_secrets.api.meta import ObjectMeta
 from kubelet_secrets.api.origin import Origin, OriginKind
+from kubelet_secrets.api.quantity import is_zero
 from kubelet_secrets.errors import MissingObject
 from kubelet_secrets.explain.inventory import Inventory, is_cluster_made
 from kubelet_secrets.sensitive import SensitiveBytes
@@ -112,9 +113,12 @@ def is_run_time(origin: Origin, pod: Pod, container: Container | None, *, is_tem
         return False
     owners = (*pod.spec.containers, *pod.spec.init_containers)
     owner = next((each for each in owners if each.name == origin.name), None) if origin.name else container
+    if origin.name and container is not None and not any(owner is each for each in pod.spec.containers):
+        return False  # of a container named explicitly, a variable gets the defaults only when it is a regular one
     levels = [owner.resources.limits if owner is not None else {}]
     levels += [pod.spec.resources.limits] if pod.spec.resources is not None else []
-    return not any(resource in level for level in levels)  # then it is the node's allocatable
+    # A limit that is not set, or zero, is the node's allocatable.
+    return all(is_zero(level.get(resource, 0)) for level in levels)
 
 
 def _is_run_time_field(path: str, pod: Pod, *, is_template: bool) -> bool:

@@ -208,3 +208,31 @@ def test_services_of_the_manifests_give_variables() -> None:
     assert values["CACHE_SERVICE_HOST"] is None
     assert values["CACHE_SERVICE_PORT"] == "6379"
     assert values["KUBERNETES_SERVICE_HOST"] is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "value"),
+    [
+        pytest.param("resource: limits.cpu", "2", id="of-the-pod"),
+        pytest.param("resource: limits.memory", None, id="zero-is-the-nodes"),
+        pytest.param("resource: limits.ephemeral-storage", None, id="the-nodes"),
+        pytest.param("resource: requests.cpu", "0", id="no-request"),
+        pytest.param("resource: limits.hugepages-2Mi", "0", id="hugepages"),
+        pytest.param("containerName: first, resource: limits.memory", "7", id="of-an-init-container"),
+        pytest.param("containerName: first, resource: limits.cpu", "0", id="init-containers-get-no-defaults"),
+    ],
+)
+def test_resources_that_are_known_before_the_pod_runs(reference: str, value: str | None) -> None:
+    """§4.4: a variable's limit is the container's, the pod's, the node's; only the last needs a node."""
+    text = pod(
+        f"env: [{{name: A, valueFrom: {{resourceFieldRef: {{{reference}}}}}}}]",
+        spec="resources: {limits: {cpu: 1500m, memory: 0}}\n"
+        "initContainers: [{name: first, image: i, resources: {limits: {memory: 7}}}]",
+    )
+    (variable,) = (
+        each
+        for view in explain_yaml(text).pods[0].containers
+        for each in view.variables
+        if each.name == "A" and view.name == "c"
+    )
+    assert variable.value == value

@@ -101,8 +101,32 @@ VOLUMES = {
         "configMap: {name: settings, defaultMode: 0600}", rest="securityContext: {fsGroup: 5}"
     ),
     "config-map-optional-missing": volume("configMap: {name: nope, optional: true}"),
+    "config-map-optional-key": volume(
+        "configMap: {name: settings, optional: true, defaultMode: 0440,"
+        " items: [{key: nope, path: x}, {key: level, path: ./y//z, mode: 0604}]}"
+    ),
+    "secret-key-twice": volume(
+        "secret: {secretName: db, items: [{key: user, path: a}, {key: user, path: b/a, mode: 0640}]}"
+    ),
     # §4.1, §4.2
     "projected": volume(PROJECTED),
+    "projected-fs-group": volume(
+        "projected: {defaultMode: 0400, sources: [{secret: {name: db}}, {configMap: {name: settings}},"
+        " {downwardAPI: {items: [{path: n, mode: 0, fieldRef: {fieldPath: metadata.name}}]}}]}",
+        rest="securityContext: {fsGroup: 2000}",
+    ),
+    "projected-optional-keys": volume(
+        """projected: {sources: [
+            {secret: {name: db, optional: true, items: [{key: nope, path: x}, {key: user, path: y}]}},
+            {configMap: {name: settings, optional: true, items: [{key: nope, path: w}, {key: user, path: z}]}}, {}]}"""
+    ),
+    "projected-resources": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {cpu: 1250m, memory: 64Mi}}}",
+        volumes="""[{name: v, projected: {defaultMode: 0444, sources: [{downwardAPI: {items: [
+            {path: ./c//cpu, mode: 0400, resourceFieldRef: {containerName: app, resource: limits.cpu, divisor: 1m}},
+            {path: mem, resourceFieldRef: {containerName: app, resource: requests.memory, divisor: 1Ki}}]}}]}}]""",
+    ),
+    "token-defaults": volume("projected: {defaultMode: 0400, sources: [{serviceAccountToken: {path: t}}]}"),
     "projected-default-mode": volume("projected: {defaultMode: 0440, sources: [{secret: {name: db}}]}"),
     "projected-collision": volume("projected: {sources: [{secret: {name: db}}, {secret: {name: other}}]}"),
     "projected-optional": volume(
@@ -137,6 +161,19 @@ VOLUMES = {
             {path: request, resourceFieldRef: {containerName: app, resource: requests.memory}},
             {path: disk, resourceFieldRef: {containerName: app, resource: requests.ephemeral-storage}}]}}]""",
     ),
+    "downward-fs-group": volume(
+        "downwardAPI: {defaultMode: 0400, items: [{path: a/b, fieldRef: {fieldPath: metadata.namespace}}]}",
+        rest="securityContext: {fsGroup: 12}",
+    ),
+    "downward-of-an-init-container": volume(
+        """downwardAPI: {items: [
+            {path: a, resourceFieldRef: {containerName: first, resource: limits.cpu, divisor: 1m}},
+            {path: b, resourceFieldRef: {containerName: first, resource: limits.hugepages-2Mi}}]}""",
+        rest="""
+        initContainers:
+        - {name: first, image: localhost/busybox:1, command: ["true"], resources: {limits: {cpu: 70m}}}
+        """,
+    ),
     "downward-allocatable": volume(
         "downwardAPI: {items: [{path: cpu, resourceFieldRef: {containerName: app, resource: limits.cpu}}]}"
     ),
@@ -156,6 +193,25 @@ VOLUMES = {
         "{env: [{name: KEY, value: user}], volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(KEY)}]}",
         volumes="[{name: v, configMap: {name: settings}}]",
     ),
+    "sub-path-unclean": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPath: ./a//b/}, {name: v, mountPath: /e, subPath: ..data/a}]}",
+        volumes="[{name: v, secret: {secretName: db, items: [{key: user, path: a/b/c}]}}]",
+        rest="securityContext: {fsGroup: 7}",
+    ),
+    "sub-path-of-projected": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPath: deep}, {name: v, mountPath: /t, subPath: tok/en}]}",
+        volumes=f"[{{name: v, {PROJECTED}}}]",
+    ),
+    "sub-path-of-downward": pod(
+        "{volumeMounts: [{name: v, mountPath: /d, subPath: x/name}]}",
+        volumes="[{name: v, downwardAPI: {items: [{path: x/name, fieldRef: {fieldPath: metadata.name}}]}}]",
+    ),
+    "sub-path-expr-of-secret-and-field": pod(
+        """{env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}},
+            {name: WHO, valueFrom: {secretKeyRef: {name: db, key: user}}}],
+            volumeMounts: [{name: v, mountPath: /d, subPathExpr: $(POD)/$(WHO)}]}""",
+        volumes="[{name: v, secret: {secretName: db, items: [{key: user, path: web/jane/x}]}}]",
+    ),
     "sub-path-over-image": pod(
         "{volumeMounts: [{name: v, mountPath: /etc/resolv.conf, subPath: user}]}",
         volumes="[{name: v, configMap: {name: settings}}]",
@@ -169,6 +225,14 @@ VOLUMES = {
         volumes="""[{name: v, secret: {secretName: db, items: [{key: user, path: a/hidden}, {key: user, path: b}]}},
             {name: w, configMap: {name: settings}}]""",
     ),
+    "nested-scratch": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: e, mountPath: /v/scratch/deep}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: e, emptyDir: {}}]",
+    ),
+    "unclean-mount-paths": pod(
+        "{volumeMounts: [{name: v, mountPath: v}, {name: w, mountPath: /w/.//x/}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
+    ),
     "one-volume-twice": pod(
         "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w/}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
@@ -180,6 +244,29 @@ VOLUMES = {
     "read-only-recursively": pod(
         "{volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "read-only-recursively-if-possible": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: IfPossible}]}",
+        volumes="[{name: v, configMap: {name: settings}}]",
+    ),
+    "read-only-and-not": pod(
+        "{volumeMounts: [{name: e, mountPath: /e, readOnly: true}, {name: e, mountPath: /f},"
+        " {name: h, mountPath: /h, readOnly: true}, {name: v, mountPath: /v, readOnly: false}]}",
+        volumes="[{name: e, emptyDir: {}}, {name: h, hostPath: {path: /etc, type: Directory}},"
+        " {name: v, secret: {secretName: db}}]",
+    ),
+    "sidecar": pod(
+        MOUNT,
+        volumes="[{name: v, secret: {secretName: db, defaultMode: 0400}}, {name: w, configMap: {name: settings}}]",
+        rest=f"""
+        initContainers:
+        - name: side
+          image: localhost/busybox:1
+          restartPolicy: Always
+          command: [sh, -c, {WAIT!r}]
+          envFrom: [{{secretRef: {{name: other}}}}]
+          volumeMounts: [{{name: w, mountPath: /w}}, {{name: v, mountPath: /u, subPath: user}}]
+        """,
     ),
     "empty-dirs-beside": pod(
         "{volumeMounts: [{name: e, mountPath: /e}, {name: m, mountPath: /m}, {name: v, mountPath: /m/v}]}",
@@ -275,7 +362,43 @@ ENVIRONMENTS = {
         value_from("NODE", "resourceFieldRef: {resource: limits.ephemeral-storage}"),
         more=", resources: {limits: {cpu: 250m, memory: 150000k}, requests: {cpu: 100m, memory: 0}}",
     ),
+    "resources-of-others": env(
+        value_from("FIRST", "resourceFieldRef: {containerName: first, resource: limits.cpu, divisor: 1m}"),
+        value_from("OWN", "resourceFieldRef: {containerName: app, resource: requests.cpu, divisor: 1m}"),
+        value_from("HUGE", "resourceFieldRef: {resource: limits.hugepages-2Mi}"),
+        more=", resources: {limits: {cpu: 250m}}",
+        rest="""
+        initContainers:
+        - {name: first, image: localhost/busybox:1, command: ["true"], resources: {limits: {cpu: 70m}}}
+        """,
+    ),
+    "resources-of-zero": env(
+        value_from("CPU", "resourceFieldRef: {resource: limits.cpu}"), more=", resources: {limits: {cpu: 0}}"
+    ),
+    "resources-of-the-pod": env(
+        value_from("CPU", "resourceFieldRef: {resource: limits.cpu}"),
+        value_from("MEM", "resourceFieldRef: {resource: limits.memory, divisor: 1Mi}"),
+        value_from("NONE", "resourceFieldRef: {resource: requests.cpu, divisor: 1m}"),
+        rest="resources: {limits: {cpu: 1500m, memory: 96Mi}}",
+    ),
+    "unicode": env(
+        "{name: A, value: 中文 $(é) Ü}",
+        value_from("B", "configMapKeyRef: {name: words, key: k}"),
+        value_from("C", "secretKeyRef: {name: words, key: k}"),
+        '{name: D, value: "<$(B)$(C)$£€>"}',
+    )
+    + '\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\ndata: {k: "ß \\U0001F30D"}\n'
+    + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: words}\nstringData: {k: ñandú}\n",
+    "host-network": env(
+        value_from("IP", "fieldRef: {fieldPath: status.podIP}"),
+        value_from("HOST", "fieldRef: {fieldPath: status.hostIP}"),
+        '{name: URL, value: "http://$(IP)/"}',
+        rest="hostNetwork: true",
+    ),
     # §6.3
+    "service-of-the-masters-name": env() + services("10.96.77.4").replace("my-db", "kubernetes"),
+    "service-of-the-masters-name-without-links": env(rest="enableServiceLinks: false")
+    + services("10.96.77.5").replace("my-db", "kubernetes"),
     "service-links": env("{name: U, value: $(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT_SQL)}") + services("10.96.77.1"),
     "no-service-links": env("{name: U, value: $(MY_DB_SERVICE_HOST)}", rest="enableServiceLinks: false")
     + services("10.96.77.2"),
@@ -318,6 +441,13 @@ REFUSED_BY_THE_NODE = {
     "config-map-key-missing": volume("configMap: {name: settings, items: [{key: nope, path: x}]}"),
     "projected-missing": volume("projected: {sources: [{secret: {name: nope}}]}"),
     "trust-bundle-switched-off": volume("projected: {sources: [{clusterTrustBundle: {name: b, path: ca.pem}}]}"),
+    "projected-file-and-directory": volume(
+        "projected: {sources: [{secret: {name: db}},"
+        " {downwardAPI: {items: [{path: user/x, fieldRef: {fieldPath: metadata.name}}]}}]}"
+    ),
+    "projected-key-missing": volume(
+        "projected: {sources: [{configMap: {name: settings, items: [{key: nope, path: x}]}}, {secret: {name: db}}]}"
+    ),
     "projected-two-missing": volume("projected: {sources: [{secret: {name: nope}}, {configMap: {name: gone}}]}"),
     # §6.1, §6.6
     "env-secret-missing": env(value_from("A", "secretKeyRef: {name: nope, key: k}")),

@@ -5,6 +5,7 @@ The first is read inside the container by its own processes, the second is compu
 
 from __future__ import annotations
 
+import posixpath
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,10 +55,11 @@ class SeenFile:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one container sees: files by path, variables by name."""
+    """What one container sees: files by path, variables by name, mount points and whether they are read-only."""
 
     files: dict[str, SeenFile]
     variables: dict[str, str | None]
+    mounts: dict[str, bool]
 
     def without_run_time(self, unknown: Seen) -> Seen:
         """The same, with everything left open that *unknown* leaves open: contents and values, never names, modes, owners."""
@@ -70,7 +72,7 @@ class Seen:
             name: None if name in unknown.variables and unknown.variables[name] is None else value
             for name, value in self.variables.items()
         }
-        return Seen(files, variables)
+        return Seen(files, variables, self.mounts)
 
 
 # --- what is foretold ------------------------------------------------------------------------------------------------
@@ -92,7 +94,8 @@ def foretold(container: ContainerView) -> Seen:
         )
         for file in container.files
     }
-    return Seen(files, {variable.name: variable.value for variable in container.variables})
+    variables = {variable.name: variable.value for variable in container.variables}
+    return Seen(files, variables, {mount.path: mount.read_only for mount in container.mounts})
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
@@ -100,15 +103,20 @@ def foretold(container: ContainerView) -> Seen:
 
 async def look(cluster: Cluster, pod: Pod, container: str) -> Seen:
     """Look around in a running container, as root, so that every file can be read whatever its mode."""
-    spec = next(each for each in pod.spec.containers if each.name == container)
+    spec = next(each for each in (*pod.spec.containers, *pod.spec.init_containers) if each.name == container)
     names = {volume.name for volume in pod.spec.volumes if volume.empty_dir is not None or volume.host_path is not None}
-    places = [mount.mount_path.rstrip("/") for mount in spec.volume_mounts if mount.name not in names]
+    points: dict[str, list[str]] = {mount.name: [] for mount in spec.volume_mounts}
+    for mount in spec.volume_mounts:
+        points[mount.name].append(posixpath.normpath("/" + mount.mount_path.lstrip("/")))
+    places = [point for name, each in points.items() if name not in names for point in each]
     runtime = [RUNTIME, "--root", str(cluster.stack.root_dir / "run" / "runc")]
     command = [*runtime, "exec", "--user", "0:0", container_id(pod, container), "sh", "-c", _LOOK, "look", *places]
     done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
     assert done.returncode == 0, done.stderr
     pid = await _pid(runtime, container_id(pod, container))
-    return Seen(_parse_files(done.stdout.decode().splitlines()), _variables(pid))
+    own_points = {point for each in points.values() for point in each}
+    mounts = {point: read_only for point, read_only in _mounts(pid).items() if point in own_points}
+    return Seen(_parse_files(done.stdout.decode().splitlines()), _variables(pid), mounts)
 
 
 def _parse_files(lines: Sequence[str]) -> dict[str, SeenFile]:
@@ -124,6 +132,12 @@ async def _pid(runtime: list[str], identifier: str) -> int:
 
     done = await trio.run_process([*runtime, "state", identifier], capture_stdout=True, stderr=subprocess.DEVNULL)
     return int(json.loads(done.stdout)["pid"])
+
+
+def _mounts(pid: int) -> dict[str, bool]:
+    """Mount point → whether it is read-only, of the topmost mount there. Source: proc_pid_mountinfo(5)."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+    return {line[4]: "ro" in line[5].split(",") for line in lines}
 
 
 def _variables(pid: int) -> dict[str, str | None]:

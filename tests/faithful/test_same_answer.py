@@ -30,12 +30,14 @@ async def test_container_sees_what_was_foretold(cluster: Cluster, case: str) -> 
     await apply(cluster, text, namespace)
     pod = await wait_pod(cluster, namespace, "web")
     (told,) = explanation.pods
+    lasting = {each.name for each in pod.spec.init_containers if each.restart_policy == "Always"}
     for container in told.containers:
-        if container.kind == "container":
+        if container.kind == "container" or container.name in lasting:
             expected = foretold(container)
             seen = (await look(cluster, pod, container.name)).without_run_time(expected)
             assert seen.files == expected.files
             assert seen.variables == expected.variables
+            assert seen.mounts == expected.mounts
 
 
 @pytest.mark.parametrize("case", cases.REFUSED_BY_THE_NODE)
