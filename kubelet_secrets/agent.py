@@ -69,7 +69,9 @@ from kubelet_secrets.node.observer import NodeObserver
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.rotation import CertificateRotation
 from kubelet_secrets.node.serving import open_serving
+from kubelet_secrets.node.status import make_node
 from kubelet_secrets.node.ttl import NodeTtl
+from kubelet_secrets.pod.admitting import Admission
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
 from kubelet_secrets.pod.manager import PodManager
@@ -144,6 +146,7 @@ class AgentOptions:
     store_files: int = 400_000
     pod_store_size_bytes: int = 128 << 20
     pod_store_files: int = 100_000
+    allowed_unsafe_sysctls: tuple[str, ...] = ()
 
 
 async def run_agent(options: AgentOptions, handover: Handover, hardening: Hardening) -> None:
@@ -223,6 +226,13 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             taints=options.node_taints,
         )
 
+        def node_info() -> NodeInfo:
+            return NodeInfo(
+                name=options.node_name,
+                allocatable=reporter.allocatable,
+                is_ipv6_primary=bool(facts.ips) and ":" in facts.ips[0],
+            )
+
         def node_uid() -> str:
             return reporter.node.metadata.uid if reporter.node is not None else ""
 
@@ -243,15 +253,17 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             images=images,
             cgroups=cgroups,
             registry=registry,
+            admission=Admission(
+                client,
+                known=lambda: reporter.node or make_node(facts, now=wall_clock()),
+                info=node_info,
+                allowed_sysctls=options.allowed_unsafe_sysctls,
+            ),
             events=events,
             tokens=TokenManager(client, clock=wall_clock),
             services=lambda: services.services,
             trust_bundles=trust_bundles if options.projects_trust_bundles else None,
-            node=lambda: NodeInfo(
-                name=options.node_name,
-                allocatable=reporter.allocatable,
-                is_ipv6_primary=bool(facts.ips) and ":" in facts.ips[0],
-            ),
+            node=node_info,
             node_uid=node_uid,
             host_ips=facts.ips,
             memory_bytes=facts.memory_bytes,

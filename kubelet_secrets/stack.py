@@ -65,6 +65,8 @@ class StackOptions:
     projects_trust_bundles: bool = False  # see agent.AgentOptions
     emulates_delays: bool = False
     pod_manifest_path: Path | None = None  # static pods
+    max_pods: int = 110
+    allowed_unsafe_sysctls: tuple[str, ...] = ()
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
     max_parallel_image_pulls: int = 4
@@ -200,6 +202,7 @@ async def run_stack(
             "--address": options.kubelet_address,
             "--kubelet-port": str(options.kubelet_port),
             "--client-ca-file": str(client_ca),
+            "--max-pods": str(options.max_pods),
             "--image-gc-high-threshold": str(options.image_gc_high_percent),
             "--image-gc-low-threshold": str(options.image_gc_low_percent),
             "--max-parallel-image-pulls": str(options.max_parallel_image_pulls),
@@ -220,6 +223,8 @@ async def run_stack(
         if options.cni_conf_dir is not None:
             flags["--cni-conf-dir"] = str(options.cni_conf_dir)
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
+        for name in options.allowed_unsafe_sysctls:
+            switches += ["--allowed-unsafe-sysctls", name]
         for pattern in options.image_allow_list:
             switches += ["--preloaded-images-verification-allowlist", pattern]
         if options.audit_file is not None:

@@ -273,6 +273,11 @@ class SeccompProfile(ApiStruct):
     localhost_profile: str = ""
 
 
+class AppArmorProfile(ApiStruct):
+    type: str = ""
+    localhost_profile: str = ""
+
+
 class SecurityContext(ApiStruct):
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -283,6 +288,7 @@ class SecurityContext(ApiStruct):
     proc_mount: str | None = None
     capabilities: Capabilities | None = None
     seccomp_profile: SeccompProfile | None = None
+    app_armor_profile: AppArmorProfile | None = None
 
 
 class Sysctl(ApiStruct):
@@ -298,6 +304,7 @@ class PodSecurityContext(ApiStruct):
     fs_group: int | None = None
     fs_group_change_policy: str | None = None
     seccomp_profile: SeccompProfile | None = None
+    app_armor_profile: AppArmorProfile | None = None
     sysctls: tuple[Sysctl, ...] = ()
 
 
@@ -413,6 +420,11 @@ class PodSpec(ApiStruct):
     containers: tuple[Container, ...] = ()
     ephemeral_containers: tuple[Container, ...] = ()
     node_name: str = ""
+    node_selector: dict[str, str] = msgspec.field(default_factory=dict)
+    affinity: dict[str, Any] | None = None
+    os: dict[str, str] | None = None
+    overhead: dict[str, Quantity] = msgspec.field(default_factory=dict)
+    runtime_class_name: str | None = None
     service_account_name: str = ""
     automount_service_account_token: bool | None = None
     restart_policy: str = "Always"
@@ -436,6 +448,7 @@ class PodSpec(ApiStruct):
     readiness_gates: tuple[PodReadinessGate, ...] = ()
     resources: ResourceRequirements | None = None  # pod-level resources
     priority: int | None = None
+    priority_class_name: str = ""
 
 
 class ContainerStateWaiting(ApiStruct):

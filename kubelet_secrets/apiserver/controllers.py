@@ -15,16 +15,16 @@ from datetime import UTC, datetime
 import trio
 
 from kubelet_secrets.api import meta
-from kubelet_secrets.api.times import parse_rfc3339, rfc3339_micro
+from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.loops import Handle, follow, sweep_every
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
 from kubelet_secrets.apiserver.resources import CLUSTER_ROLES, SERVED, ServedResource, served
 from kubelet_secrets.apiserver.role_controller import aggregate
+from kubelet_secrets.apiserver.scheduler import Scheduler
 from kubelet_secrets.apiserver.selection import Selection
-from kubelet_secrets.apiserver.subresources import bind_pod
 from kubelet_secrets.apiserver.watch import DELETED
-from kubelet_secrets.errors import AlreadyExists, Conflict, NotFound
+from kubelet_secrets.errors import AlreadyExists, NotFound
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 ROOT_CA = "kube-root-ca.crt"
@@ -53,7 +53,7 @@ class Controllers:
     Args:
         ca_pem: published to every namespace as ``kube-root-ca.crt``.
         own_service: the Service by which containers know this server.
-        runs_scheduler: whether pods without a node are bound to the one Ready node.
+        runs_scheduler: whether pods without a node are given one: ``scheduler.py``.
     """
 
     def __init__(self, registry: Registry, ca_pem: bytes, own_service: Object, runs_scheduler: bool = True) -> None:
@@ -77,8 +77,9 @@ class Controllers:
             nursery.start_soon(sweep_every, _NAMESPACE_SWEEP_S, self._sweep_namespaces)
             nursery.start_soon(sweep_every, _EVENT_SWEEP_S, self._sweep_events)
             if self._runs_scheduler:
-                nursery.start_soon(self._run_loop, _PODS, self._schedule_pod)
-                nursery.start_soon(self._run_loop, _NODES, self._schedule_waiting)
+                scheduler = Scheduler(self._registry)
+                nursery.start_soon(self._run_loop, _PODS, scheduler.pod_changed)
+                nursery.start_soon(self._run_loop, _NODES, scheduler.node_changed)
             task_status.started()
 
     async def _run_loop(self, row: ServedResource, handle: Handle) -> None:
@@ -175,67 +176,6 @@ class Controllers:
         """Any ClusterRole may be one that others gather."""
         await aggregate(self._registry)
 
-    # --- scheduling --------------------------------------------------------------------------------------------------
-
-    async def _schedule_pod(self, kind: str, pod: Object) -> None:
-        if kind == DELETED:
-            return
-        if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
-            return
-        node = await self._ready_node(pod)
-        if node is None:
-            return
-        metadata = pod["metadata"]
-        try:
-            await bind_pod(self._registry, _PODS, metadata["namespace"], metadata["name"], node, IN_PROCESS)
-        except (NotFound, Conflict):
-            return  # gone, or somebody else was faster
-        await self._record_scheduled(pod, node)
-
-    async def _schedule_waiting(self, kind: str, _node: Object) -> None:
-        if kind == DELETED:
-            return
-        for item in (await self._registry.list_objects(Selection(_PODS))).items:
-            await self._schedule_pod("", item.object)
-
-    async def _ready_node(self, pod: Object) -> str | None:
-        wanted = (pod["spec"].get("nodeSelector") or {}).items()
-        for item in (await self._registry.list_objects(Selection(_NODES))).items:
-            node = item.object
-            labels = node["metadata"].get("labels") or {}
-            conditions = node.get("status", {}).get("conditions") or ()
-            is_ready = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
-            if is_ready and not node.get("spec", {}).get("unschedulable") and wanted <= labels.items():
-                return str(node["metadata"]["name"])
-        return None
-
-    async def _record_scheduled(self, pod: Object, node: str) -> None:
-        metadata = pod["metadata"]
-        now = datetime.now(UTC)
-        name, namespace = metadata["name"], metadata["namespace"]
-        event: Object = {
-            "metadata": {"name": f"{name}.{time_suffix(now)}", "namespace": namespace},
-            "involvedObject": {
-                "kind": "Pod",
-                "namespace": namespace,
-                "name": name,
-                "uid": metadata["uid"],
-                "apiVersion": "v1",
-                "resourceVersion": metadata["resourceVersion"],
-            },
-            "reason": "Scheduled",
-            "message": f"Successfully assigned {namespace}/{name} to {node}",
-            "source": {},
-            "firstTimestamp": None,
-            "lastTimestamp": None,
-            "eventTime": rfc3339_micro(now),
-            "type": "Normal",
-            "action": "Binding",
-            "reportingComponent": "default-scheduler",
-            "reportingInstance": "default-scheduler",
-        }
-        await self._ensure(_EVENTS, namespace, {key: value for key, value in event.items() if value is not None})
-
     # --- events ------------------------------------------------------------------------------------------------------
 
     async def _sweep_events(self) -> None:
@@ -249,8 +189,3 @@ class Controllers:
                     await self._registry.delete(_EVENTS, metadata["namespace"], metadata["name"])
                 except NotFound:
                     pass
-
-
-def time_suffix(moment: datetime) -> str:
-    """The hexadecimal nanoseconds that make an event's name unique."""
-    return f"{int(moment.timestamp() * 1e9):x}"

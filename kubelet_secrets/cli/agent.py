@@ -160,6 +160,19 @@ _NODE_OPTIONS = (
         help="A directory of static pods, or the file of one: run whether or not the API server answers.",
     ),
     click.option(
+        "--max-pods",
+        type=click.IntRange(min=1),
+        default=110,
+        show_default=True,
+        help="How many pods this node takes; one more fails as OutOfpods.",
+    ),
+    click.option(
+        "--allowed-unsafe-sysctls",
+        metavar="NAME|PREFIX*",
+        multiple=True,
+        help="Sysctls that pods may set beside the safe ones. May be repeated.",
+    ),
+    click.option(
         "--image-gc-high-threshold",
         type=click.IntRange(1, 100),
         default=85,
@@ -370,6 +383,8 @@ def agent(
                     "store_files": node["store_files"],
                     "pod_store_size_bytes": node["pod_store_size"],
                     "pod_store_files": node["pod_store_files"],
+                    "max_pods": node["max_pods"],
+                    "allowed_unsafe_sysctls": list(node["allowed_unsafe_sysctls"]),
                     "image_gc_high_percent": node["image_gc_high_threshold"],
                     "image_gc_low_percent": node["image_gc_low_threshold"],
                     "max_parallel_image_pulls": node["max_parallel_image_pulls"],

@@ -36,12 +36,11 @@ def agent_options(values: Mapping[str, Any]) -> dict[str, object]:
         "node_labels": checked("node_labels", parse_labels),
         "node_taints": [{"key": each.key, "value": each.value, "effect": each.effect} for each in taints],
         "node_ips": checked("node_ip", parse_addresses) if values["node_ip"] is not None else (),
-        "max_pods": values["max_pods"],
     }
 
 
 def _check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    empty = {"node_labels": (), "register_with_taints": (), "node_ip": None, "max_pods": 0}
+    empty = {"node_labels": (), "register_with_taints": (), "node_ip": None}
     agent_options({**empty, str(param.name): value})
     return value
 
@@ -67,13 +66,6 @@ _OPTIONS = (
         default=None,
         callback=_check,
         help="The node's address, or one of each family.  [default: the one that the default route leaves from]",
-    ),
-    click.option(
-        "--max-pods",
-        type=click.IntRange(min=1),
-        default=110,
-        show_default=True,
-        help="Pods that the node has room for.",
     ),
 )
 

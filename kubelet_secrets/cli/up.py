@@ -75,6 +75,8 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         projects_trust_bundles=options["cluster_trust_bundle_projection"],
         emulates_delays=options["emulate_kubelet_delays"],
         pod_manifest_path=Path(os.path.abspath(static_pods)) if static_pods else None,
+        max_pods=options["max_pods"],
+        allowed_unsafe_sysctls=options["allowed_unsafe_sysctls"],
         image_gc_high_percent=options["image_gc_high_threshold"],
         image_gc_low_percent=options["image_gc_low_threshold"],
         max_parallel_image_pulls=options["max_parallel_image_pulls"],

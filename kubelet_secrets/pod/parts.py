@@ -14,6 +14,7 @@ from kubelet_secrets.api.core import ConfigMap, Secret, Service
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.cache.manager import ObjectManager
 from kubelet_secrets.client.rest import ApiClient
+from kubelet_secrets.pod.admitting import Admission
 from kubelet_secrets.pod.backoff import CONTAINER_CAP_S, IMAGE_CAP_S, IMAGE_INITIAL_S, BackOff
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.syncing import AT_ONCE, SyncPolicy
@@ -50,6 +51,7 @@ class NodeParts:
     images: ImageStore
     cgroups: CgroupTree
     registry: ContainerRegistry
+    admission: Admission
     events: EventRecorder
     tokens: TokenManager | None = None  # None: serviceAccountToken projections fail
     trust_bundles: TrustBundleSource | None = None  # None: clusterTrustBundle projections are switched off

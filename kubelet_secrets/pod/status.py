@@ -93,6 +93,20 @@ def make_status(
     )
 
 
+def make_rejected_status(pod: Pod, *, reason: str, message: str, now: datetime) -> PodStatus:
+    """Of a pod that the node does not take: nothing was made of it, so nothing else is told. Source: rejectPod."""
+    old = pod.status
+    return PodStatus(
+        observed_generation=pod.metadata.generation,
+        phase="Failed",
+        reason=reason,
+        message=f"Pod was rejected: {message}",
+        conditions=old.conditions,
+        start_time=old.start_time or rfc3339(now),
+        qos_class=old.qos_class or qos_class(pod),
+    )
+
+
 def make_phase(
     pod: Pod,
     init_statuses: Sequence[ContainerStatus],

@@ -32,13 +32,14 @@ from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.pod.actuator import PodActuator
+from kubelet_secrets.pod.admission import Rejection
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
 from kubelet_secrets.pod.events import NORMAL, WARNING, pod_reference
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.plan import BackOffRestart, HoldStart, make_plan, next_wake
 from kubelet_secrets.pod.publisher import StatusPublisher
 from kubelet_secrets.pod.state import ContainerKind, RuntimeState, containers_of, format_pod
-from kubelet_secrets.pod.status import TERMINAL_PHASES, make_status, with_foreign_conditions
+from kubelet_secrets.pod.status import TERMINAL_PHASES, make_rejected_status, make_status, with_foreign_conditions
 from kubelet_secrets.pod.termination import grace_period_s
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.pod.volumes import PodVolumes
@@ -218,6 +219,11 @@ class PodWorker:
             )
             nursery.start_soon(self._publisher.run)
             await actuator.adopt(self._adopted)
+            rejection = await self._admit()
+            if rejection is not None:
+                await self._reject(rejection)
+                nursery.cancel_scope.cancel()
+                return
             if self._pod.status.phase not in TERMINAL_PHASES:
                 self._register()
                 async with trio.open_nursery() as keeping:
@@ -227,6 +233,25 @@ class PodWorker:
                     keeping.cancel_scope.cancel()
             await self._end(actuator)
             nursery.cancel_scope.cancel()
+
+    async def _admit(self) -> Rejection | None:
+        """Ask whether the node takes the pod, unless it has done so, or has nothing to run."""
+        if self._must_stop or self._pod.status.phase in TERMINAL_PHASES:
+            return None
+        if self._adopted:
+            self._parts.admission.note(self._pod)
+            return None
+        return await self._parts.admission.admit(self._pod)
+
+    async def _reject(self, rejection: Rejection) -> None:
+        """The pod has failed before it began; its object stays until somebody deletes it. Source: kubelet.go, rejectPod."""
+        self._report(None, WARNING, rejection.reason, rejection.message)
+        status = make_rejected_status(
+            self._pod, reason=rejection.reason, message=rejection.message, now=self._parts.clock()
+        )
+        self._publisher.publish(status)
+        self._changed()
+        await self._wait_deleted()
 
     async def _live(self, actuator: PodActuator) -> None:
         while not self._must_stop:
@@ -289,14 +314,18 @@ class PodWorker:
         await actuator.remove()
         await actuator.remove_sandbox()
         self._publish(is_terminal=True)
-        while not self._must_stop:  # it has ended by itself: its object and its logs stay until somebody deletes it
+        await self._wait_deleted()
+        meta = self._pod.metadata
+        logs = self._parts.logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}"
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(logs, ignore_errors=True))
+
+    async def _wait_deleted(self) -> None:
+        """It has ended: its object and its logs stay until somebody deletes it."""
+        while not self._must_stop:
             self._wake.clear()
             await self._wake.wait()
         await self._publisher.wait_published()
         await self._publisher.delete()
-        meta = self._pod.metadata
-        logs = self._parts.logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}"
-        await trio.to_thread.run_sync(lambda: shutil.rmtree(logs, ignore_errors=True))
 
     async def _publish_changes(self) -> None:
         while True:
@@ -329,6 +358,9 @@ class PodWorker:
             is_terminal=is_terminal,
             verdict=self._verdict,
         )
+        if status.phase in TERMINAL_PHASES:
+            # First: whoever sees the end may count on the room.
+            self._parts.admission.forget(PodUID(self._pod.metadata.uid))
         self._publisher.publish(status)
         self._changed()
 

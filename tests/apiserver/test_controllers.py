@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -211,3 +212,30 @@ async def test_events_go_after_an_hour(autojump_clock: trio.testing.MockClock) -
         page = await server.registry.list_objects(select(events, "", "", ""))
         assert [item.object["metadata"]["name"] for item in page.items] == ["new"]
         server.shut_down()
+
+
+async def test_pod_waits_for_room_and_says_so(scheduling: Http) -> None:
+    """Source: kube-scheduler's FailedScheduling; what has ended takes no room."""
+    node = _node("n")
+    node["status"]["allocatable"] = {"cpu": "2", "memory": "1Gi", "pods": "3"}
+    await scheduling.post(NODES, node)
+    large = pod("large")
+    large["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "1500m"}}
+    second = copy.deepcopy(large) | {"metadata": {"name": "second"}}
+    bound_only = "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn"
+    await scheduling.post(PODS, large)
+    await _wait_event(scheduling, bound_only, "ADDED", "large")
+    await scheduling.post(PODS, second)
+    with trio.fail_after(10):
+        async with scheduling.watch("/api/v1/namespaces/default/events?watch=1") as watch:
+            while True:
+                _, event = await watch.next()
+                if event["reason"] == "FailedScheduling":
+                    break
+    assert (event["type"], event["message"]) == ("Warning", "0/1 nodes are available: 1 Insufficient cpu.")
+    waiting = (await scheduling.get(f"{PODS}/second")).json
+    conditions = [(each["type"], each["status"], each["reason"]) for each in waiting["status"]["conditions"]]
+    assert conditions == [("PodScheduled", "False", "Unschedulable")]
+    await scheduling.patch(f"{PODS}/large/status", {"status": {"phase": "Succeeded"}})
+    bound = await _wait_event(scheduling, bound_only, "ADDED", "second")
+    assert [each["status"] for each in bound["status"]["conditions"]] == ["True"]

@@ -17,8 +17,8 @@ from typing import Any
 import trio
 
 from kubelet_secrets.access.registry import ContainerRegistry
-from kubelet_secrets.api.core import Event, Pod, Secret
-from kubelet_secrets.api.meta import EVENTS, NODES, PODS, SECRETS
+from kubelet_secrets.api.core import Event, Node, Pod, Secret
+from kubelet_secrets.api.meta import EVENTS, NODES, PODS, SECRETS, ObjectMeta
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
@@ -29,6 +29,7 @@ from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import NotFound
 from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.linux import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, unmount
+from kubelet_secrets.pod.admitting import Admission
 from kubelet_secrets.pod.events import EventRecorder
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts, wall_clock
@@ -204,6 +205,13 @@ class Cluster:
         """Run the node's pods. At the end the agent vanishes, as if it had been killed; the pods stay."""
         made = self.host
         services_box: list[ServiceCache] = []
+
+        def info() -> NodeInfo:
+            return NodeInfo(name=NODE, allocatable={"cpu": "2", "memory": "1Gi", "pods": "110"})
+
+        def node() -> Node:
+            return Node(metadata=ObjectMeta(name=NODE, labels={"kubernetes.io/os": "linux"}))
+
         parts = NodeParts(
             client=self.node,
             secrets=ObjectManager(self.node, SECRET_KIND),
@@ -218,10 +226,11 @@ class Cluster:
             ),
             cgroups=made.cgroups,
             registry=ContainerRegistry(),
+            admission=Admission(self.node, known=node, info=info),
             events=EventRecorder(self.node, node_name=NODE, clock=wall_clock),
             tokens=TokenManager(self.node, clock=wall_clock),
             services=lambda: services_box[0].services,
-            node=lambda: NodeInfo(name=NODE, allocatable={"cpu": "2", "memory": "1Gi"}),
+            node=info,
             node_uid=lambda: self.node_uid,
             host_ips=("192.0.2.7",),
             memory_bytes=1 << 30,
