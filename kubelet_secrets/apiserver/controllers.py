@@ -72,6 +72,7 @@ class Controllers:
             nursery.start_soon(self._run_loop, _NAMESPACES, self._sync_namespace)
             nursery.start_soon(self._run_loop, _ACCOUNTS, self._restore_deleted)
             nursery.start_soon(self._run_loop, _CONFIG_MAPS, self._restore_deleted)
+            nursery.start_soon(self._run_loop, _CONFIG_MAPS, self._restore_root_ca)
             nursery.start_soon(self._run_loop, _PODS, self._continue_namespace)
             nursery.start_soon(self._run_loop, _CLUSTER_ROLES, self._aggregate_roles)
             nursery.start_soon(sweep_every, _NAMESPACE_SWEEP_S, self._sweep_namespaces)
@@ -121,9 +122,13 @@ class Controllers:
             name,
             {
                 "metadata": {"name": ROOT_CA, "annotations": {"kubernetes.io/description": _ROOT_CA_NOTE}},
-                "data": {"ca.crt": self._ca_pem.decode("ascii")},
+                "data": self._root_ca,
             },
         )
+
+    @property
+    def _root_ca(self) -> dict[str, str]:
+        return {"ca.crt": self._ca_pem.decode("ascii")}
 
     async def _restore_deleted(self, kind: str, obj: Object) -> None:
         metadata = obj["metadata"]
@@ -132,6 +137,18 @@ class Controllers:
             found = await self._registry.find(_NAMESPACES, "", metadata["namespace"])
             if found is not None and "deletionTimestamp" not in found.object["metadata"]:
                 await self._fill_namespace(metadata["namespace"])
+
+    async def _restore_root_ca(self, kind: str, config_map: Object) -> None:
+        """What somebody has made of it is undone. Source: pkg/controller/certificates/rootcacertpublisher, syncNamespace."""
+        metadata = config_map["metadata"]
+        if kind == DELETED or metadata["name"] != ROOT_CA or config_map.get("data") == self._root_ca:
+            return
+        try:
+            await self._registry.update(
+                _CONFIG_MAPS, metadata["namespace"], ROOT_CA, lambda found: {**found, "data": self._root_ca}, IN_PROCESS
+            )
+        except (NotFound, Conflict):
+            pass  # gone: another loop's matter; or changed again, which comes here again
 
     async def _empty_namespace(self, name: str) -> None:
         """Delete what is in a namespace, then let it go. Pods on a node hold it until the node has let them go."""

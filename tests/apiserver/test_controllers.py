@@ -75,6 +75,16 @@ async def test_deleted_root_certificate_comes_back(admin: Http) -> None:
             assert await watch.next_names(2) == [("DELETED", "kube-root-ca.crt"), ("ADDED", "kube-root-ca.crt")]
 
 
+async def test_changed_root_certificate_is_put_right(admin: Http, server: ServerHandle) -> None:
+    async with admin.watch(f"{NAMESPACES}/default/configmaps?watch=1") as watch:
+        assert await watch.next_names(1) == [("ADDED", "kube-root-ca.crt")]
+        path = f"{NAMESPACES}/default/configmaps/kube-root-ca.crt"
+        await admin.put(path, {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "", "more": "x"}})
+        with trio.fail_after(10):
+            assert await watch.next_names(2) == [("MODIFIED", "kube-root-ca.crt")] * 2
+    assert (await admin.get(path)).json["data"] == {"ca.crt": server.ca_pem.decode()}
+
+
 async def test_pod_right_after_its_namespace_waits_for_the_account(admin: Http) -> None:
     await admin.post(NAMESPACES, {"metadata": {"name": "t"}})
     created = await admin.post(f"{NAMESPACES}/t/pods", pod("p"))
