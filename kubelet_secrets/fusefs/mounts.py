@@ -267,6 +267,17 @@ def make_private_bind(path: Path) -> None:
         raise
 
 
+def make_shared(path: Path) -> None:
+    """Let what is mounted below *path* be seen in every namespace that has it: bound on itself first, if it is no mount yet.
+
+    Raises:
+        OSError: as mount(2).
+    """
+    if all(entry.target != str(path) for entry in mounts_below(path)):  # Path.is_mount() does not know binds
+        linux.mount(str(path), str(path), None, _MS_BIND)
+    linux.mount(None, str(path), None, linux.MS_SHARED)
+
+
 def clone_read_only(source: int | Path, subdirectory: str, target: Path, *, executable: bool = True) -> None:
     """Attach a read-only clone of a directory (or file) of an attached mount.
 

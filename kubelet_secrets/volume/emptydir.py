@@ -13,8 +13,9 @@ import os
 from pathlib import Path
 
 import kubelet_secrets.fusefs.mounts as mounts
-from kubelet_secrets.api.core import EmptyDirVolumeSource
+from kubelet_secrets.api.core import EmptyDirVolumeSource, Pod
 from kubelet_secrets.api.quantity import value
+from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.errors import SetUpError
 from kubelet_secrets.volume.fsgroup import apply_fs_group
 from kubelet_secrets.volume.layout import EMPTY_DIR_PLUGIN, PodsLayout, make_directories, mark_ready
@@ -39,6 +40,15 @@ def memory_size_bytes(source: EmptyDirVolumeSource, *, pod_limit_bytes: int, all
     return min(limits)
 
 
+def spreads_mounts(pod: Pod, volume: str) -> bool:
+    """Whether a container of *pod* mounts *volume* so that mounts come from others, or go to them."""
+    return any(
+        mount.name == volume and mount.mount_propagation in ("Bidirectional", "HostToContainer")
+        for container in all_containers(pod)
+        for mount in container.volume_mounts
+    )
+
+
 def set_up_empty_dir(
     layout: PodsLayout,
     pod_uid: str,
@@ -47,12 +57,15 @@ def set_up_empty_dir(
     *,
     fs_group: int | None,
     memory_bytes: int,
+    spreads_mounts: bool = False,
 ) -> Path:
     """Make the volume, unless it is there: what containers wrote into it stays.
 
     Args:
         fs_group: None leaves root's group.
         memory_bytes: size of a Memory volume.
+        spreads_mounts: what one container mounts in it reaches others (mountPropagation): then it is a shared mount of its own.
+            The node's directory is private, lest what the node mounts be seen elsewhere.
 
     Returns:
         Its directory on the host.
@@ -68,6 +81,8 @@ def set_up_empty_dir(
     try:
         is_mounted = directory.is_mount()
         if (ready_dir / "ready").exists() and directory.exists() and is_mounted == in_memory:
+            if spreads_mounts:
+                mounts.make_shared(directory)
             return directory
         make_directories(directory)
         if in_memory and not is_mounted:
@@ -80,6 +95,8 @@ def set_up_empty_dir(
                 apply_fs_group(fd, fs_group, read_only=False)
             finally:
                 os.close(fd)
+        if spreads_mounts:
+            mounts.make_shared(directory)
         mark_ready(ready_dir)
     except OSError as error:
         raise SetUpError(f"emptyDir: {error.strerror}") from error

@@ -33,7 +33,7 @@ from kubelet_secrets.api.core import Pod, Volume
 from kubelet_secrets.errors import ContainerConfigError, SetUpError
 from kubelet_secrets.volume import atomicwriter
 from kubelet_secrets.volume.atomicwriter import FileLike, WriteResult
-from kubelet_secrets.volume.emptydir import set_up_empty_dir
+from kubelet_secrets.volume.emptydir import set_up_empty_dir, spreads_mounts
 from kubelet_secrets.volume.fsgroup import apply_fs_group
 from kubelet_secrets.volume.hostpath import check_host_path
 from kubelet_secrets.volume.layout import EMPTY_DIR_PLUGIN, PodsLayout, make_directories, mark_ready
@@ -176,7 +176,13 @@ class VolumeManager:
             async with self._locks[VolumeRef(uid, volume.name)]:
                 await trio.to_thread.run_sync(
                     lambda: set_up_empty_dir(
-                        self._layout, uid, volume.name, source, fs_group=fs_group, memory_bytes=memory_bytes
+                        self._layout,
+                        uid,
+                        volume.name,
+                        source,
+                        fs_group=fs_group,
+                        memory_bytes=memory_bytes,
+                        spreads_mounts=spreads_mounts(pod, volume.name),
                     )
                 )
         else:

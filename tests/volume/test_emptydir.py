@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kubelet_secrets.api.core import EmptyDirVolumeSource, HostPathVolumeSource
+from kubelet_secrets.api.core import Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, PodSpec, VolumeMount
 from kubelet_secrets.errors import SetUpError
 from kubelet_secrets.fusefs import mounts
-from kubelet_secrets.volume.emptydir import memory_size_bytes, set_up_empty_dir
+from kubelet_secrets.volume.emptydir import memory_size_bytes, set_up_empty_dir, spreads_mounts
 from kubelet_secrets.volume.hostpath import check_host_path
 from kubelet_secrets.volume.layout import PodsLayout
 
@@ -54,6 +54,27 @@ def test_default_medium_is_a_plain_directory(layout: PodsLayout, fs_group: int |
     assert path == layout.pods_dir / POD / "volumes/kubernetes.io~empty-dir/v"
     assert (mode_of(path), path.stat().st_gid) == (mode, gid)
     assert (layout.pods_dir / POD / "plugins/kubernetes.io~empty-dir/v/ready").exists()
+
+
+@pytest.mark.parametrize("medium", ["", "Memory"])
+def test_volume_that_spreads_mounts_is_a_shared_mount(layout: PodsLayout, medium: str) -> None:
+    """Once: what is there when it is set up again stays."""
+    source = EmptyDirVolumeSource(medium=medium)
+    for _ in range(2):
+        path = set_up_empty_dir(layout, POD, "v", source, fs_group=None, memory_bytes=1 << 20, spreads_mounts=True)
+        path.joinpath("file").touch()
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    (optional,) = [fields[6 : fields.index("-")] for fields in lines if fields[4] == str(path)]
+    assert [each.partition(":")[0] for each in optional] == ["shared"]
+    assert path.joinpath("file").exists()
+
+
+@pytest.mark.parametrize("propagation", [None, "None", "HostToContainer", "Bidirectional"])
+def test_who_spreads_mounts(propagation: str | None) -> None:
+    mount = VolumeMount(name="v", mount_path="/v", mount_propagation=propagation)
+    pod = Pod(spec=PodSpec(init_containers=(Container(name="c", volume_mounts=(mount,)),)))
+    assert spreads_mounts(pod, "v") == (propagation in ("HostToContainer", "Bidirectional"))
+    assert not spreads_mounts(pod, "w")
 
 
 @pytest.mark.parametrize(("fs_group", "mode"), [(None, 0o1777), (2000, 0o3777)])
