@@ -1,4 +1,4 @@
-"""Run a command in a container through the API server, as kubectl does: by a WebSocket of v5.channel.k8s.io."""
+"""What kubectl does and the agent's own client does not: commands in containers (WebSocket v5), requests as somebody else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import httpx2
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection
@@ -87,3 +88,14 @@ async def websocket_exec(
                         case CloseConnection():
                             return found
                 machine.receive_data(bytes(await stream.receive_some(65536)) or None)
+
+
+async def impersonate(
+    config: ClusterConfig, user: str, groups: Sequence[str], method: str, path: str, body: object = None
+) -> int:
+    """Send one request as *user*, and return the status of its answer: ``kubectl --as``."""
+    headers = [("Impersonate-User", user), *(("Impersonate-Group", each) for each in groups)]
+    if config.token is not None:
+        headers.append(("Authorization", f"Bearer {config.token.reveal().decode()}"))
+    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=30) as client:
+        return (await client.request(method, path, headers=headers, json=body)).status_code

@@ -52,7 +52,7 @@ def build_busybox_image(
     Args:
         directory: becomes the layout; made if missing.
         files: further files, absolute path → content, mode 0644.
-        programs: likewise, mode 0755.
+        programs: likewise, mode 0755. One may take the place of an applet's link.
         busybox: a *static* busybox; None looks for the host's.
 
     Returns:
@@ -112,6 +112,8 @@ def _layer(busybox: Path, files: Mapping[str, tuple[bytes, int]]) -> bytes:
             _directory(archive, name, mode)
         _file(archive, "bin/busybox", busybox.read_bytes(), 0o755)
         for applet in _applets(busybox):
+            if f"/bin/{applet}" in files:
+                continue
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname, link.mode = tarfile.SYMTYPE, "busybox", 0o777
             archive.addfile(link)

@@ -5,6 +5,9 @@
  *   pause                          prints "Paused" and waits for a signal
  *   test-webserver                 answers every HTTP request on port 80 with 200
  *
+ * Called as sh it is busybox's, but for "sh -c env": Debian's busybox does not pass on variables whose names a shell could not
+ * have, the e2e tests' does, and prints them.
+ *
  * Written for machines that cannot pull images; on others the tests run the real one. Not a port: nothing else is here.
  * Source: kubernetes test/images/agnhost/{mounttest,entrypoint-tester,pause,test-webserver}, agnhost 2.63.0.
  */
@@ -247,7 +250,19 @@ static int test_webserver(void) {
     return 1;
 }
 
+static int shell(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "-c") == 0 && strcmp(argv[2], "env") == 0)
+        execl("/bin/busybox", "env", NULL);
+    else
+        execv("/bin/busybox", argv);
+    perror("/bin/busybox");
+    return 127;
+}
+
 int main(int argc, char **argv) {
+    const char *slash = strrchr(argv[0], '/');
+    if (strcmp(slash ? slash + 1 : argv[0], "sh") == 0)
+        return shell(argc, argv);
     const char *command = argc > 1 ? argv[1] : "";
     setvbuf(stdout, NULL, _IOLBF, 0); /* agnhost writes unbuffered: a line is in the log when it is printed */
     if (strcmp(command, "mounttest") == 0)

@@ -27,7 +27,7 @@ def e2e_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layouts = {
         AGNHOST: build_busybox_image(directory / "a", programs=programs, entrypoint=["/agnhost"], cmd=["pause"]),
         PAUSE: build_busybox_image(directory / "p", programs=programs, entrypoint=["/agnhost", "pause"], cmd=[]),
-        BUSYBOX: build_busybox_image(directory / "b"),
+        BUSYBOX: build_busybox_image(directory / "b", programs={"/bin/sh": program}),
     }
     for name, layout in layouts.items():
         done = run_cli("image", "import", layout, name, "--image-dir", store)

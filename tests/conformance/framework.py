@@ -40,6 +40,18 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class PrivateImage:
+    """An image that takes a password.
+
+    Attributes:
+        docker_config: the ``.dockerconfigjson`` that has it.
+    """
+
+    image: str
+    docker_config: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """Where the tests run.
 
@@ -56,6 +68,7 @@ class Cluster:
     has_scheduler: bool = True
     has_controllers: bool = True
     patience_s: float = 3.0
+    registry: PrivateImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +288,12 @@ class Framework:
             while not await holds():  # noqa: ASYNC110  # what it asks tells nobody
                 await trio.sleep(POLL_S)
 
-    async def refused(self, request: Awaitable[object], code: int) -> None:
-        """The API server has to refuse the request with *code*."""
+    async def refused(self, request: Awaitable[object], code: int, text: str = "") -> None:
+        """The API server has to refuse the request with *code*, saying *text* among else."""
         with pytest.raises(ApiError) as refused:
             await request
         assert refused.value.code == code, refused.value
+        assert text in str(refused.value)
 
 
 # --- manifests ------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,11 @@ Source: semantics §14.
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,17 +19,46 @@ import trio
 from kubelet_secrets.api.meta import NAMESPACES
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
-from tests.conformance import keyed_volumes
-from tests.conformance.framework import Case, Cluster, Framework
+from kubelet_secrets.runtime.tools import find_tools
+from kubelet_secrets.testing.images import build_busybox_image
+from tests.conformance import (
+    conditions,
+    containers,
+    downward_volumes,
+    empty_dirs,
+    environments,
+    expansions,
+    file_keys,
+    init_containers,
+    keyed_volumes,
+    service_accounts,
+    subpaths,
+)
+from tests.conformance.framework import Case, Cluster, Framework, PrivateImage
+from tests.runtime.private_registry import PASSWORD, USERNAME, serve_registry
 
-pytestmark = [pytest.mark.fuse, pytest.mark.runtime, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fuse, pytest.mark.runtime, pytest.mark.timeout(900)]
 
-CASES: tuple[Case, ...] = (*keyed_volumes.CASES,)
+CASES: tuple[Case, ...] = (
+    # Those that wait for back-off or for much come first.
+    *(*subpaths.CASES, *init_containers.CASES, *empty_dirs.CASES, *containers.CASES),
+    *(*keyed_volumes.CASES, *downward_volumes.CASES, *environments.CASES, *expansions.CASES),
+    *(*file_keys.CASES, *service_accounts.CASES, *conditions.CASES),
+)
 CONCURRENCY = 32
-CASE_TIMEOUT_S = 300
+CASE_TIMEOUT_S = 500
 
 
-async def run_all(cluster: Cluster, cases: Sequence[Case]) -> Mapping[str, BaseException | None]:
+@asynccontextmanager
+async def private_image(directory: Path) -> AsyncIterator[PrivateImage]:
+    """A registry with a password, and busybox in it. In a cluster it is a pod; here the node's host runs it."""
+    layout = build_busybox_image(directory / "layout", env={"IMAGE": "private"})
+    async with serve_registry(directory / "registry", layout, find_tools()) as registry:
+        auth = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
+        yield PrivateImage(image=registry.image, docker_config={"auths": {registry.domain: {"auth": auth}}})
+
+
+async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Mapping[str, BaseException | None]:
     """Run the cases, some at a time, and say how each ended."""
     outcomes: dict[str, BaseException | None] = {}
     config = load_kubeconfig(cluster.kubeconfig)
@@ -47,7 +79,8 @@ async def run_all(cluster: Cluster, cases: Sequence[Case]) -> Mapping[str, BaseE
         for each in f.others:
             await client.delete(NAMESPACES, "", each)
 
-    async with open_client(config) as client:
+    async with open_client(config) as client, private_image(scratch) as image:
+        cluster = dataclasses.replace(cluster, registry=image)
         async with trio.open_nursery() as nursery:
             for number, case in enumerate(cases):
                 await limit.acquire()
@@ -56,10 +89,12 @@ async def run_all(cluster: Cluster, cases: Sequence[Case]) -> Mapping[str, BaseE
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, conformance_cluster: Cluster) -> Mapping[str, BaseException | None]:
+def outcomes(
+    request: pytest.FixtureRequest, conformance_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, BaseException | None]:
     here = Path(__file__)
     chosen = [item.callspec.params["case"] for item in request.session.items if item.path == here]  # type: ignore[attr-defined]
-    return trio.run(run_all, conformance_cluster, chosen)
+    return trio.run(run_all, conformance_cluster, chosen, tmp_path_factory.mktemp("registry"))
 
 
 @pytest.mark.parametrize("case", [pytest.param(each, id=each.title) for each in CASES])
