@@ -9,6 +9,7 @@
     ├── registration     the Node object; lease beside it
     ├── rotation         of the node's client certificate, where that is ours
     ├── events
+    ├── outages          their end is news to all who pause after failures
     ├── secrets, config maps, services, pods    reflectors
     ├── pod manager      one worker (a nursery) per pod
     │   └── worker … volumes, environments, containers, status
@@ -66,6 +67,7 @@ from kubelet_secrets.node.certificates import client_template, serving_template
 from kubelet_secrets.node.facts import MAX_PODS, read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.observer import NodeObserver
+from kubelet_secrets.node.outage import follow_returns
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.rotation import CertificateRotation
 from kubelet_secrets.node.serving import open_serving
@@ -369,7 +371,10 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                         )
                         manifests.look()  # before the API's pods are synced: what runs of these is no orphan
                         working.start_soon(manifests.run)
-                    working.start_soon(PodSource(client, options.node_name, pods).run)
+                    source = PodSource(client, options.node_name, pods)
+                    working.start_soon(source.run)
+                    pausing = (source, services, events, reporter, trust_bundles)
+                    working.start_soon(follow_returns, client, [pods.api_reached, *(each.nudge for each in pausing)])
                     handover.tell_ready()
                 await stop_everything(parts, grace_s=options.stop_grace_s)
                 await audit.end()

@@ -154,6 +154,9 @@ class Backoff:
         self._next_s = first_s
         self._last_at_s = float("-inf")
 
+    def reset(self) -> None:
+        self._next_s = self._first_s
+
     def next(self, now_s: float) -> float:
         if now_s > self._last_at_s + self._reset_s:
             self._next_s = self._first_s
@@ -208,6 +211,11 @@ class ListWatch(Generic[K]):
         self._has_observed = False  # anything, on the current watch
         self._is_fresh = False  # resource_version comes from a list, and no watch has yet begun there
         self._is_healthy = True
+
+    def forget_failures(self) -> None:
+        """Whatever failed until now says nothing about the next try: pauses start from the smallest again."""
+        self._backoff.reset()
+        self._forbidden_backoff.reset()
 
     def start(self) -> tuple[Command[K], ...]:
         assert self.phase is Phase.IDLE

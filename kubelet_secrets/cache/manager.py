@@ -121,10 +121,10 @@ class ObjectManager(Generic[NodeObject]):
         """The object as last seen; None when it is missing, not known yet, or not registered."""
         return None if self._counted is None else self._counted.peek(ObjectRef(namespace, name))
 
-    def nudge(self) -> None:
+    def nudge(self, *, after_outage: bool = False) -> None:
         """Retry now whatever pauses after a failure: something else has just reached the API server."""
         if self._watched is not None:
-            self._watched.nudge()
+            self._watched.nudge(after_outage=after_outage)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep watching what is registered, until cancelled. Pods may be registered before.

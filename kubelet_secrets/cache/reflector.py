@@ -128,8 +128,14 @@ class Reflector(Generic[K]):
     def phase(self) -> Phase:
         return self._machine.phase
 
-    def nudge(self) -> None:
-        """Cut a pause short: there is reason to think that the next try succeeds. Does nothing outside of a pause."""
+    def nudge(self, *, after_outage: bool = False) -> None:
+        """Cut a pause short: there is reason to think that the next try succeeds. Does nothing outside of a pause.
+
+        Args:
+            after_outage: the server has been away and is back: should it not be quite ready, the pauses are short again.
+        """
+        if after_outage:
+            self._machine.forget_failures()
         self._nudged.set()
 
     async def run(self) -> None:

@@ -157,10 +157,10 @@ class WatchedObjects(Generic[NodeObject]):
         entry = self._entries.get(ref)
         return None if entry is None else entry.value
 
-    def nudge(self) -> None:
-        """Let every reflector that pauses after a failure try again now."""
+    def nudge(self, *, after_outage: bool = False) -> None:
+        """Let every reflector that pauses after a failure try again now; see ``Reflector.nudge``."""
         for entry in self._failing.values():
-            entry.reflector.nudge()
+            entry.reflector.nudge(after_outage=after_outage)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the reflectors of everything registered, before or after now, until cancelled."""

@@ -4,8 +4,8 @@ Requests ride in three lanes, each with connections of its own: a thousand watch
 node's lease and status need (kubernetes #74302: a kubelet lost its node that way), and a slow list must not hold up a lease.
 
 Here httpx2's exceptions end: what leaves is an answer of success, an ``ApiError`` (the server said no) or ``ApiUnavailable``
-(it said nothing). Only one thing is sent twice: a request refused with 401, when the credential could be renewed. Called by
-``rest.py``, which knows what the bytes mean.
+(it said nothing). Only two things are sent again: a request refused with 401, when the credential could be renewed, and one
+that the server asks to send again after a while. Called by ``rest.py``, which knows what the bytes mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kubelet_secrets.client.credentials import Credentials
 from kubelet_secrets.client.http2 import H2Transport, Origin, PlainRequest
 from kubelet_secrets.client.kubeconfig import ClusterConfig
 from kubelet_secrets.client.proxy import environment_proxy
-from kubelet_secrets.errors import ApiUnavailable
+from kubelet_secrets.errors import ApiUnavailable, TooManyRequests
 
 # At DEBUG hpack prints every header field, bearer tokens included; the others print URLs and frames.
 _TALKATIVE = ("hpack", "hyperframe", "httpcore2", "httpx2")
@@ -34,6 +34,7 @@ _TALKATIVE = ("hpack", "hyperframe", "httpcore2", "httpx2")
 JSON = "application/json"
 _SAFE_IN_PATH = "/:@!$&'()*+,;="  # RFC 3986 §3.3; letters, digits and -._~ are safe anyway
 REQUEST_TIMEOUT_S = 30.0  # for sending, and between two parts of an answer
+MAX_RETRIES = 10  # of a request that the server is too busy for; client-go's
 
 
 class Lane(enum.Enum):
@@ -78,6 +79,7 @@ class Lanes:
     Attributes:
         credentials: whose requests these are.
         host: ``host:port``, for messages.
+        returns: how often the server has answered after it had not: the ends of outages so far.
     """
 
     def __init__(
@@ -90,6 +92,9 @@ class Lanes:
     ) -> None:
         self._transports = transports
         self.credentials = credentials
+        self.returns = 0
+        self._is_away = False
+        self._returned = trio.Event()
         self.host = config.host
         self._prefix = httpx2.URL(config.server).raw_path.decode("ascii").rstrip("/")
         # Nothing between us and the server keeps our requests apart but the stream: no cookies, no redirects.
@@ -105,17 +110,28 @@ class Lanes:
         content_type: str = JSON,
         lane: Lane = Lane.OBJECTS,
     ) -> bytes:
-        """Send one request and return the body of its successful answer."""
+        """Send one request and return the body of its successful answer.
+
+        A server that is too busy and says when to come back (``Retry-After``) is asked again then, :data:`MAX_RETRIES` times;
+        one that wants more patience than a request has is not. Source: k8s.io/client-go rest/with_retry.go.
+        """
         headers = {"content-type": content_type} if content else {}
-        response = await self.send(
-            lane,
-            method,
-            path,
-            params=params,
-            headers=headers,
-            content=content,
-            read_timeout_s=REQUEST_TIMEOUT_S,
-        )
+        for retries_left in reversed(range(MAX_RETRIES + 1)):
+            try:
+                response = await self.send(
+                    lane,
+                    method,
+                    path,
+                    params=params,
+                    headers=headers,
+                    content=content,
+                    read_timeout_s=REQUEST_TIMEOUT_S,
+                )
+                break
+            except TooManyRequests as error:
+                if error.retry_after_s is None or error.retry_after_s > REQUEST_TIMEOUT_S or not retries_left:
+                    raise
+                await trio.sleep(error.retry_after_s)
         try:
             return await response.aread()
         except httpx2.HTTPError as error:
@@ -161,6 +177,8 @@ class Lanes:
                 if waiting.cancelled_caught:
                     # A watch's own read timeout is long; its headers are not worth as much patience.
                     raise httpx2.ReadTimeout(f"no answer within {REQUEST_TIMEOUT_S:g} s")
+                if response.status_code < 500 and response.status_code != 429:
+                    self._note_answer()
                 if response.is_success:
                     return response
                 try:
@@ -174,7 +192,21 @@ class Lanes:
             raise read_error(response.status_code, response.headers, body)
         raise AssertionError("unreachable")
 
+    async def wait_returned(self, seen: int) -> int:
+        """Wait for the end of an outage later than the first *seen* ones; what :attr:`returns` is then."""
+        while self.returns <= seen:
+            await self._returned.wait()
+        return self.returns
+
+    def _note_answer(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            self.returns += 1
+            self._returned.set()
+            self._returned = trio.Event()
+
     def unavailable(self, error: httpx2.HTTPError) -> ApiUnavailable:
+        self._is_away = True
         return ApiUnavailable(f"API server {self.host}: {str(error) or type(error).__name__}")
 
 

@@ -1,7 +1,7 @@
 """``ApiClient``: typed requests to one API server.
 
-Paths, parameters, encoding and decoding; how a request travels is ``lanes.py``. Nothing here is retried: back-off is the
-business of whoever knows what waits for the answer.
+Paths, parameters, encoding and decoding; how a request travels is ``lanes.py``. Nothing here is retried, but what the server
+asks to send again: back-off is the business of whoever knows what waits for the answer.
 """
 
 from __future__ import annotations
@@ -87,6 +87,14 @@ class ApiClient:
     def host(self) -> str:
         """``host:port``, for messages."""
         return self._lanes.host
+
+    async def wait_returned(self, seen: int) -> int:
+        """Wait until the server answers again after it had not: the end of an outage.
+
+        Args:
+            seen: what the call before returned, 0 at first: an end that came meanwhile is not missed.
+        """
+        return await self._lanes.wait_returned(seen)
 
     def use_key_pair(self, cert_pem: bytes, key_pem: SensitiveBytes) -> None:
         """Authenticate with another client certificate (rotation): new requests use it, running watches stay on the old

@@ -28,13 +28,18 @@ class TrustBundleCache:
     """
 
     def __init__(self, client: ListWatcher, *, changed: Callable[[], None]) -> None:
-        self._client = client
+        target = Target(resource=CLUSTER_TRUST_BUNDLES, kind=ClusterTrustBundle)
+        self._reflector = Reflector(client, target, self)
         self._changed = changed
         self._bundles: dict[str, ClusterTrustBundle] | None = None
 
     async def run(self) -> None:
         """Keep up until cancelled."""
-        await Reflector(self._client, Target(resource=CLUSTER_TRUST_BUNDLES, kind=ClusterTrustBundle), self).run()
+        await self._reflector.run()
+
+    def nudge(self) -> None:
+        """The API server is back after an outage: look now."""
+        self._reflector.nudge(after_outage=True)
 
     def by_name(self, name: str, *, optional: bool) -> bytes:
         return self._source().by_name(name, optional=optional)

@@ -23,6 +23,7 @@ from kubelet_secrets.errors import ApiError, ApiUnavailable, NotFound
 from kubelet_secrets.pod.correlator import Create, Drop, EventCorrelator, Recount
 from kubelet_secrets.pod.state import ContainerKind
 from kubelet_secrets.pod.tokenbucket import TokenBucket
+from kubelet_secrets.pod.wake import Wake
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class EventRecorder:
         clock: wall time, aware.
 
     Attributes:
-        dropped: events lost because the queue was full (the API server was away for long).
+        dropped: events lost because the API server was away for long: the queue was full, or it was tried too often.
     """
 
     def __init__(self, client: ApiClient, *, node_name: str, clock: Callable[[], datetime]) -> None:
@@ -63,6 +64,7 @@ class EventRecorder:
         self._clock = clock
         self._correlator = EventCorrelator()
         self._last_name_ns = 0
+        self._wake = Wake()
         self._send, self._receive = trio.open_memory_channel[_Report](QUEUE_LENGTH)
 
     def record(
@@ -89,6 +91,10 @@ class EventRecorder:
             self._send.send_nowait(_Report(about, event_type, reason, message, self._clock()))
         except trio.WouldBlock:
             self.dropped += 1
+
+    def nudge(self) -> None:
+        """The API server answers again: whatever waits is sent now."""
+        self._wake.ring()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send what was recorded, in order, until cancelled."""
@@ -125,7 +131,8 @@ class EventRecorder:
         for attempt in range(MAX_TRIES):
             if attempt:
                 # The first pause is random, so that the nodes of a cluster do not come back all at once.
-                await trio.sleep(RETRY_S * random.random() if attempt == 1 else RETRY_S)
+                await self._wake.wait(timeout_s=RETRY_S * random.random() if attempt == 1 else RETRY_S)
+            self._wake.clear()
             try:
                 await self._deliver_once(outcome)
             except ApiUnavailable:
@@ -136,6 +143,7 @@ class EventRecorder:
                 # Refused for good: a namespace that is being deleted, an event that exists already.
                 logger.info("event %s %s was refused: %s", outcome.event.reason, outcome.event.metadata.name, error)
             return
+        self.dropped += 1
         logger.warning(
             "event %s %s: gave up after %d tries", outcome.event.reason, outcome.event.metadata.name, MAX_TRIES
         )

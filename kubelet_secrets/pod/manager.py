@@ -126,8 +126,8 @@ class PodManager:
         self._mirrors.synced()
         for worker in self._workers.values():
             worker.api_reached()
-        self._parts.secrets.nudge()
-        self._parts.config_maps.nudge()
+        self._parts.secrets.nudge(after_outage=True)
+        self._parts.config_maps.nudge(after_outage=True)
 
     def services_changed(self) -> None:
         """For ``ServiceCache``: every container finds the services in its environment."""

@@ -37,15 +37,19 @@ class PodSource:
     """The pods of one node, from the API."""
 
     def __init__(self, client: ListWatcher, node_name: str, sink: PodSink) -> None:
-        self._client = client
-        self._target = Target(resource=PODS, kind=Pod, field_selector=f"spec.nodeName={node_name}")
+        target = Target(resource=PODS, kind=Pod, field_selector=f"spec.nodeName={node_name}")
+        self._reflector = Reflector(client, target, self)
         self._sink = sink
         self._known: set[PodUID] = set()
         self._is_failing = False
 
     async def run(self) -> None:
         """Tell the sink until cancelled. An API server that is away is waited for; the pods stay what they were."""
-        await Reflector(self._client, self._target, self).run()
+        await self._reflector.run()
+
+    def nudge(self) -> None:
+        """The API server is back after an outage: look now."""
+        self._reflector.nudge(after_outage=True)
 
     # What the reflector calls.
 
@@ -84,7 +88,7 @@ class ServiceCache:
     """
 
     def __init__(self, client: ListWatcher, *, changed: Callable[[], None]) -> None:
-        self._client = client
+        self._reflector = Reflector(client, Target(resource=SERVICES, kind=Service), self)
         self._changed = changed
         self._services: dict[tuple[str, str], Service] | None = None
 
@@ -95,7 +99,11 @@ class ServiceCache:
 
     async def run(self) -> None:
         """Keep up with the API server until cancelled."""
-        await Reflector(self._client, Target(resource=SERVICES, kind=Service), self).run()
+        await self._reflector.run()
+
+    def nudge(self) -> None:
+        """The API server is back after an outage: look now."""
+        self._reflector.nudge(after_outage=True)
 
     def replace(self, objects: Sequence[Service]) -> None:
         self._services = {_name(each): each for each in objects}

@@ -17,7 +17,7 @@ from kubelet_secrets.cache.manager import ObjectManager, Strategy
 from kubelet_secrets.cache.polled import ttl_from_annotations
 from kubelet_secrets.errors import CacheNotSynced, MissingObject, SetUpError
 from kubelet_secrets.sensitive import SensitiveBytes
-from tests.cache.objects import FORBIDDEN, UNREACHABLE, FakeServer, pod, secret
+from tests.cache.objects import FORBIDDEN, INTERNAL, UNREACHABLE, FakeServer, pod, secret
 
 DB = ObjectRef("shop", "db")
 
@@ -346,6 +346,33 @@ async def test_first_one_back_wakes_the_others(autojump_clock: trio.testing.Mock
             await trio.sleep(0.1)
         await trio.sleep(0.1)
         assert len(server.watches) == 10
+        nursery.cancel_scope.cancel()
+
+
+async def test_end_of_an_outage_is_the_end_of_every_pause(autojump_clock: trio.testing.MockClock) -> None:
+    """After an hour the pauses are up to a minute long. A server that is not quite ready does not bring that length back."""
+    server = FakeServer()
+    async with trio.open_nursery() as nursery:
+        manager = ObjectManager(server, SECRET_KIND, random=lambda: 0.9)
+        await nursery.start(manager.run)
+        names = [f"s{number}" for number in range(10)]
+        for name in names:
+            server.put(name, "before")
+        manager.register_pod(pod("1", *names))
+        await trio.sleep(1)
+        server.failure = UNREACHABLE
+        server.cut(UNREACHABLE)
+        await trio.sleep(3600)
+        assert [value(manager.peek("shop", name)) for name in names] == [b"before"] * 10
+        asked = len(server.requests)
+        for name in names:
+            server.put(name, "after")
+        server.failures.extend([INTERNAL] * 20)  # two more refusals for each
+        server.failure = None
+        manager.nudge(after_outage=True)
+        await trio.sleep(6)
+        assert [value(manager.peek("shop", name)) for name in names] == [b"after"] * 10
+        assert len(server.requests) - asked <= 50  # and it is not hammered
         nursery.cancel_scope.cancel()
 
 

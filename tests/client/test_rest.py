@@ -7,7 +7,7 @@ import gzip
 import json
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -142,14 +142,77 @@ async def test_status_becomes_the_error_of_its_reaction(code: int, reason: str, 
     assert (type(error), str(error), error.code, error.reason) == (kind, "told you", code, reason)
 
 
-@pytest.mark.parametrize(("code", "retry_after"), [(429, "7"), (503, "7")])
+@pytest.mark.parametrize(("code", "retry_after"), [(429, "31"), (503, "31")])
 async def test_retry_after_is_in_the_error(code: int, retry_after: str) -> None:
+    """A wait longer than a request may take is for whoever wanted the answer."""
     answer = answering(code, status(code, ""), {"retry-after": retry_after})
     with trio.fail_after(10):
         async with serve(answer) as server, client_to(server) as client:
             with pytest.raises(TooManyRequests) as caught:
                 await client.get(SECRETS, "shop", "db", Secret)
-    assert caught.value.retry_after_s == 7
+    assert caught.value.retry_after_s == 31
+
+
+@pytest.mark.parametrize("code", [429, 503])
+async def test_busy_server_is_asked_again_when_it_says(code: int) -> None:
+    """Source: k8s.io/client-go rest/with_retry_test.go."""
+    refusals = 3
+
+    async def busy(stream: ServerStream) -> None:
+        nonlocal refusals
+        await stream.complete.wait()
+        refusals -= 1
+        if refusals >= 0:
+            await stream.answer(code, json.dumps(status(code, "")).encode(), {"retry-after": "0"})
+        else:
+            await stream.answer(200, json.dumps(SECRET).encode())
+
+    with trio.fail_after(10):
+        async with serve(busy) as server, client_to(server) as client:
+            found = await client.patch(SECRETS, "shop", "db", {"data": {}}, Secret)
+            assert found.metadata.name == "db"
+            assert [(each.method, each.body) for each in server.seen] == [("PATCH", b'{"data":{}}')] * 4
+            refusals = 1000
+            with pytest.raises(TooManyRequests):
+                await client.get(SECRETS, "shop", "db", Secret)
+            assert len(server.seen) == 4 + 11
+
+
+async def test_end_of_an_outage_is_told_once() -> None:
+    code = 200  # 0: the connection breaks
+
+    async def answer(stream: ServerStream) -> None:
+        if code == 0:
+            stream.connection.kill()
+        else:
+            await stream.answer(code, json.dumps(SECRET if code == 200 else status(code, "")).encode())
+
+    async def ask(client: ApiClient, wanted: int) -> None:
+        nonlocal code
+        code = wanted
+        with nullcontext() if wanted == 200 else pytest.raises(ApiUnavailable if wanted == 0 else ApiError):
+            await client.get(SECRETS, "shop", "db", Secret)
+
+    async def has_returned(client: ApiClient, seen: int) -> bool:
+        with trio.move_on_after(0):
+            await client.wait_returned(seen)
+            return True
+        return False
+
+    with trio.fail_after(10):
+        async with serve(answer) as server, client_to(server) as client:
+            await ask(client, 200)
+            await ask(client, 0)
+            await ask(client, 0)
+            await ask(client, 503)  # it answers, and is not ready
+            assert not await has_returned(client, 0)
+            await ask(client, 200)
+            assert await client.wait_returned(0) == 1
+            await ask(client, 200)
+            assert not await has_returned(client, 1)
+            await ask(client, 0)
+            await ask(client, 403)  # it knows what it says
+            assert await client.wait_returned(1) == 2
 
 
 async def test_failure_without_a_status_shows_no_body() -> None:

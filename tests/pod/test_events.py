@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import trio
+import trio.testing
 
 from kubelet_secrets.api.core import Event
 from kubelet_secrets.api.meta import EVENTS
 from kubelet_secrets.client.answers import EventType
+from kubelet_secrets.errors import ApiUnavailable
 from kubelet_secrets.pod.events import QUEUE_LENGTH, WARNING, EventRecorder, node_reference, pod_reference
 from kubelet_secrets.pod.parts import wall_clock
 from kubelet_secrets.pod.state import ContainerKind
@@ -78,4 +81,38 @@ async def test_queue_is_bounded_and_never_waits(lab: Cluster) -> None:
     events = EventRecorder(lab.node, node_name=NODE, clock=wall_clock)
     for index in range(QUEUE_LENGTH + 3):
         events.record(pod_reference(make_pod()), WARNING, "FailedMount", f"m{index}")
+    assert events.dropped == 3
+
+
+async def test_event_that_waits_for_the_api_server_is_sent_at_its_return(lab: Cluster) -> None:
+    async with recorder(lab) as events:
+        with lab.api_away():
+            events.record(pod_reference(make_pod()), WARNING, "FailedMount", "while it was away")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        while True:  # rung for as long as the first attempt may still be failing
+            events.nudge()
+            with trio.move_on_after(0.2):
+                await wait_count(lab, 1)
+                break
+    assert events.dropped == 0
+
+
+async def test_events_of_a_long_outage_are_given_up_in_order(autojump_clock: trio.testing.MockClock) -> None:
+    """The oldest is tried for two minutes, then the next: what happened last is what is still known an hour later."""
+
+    class Away:
+        tried: ClassVar[list[str]] = []
+
+        async def create(self, resource: object, namespace: str, event: Event) -> Event:
+            self.tried.append(event.message)
+            raise ApiUnavailable("connection refused")
+
+    events = EventRecorder(Away(), node_name=NODE, clock=wall_clock)  # type: ignore[arg-type]  # what of a client is used
+    async with trio.open_nursery() as nursery:
+        await nursery.start(events.run)
+        for index in range(3):
+            events.record(pod_reference(make_pod()), WARNING, "FailedMount", f"m{index}")
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+    assert [Away.tried.count(f"m{index}") for index in range(3)] == [12, 12, 12]
     assert events.dropped == 3
