@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ import trio
 from kubelet_secrets.api.core import Container, Event, EventSource, Pod
 from kubelet_secrets.api.meta import EVENTS, ObjectMeta, ObjectReference
 from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.api.validation.names import dns1123_subdomain_errors
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import ApiError, ApiUnavailable, NotFound
 from kubelet_secrets.pod.correlator import Create, Drop, EventCorrelator, Recount
@@ -113,7 +115,7 @@ class EventRecorder:
         stamp = rfc3339(report.at)
         return Event(
             metadata=ObjectMeta(
-                name=f"{report.about.name}.{self._last_name_ns:x}", namespace=report.about.namespace or "default"
+                name=event_name(report.about.name, self._last_name_ns), namespace=report.about.namespace or "default"
             ),
             involved_object=report.about,
             reason=report.reason,
@@ -157,6 +159,15 @@ class EventRecorder:
             except NotFound:
                 pass  # it has expired: write it anew, with the count so far
         await self._client.create(EVENTS, namespace, outcome.event)
+
+
+def event_name(about: str, unix_ns: int) -> str:
+    """What an event is called; where the name of what it is about leaves no room for more, it gets one of its own.
+
+    Source: client-go tools/internal/events, GenerateEventName.
+    """
+    name = f"{about}.{unix_ns:x}"
+    return name if not dns1123_subdomain_errors(name) else str(uuid.uuid4())
 
 
 def pod_reference(pod: Pod, kind: ContainerKind | None = None, container: Container | None = None) -> ObjectReference:

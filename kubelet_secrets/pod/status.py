@@ -232,12 +232,20 @@ def make_status_patch(pod: Pod, published: PodStatus, wanted: PodStatus) -> dict
     """
     old, new = to_builtins(_own(published)), to_builtins(_own(wanted))
     changed: dict[str, Any] = {key: new.get(key) for key in {**old, **new} if old.get(key) != new.get(key)}
+    if "conditions" in changed:
+        before = {each["type"]: each for each in old.get("conditions", ())}
+        changed["conditions"] = [_condition_patch(before.get(each["type"], {}), each) for each in changed["conditions"]]
     for key in ("podIPs", "hostIPs"):  # lists that merge by ip: what is gone has to be named
         if key in changed:
             present = [each["ip"] for each in new.get(key, ())]
             gone = [each["ip"] for each in old.get(key, ()) if each["ip"] not in present]
             changed[key] = [*new.get(key, ()), *({"$patch": "delete", "ip": ip} for ip in gone)]
     return {"metadata": {"uid": pod.metadata.uid}, "status": changed} if changed else None
+
+
+def _condition_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Conditions merge field by field: a reason that fell away would stay."""
+    return {**dict.fromkeys(old.keys() - new.keys()), **new}
 
 
 def _own(status: PodStatus) -> PodStatus:

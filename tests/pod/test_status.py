@@ -353,6 +353,19 @@ def test_verdict_of_the_node_fails_the_pod_once_nothing_of_it_runs() -> None:
     assert (status.phase, status.reason, status.message) == ("Failed", *verdict)
 
 
+def test_reason_of_a_condition_that_holds_again_is_taken_back() -> None:
+    """Conditions merge by type and field by field: left out of a patch, the reason for what was would stay."""
+    pod = make_pod("a")
+    first = status_of(pod, state())
+    second = status_of(pod, state(running("a")), previous=first)
+    patch = make_status_patch(pod, first, second)
+    assert patch is not None
+    ready = next(each for each in patch["status"]["conditions"] if each["type"] == "Ready")
+    assert (ready["status"], ready["reason"], ready["message"]) == ("True", None, None)
+    initialized = next(each for each in patch["status"]["conditions"] if each["type"] == "Initialized")
+    assert "reason" not in initialized
+
+
 def test_patch_names_only_what_changed() -> None:
     pod = make_pod("a")
     first = status_of(pod, state(running("a")))
