@@ -24,7 +24,7 @@ from kubelet_secrets.apiserver.role_controller import aggregate
 from kubelet_secrets.apiserver.scheduler import Scheduler
 from kubelet_secrets.apiserver.selection import Selection
 from kubelet_secrets.apiserver.watch import DELETED
-from kubelet_secrets.errors import AlreadyExists, NotFound
+from kubelet_secrets.errors import AlreadyExists, Conflict, NotFound
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 ROOT_CA = "kube-root-ca.crt"
