@@ -64,6 +64,7 @@ from kubelet_secrets.kubeletapi.routes import KubeletRoutes
 from kubelet_secrets.node.bootstrap import Identity, find_identity
 from kubelet_secrets.node.certfiles import SERVER, CertificateFiles
 from kubelet_secrets.node.certificates import client_template, serving_template
+from kubelet_secrets.node.clientauthority import own_authority
 from kubelet_secrets.node.facts import MAX_PODS, read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.observer import NodeObserver
@@ -138,7 +139,9 @@ class AgentOptions:
     kubelet_address: str = "0.0.0.0"  # the kubelet's own default; every request is authenticated
     kubelet_port: int = 0  # 0: any
     rotates_server_certificates: bool = False  # ask the cluster for the certificate that the kubelet's API shows
-    client_ca_file: Path | None = None  # who vouches for clients of the kubelet's API
+    client_ca_file: Path | None = (
+        None  # who vouches for clients of the kubelet's API; None: who has signed the node's identity
+    )
     cni_conf_dir: Path | None = None  # None: pods see nothing but themselves
     cni_bin_dirs: tuple[Path, ...] = ()
     audit_file: Path | None = None  # a durable copy of the audit trail
@@ -294,7 +297,10 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         )
 
         async def serve_kubelet() -> None:
-            ca_pem = options.client_ca_file.read_bytes() if options.client_ca_file is not None else b""
+            if options.client_ca_file is not None:
+                ca_pem = options.client_ca_file.read_bytes()
+            else:
+                ca_pem = own_authority(identity.config)
             names = [facts.hostname, *facts.ips]
             files = CertificateFiles(options.cert_dir, SERVER) if options.rotates_server_certificates else None
             serving = await open_serving(options.node_name, names, client_ca_pem=ca_pem, files=files)

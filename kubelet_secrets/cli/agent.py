@@ -314,7 +314,8 @@ def node_options(command: F) -> F:
     "--client-ca-file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=None,
-    help="Authority of the client certificates that the kubelet's API accepts. Without it, tokens only.",
+    help="Authority of the client certificates that the kubelet's API accepts, the API server's among them.  [default: the "
+    "kubeconfig's, when it has signed the node's own certificate; otherwise tokens only]",
 )
 @click.option(
     "--rotate-server-certificates",

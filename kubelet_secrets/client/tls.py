@@ -58,8 +58,12 @@ def split_pem(content: bytes) -> tuple[bytes, bytes]:
     Returns:
         (certificates, the rest). A file without any PEM block is all rest.
     """
-    certificates = b"".join(match[0] for match in _CERTIFICATE.finditer(content))
-    return certificates, _CERTIFICATE.sub(b"", content)
+    return b"".join(each_certificate(content)), _CERTIFICATE.sub(b"", content)
+
+
+def each_certificate(content: bytes) -> list[bytes]:
+    """The certificates of a PEM file, one by one."""
+    return [match[0] for match in _CERTIFICATE.finditer(content)]
 
 
 def load_key_pair(context: ssl.SSLContext, cert_pem: bytes, key_pem: SensitiveBytes) -> None:

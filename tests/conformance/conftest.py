@@ -40,8 +40,7 @@ def cluster(images: Path) -> Iterator[Cluster]:
     """The embedded API server with its authorizers, its controllers and its scheduler; the agent has a node's credentials."""
     # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ks-e2e-") as directory:
-        # A cluster's kubelets know by this file who the API server is when it asks for logs.
-        pair = Pair(Path(directory), images, ["--client-ca-file", f"{directory}/data/pki/ca.crt"])
+        pair = Pair(Path(directory), images)
         try:
             pair.start()
             yield Cluster(kubeconfig=pair.kubeconfig, node_name=pair.node_name)
