@@ -247,7 +247,9 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
         secrets = ObjectManager(client, SECRET_KIND, strategy=strategy, ttl_s=lambda: ttl.ttl_s)
         config_maps = ObjectManager(client, CONFIG_MAP_KIND, strategy=strategy, ttl_s=lambda: ttl.ttl_s)
         events = EventRecorder(client, node_name=options.node_name, clock=wall_clock)
-        runtime = OciRuntime(run_dir, tools=tools, host=probe_host(layout), cgroups=cgroups)
+        runtime = OciRuntime(
+            run_dir, tools=tools, host=probe_host(layout), cgroups=cgroups, pods_dir=pods_layout.pods_dir
+        )
         parts = NodeParts(
             client=client,
             secrets=secrets,

@@ -20,10 +20,12 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 
 MNT_DETACH = 2
 
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -48,6 +50,10 @@ FSOPEN = 430
 FSCONFIG = 431
 FSMOUNT = 432
 MOUNT_SETATTR = 442
+
+_AT_FDCWD = -100
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_CLONE_TREE = 1 | os.O_CLOEXEC | 0x100 | 0x8000  # OPEN_TREE_CLONE, AT_SYMLINK_NOFOLLOW, AT_RECURSIVE
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -86,6 +92,19 @@ def mount_tmpfs(source: str, target: str | Path, flags: int, options: str) -> No
         if error.errno != errno.EINVAL:
             raise
         mount(source, target, "tmpfs", flags, options)
+
+
+def clone_mount(path: str | Path) -> int:
+    """A detached copy of what is at *path* with everything mounted below: open_tree(2). The caller closes the descriptor.
+
+    No symlink is followed at the end; nothing is asked of the filesystem that is mounted there.
+    """
+    return syscall(OPEN_TREE, str(path), _AT_FDCWD, os.fsencode(path), _CLONE_TREE)
+
+
+def move_mount(mount_fd: int, target: str | Path) -> None:
+    """Attach a detached mount at *target*, in the calling thread's mount namespace. The descriptor stays the caller's."""
+    syscall(MOVE_MOUNT, str(target), mount_fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def unmount(target: str | Path, flags: int = 0) -> None:

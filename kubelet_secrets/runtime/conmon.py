@@ -18,13 +18,15 @@ import resource
 import select
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.runtime.bundle import Bundle, ContainerRecord, read_pid
+from kubelet_secrets.runtime.launchpad import Launchpad
 from kubelet_secrets.runtime.tools import Tools, tool_environment
 
 logger = logging.getLogger(__name__)
@@ -66,11 +68,19 @@ def conmon_arguments(tools: Tools, bundle: Bundle, record: ContainerRecord, runt
 
 
 async def launch(
-    tools: Tools, bundle: Bundle, record: ContainerRecord, runtime_root: Path, adopt_monitor: Callable[[int], None]
+    tools: Tools,
+    bundle: Bundle,
+    record: ContainerRecord,
+    runtime_root: Path,
+    *,
+    launchpad: Launchpad,
+    shown: Collection[Path],
+    adopt_monitor: Callable[[int], None],
 ) -> int:
     """Run conmon, and under it the runtime's ``create``.
 
     Args:
+        launchpad, shown: where it runs, and which mounts the container is made from.
         adopt_monitor: called with conmon's pid before it does anything, to put it into a cgroup of its own.
 
     Returns:
@@ -83,7 +93,8 @@ async def launch(
     finish behind our back, after its bundle was cleaned up. The caller deletes the container.
     """
     with trio.move_on_after(_CREATE_TIMEOUT_S, shield=True):
-        pid = await _launch(tools, bundle, record, runtime_root, adopt_monitor)
+        start = partial(launchpad.start, conmon_arguments(tools, bundle, record, runtime_root), shown=shown)
+        pid = await _launch(start, bundle.path, adopt_monitor)
         _forbid_cores(bundle)
         return pid
     fd = open_conmon(bundle)
@@ -94,45 +105,52 @@ async def launch(
 
 
 async def _launch(
-    tools: Tools, bundle: Bundle, record: ContainerRecord, runtime_root: Path, adopt_monitor: Callable[[int], None]
+    start: Callable[..., subprocess.Popen[bytes]], directory: Path, adopt_monitor: Callable[[int], None]
 ) -> int:
     answer_fd, answer_end = os.pipe2(os.O_CLOEXEC)
     start_end, start_fd = os.pipe2(os.O_CLOEXEC)
+    complaint_fd, complaint_end = os.pipe2(os.O_CLOEXEC)
+    run = partial(
+        start,
+        environ=tool_environment({"_OCI_SYNCPIPE": str(answer_end), "_OCI_STARTPIPE": str(start_end)}),
+        directory=directory,  # it also drops a file named "oom" where it stands
+        stderr=complaint_end,
+        pass_fds=(answer_end, start_end),
+    )
     try:
-        process = await trio.lowlevel.open_process(
-            conmon_arguments(tools, bundle, record, runtime_root),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(answer_end, start_end),
-            cwd=bundle.path,  # it also drops a file named "oom" where it stands
-            env=tool_environment({"_OCI_SYNCPIPE": str(answer_end), "_OCI_STARTPIPE": str(start_end)}),
-        )
+        process = await trio.to_thread.run_sync(run)
     except BaseException:
-        os.close(answer_fd)
-        os.close(start_fd)
+        for fd in (answer_fd, start_fd, complaint_fd):
+            os.close(fd)
         raise
     finally:
-        os.close(answer_end)
-        os.close(start_end)
-    async with trio.lowlevel.FdStream(answer_fd) as answer_stream:
+        for fd in (answer_end, start_end, complaint_end):
+            os.close(fd)
+    async with trio.lowlevel.FdStream(answer_fd) as answer_stream, trio.lowlevel.FdStream(complaint_fd) as complaints:
         try:
             adopt_monitor(process.pid)
             os.write(start_fd, b"\0")
         finally:
             os.close(start_fd)
         # The first process exits as soon as it has forked; the one that stays is nobody's child but init's.
-        await process.wait()
+        await _wait(process)
         answer = bytearray()
         while len(answer) < _ANSWER_MAX_BYTES and not answer.endswith(b"}\n"):
             chunk = await answer_stream.receive_some(4096)
             if not chunk:
                 break
             answer += chunk
-    assert process.stderr is not None
-    async with process.stderr:
-        complaint = b"" if answer else await process.stderr.receive_some(4096)
+        complaint = b"" if answer else await complaints.receive_some(4096)
     return _parse_answer(bytes(answer), complaint.decode(errors="replace"))
+
+
+async def _wait(process: subprocess.Popen[bytes]) -> None:
+    fd = os.pidfd_open(process.pid)
+    try:
+        await trio.lowlevel.wait_readable(fd)
+    finally:
+        os.close(fd)
+    process.wait()
 
 
 def _parse_answer(answer: bytes, complaint: str) -> int:

@@ -178,13 +178,21 @@ class ExecSession:
 
 
 async def open_exec(
-    runtime: Sequence[str], container_id: str, argv: Sequence[str], *, directory: Path, tty: bool, stdin: bool
+    runtime: Sequence[str],
+    container_id: str,
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    tty: bool,
+    stdin: bool,
+    pass_fds: Sequence[int] = (),
 ) -> ExecSession:
     """Start ``runc exec``.
 
     Args:
         runtime: the runtime's command line up to the sub-command.
         directory: the container's bundle; gets the pid file.
+        pass_fds: what the runtime's command line refers to.
     """
     pid_file = directory / f"exec-{secrets.token_hex(8)}.pid"
     command = [*runtime, "exec", f"--pid-file={pid_file}", *(["--tty"] if tty else []), container_id, *argv]
@@ -195,6 +203,7 @@ async def open_exec(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=tool_environment(),
+            pass_fds=pass_fds,
         )
         assert process.stdout is not None
         return ExecSession(process, pid_file, container_id, process.stdin, process.stdout, process.stderr, None)
@@ -203,7 +212,13 @@ async def open_exec(
     try:
         terminal.setraw(follower)
         process = await trio.lowlevel.open_process(
-            command, stdin=follower, stdout=follower, stderr=follower, env=tool_environment(), start_new_session=True
+            command,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=tool_environment(),
+            pass_fds=pass_fds,
+            start_new_session=True,
         )
     except BaseException:
         os.close(controller)

@@ -24,6 +24,7 @@ from kubelet_secrets.runtime.conmon import StartFailed, launch, open_conmon, ope
 from kubelet_secrets.runtime.exec import ExecResult, ExecSession, open_exec
 from kubelet_secrets.runtime.hostfacts import check_runtime
 from kubelet_secrets.runtime.images import Image
+from kubelet_secrets.runtime.launchpad import Launchpad
 from kubelet_secrets.runtime.settings import ContainerSettings, HostFacts
 from kubelet_secrets.runtime.spec import make_spec
 from kubelet_secrets.runtime.state import (
@@ -34,7 +35,7 @@ from kubelet_secrets.runtime.state import (
     read_exit_status,
     signal_by_name,
 )
-from kubelet_secrets.runtime.tools import Tools, run_tool
+from kubelet_secrets.runtime.tools import Outcome, Tools, run_tool
 
 __all__ = [
     "ContainerHandle",
@@ -62,18 +63,25 @@ class OciRuntime:
 
     Args:
         run_dir: the attached noswap tmpfs of the node, 0700; must exist.
+        pods_dir: where the pods' volumes are mounted; None where there are none.
 
     Raises:
         HostError: this runtime does not work with this machine's cgroups.
     """
 
-    def __init__(self, run_dir: Path, *, tools: Tools, host: HostFacts, cgroups: CgroupTree) -> None:
+    def __init__(
+        self, run_dir: Path, *, tools: Tools, host: HostFacts, cgroups: CgroupTree, pods_dir: Path | None = None
+    ) -> None:
         check_runtime(tools.runtime, cgroups.layout)
         self._tools = tools
         self._host = host
         self._cgroups = cgroups
         self._root = run_dir / "runc"  # the runtime's own state; it copies config.json, so it is secret
+        self._command = (str(tools.runtime), f"--root={self._root}")
         self._containers = run_dir / "containers"
+        self._launchpad = Launchpad(
+            hidden=[self._containers, run_dir / "netns", *([pods_dir] if pods_dir is not None else [])],
+        )
         for directory in (self._root, self._containers, run_dir / "scratch"):
             directory.mkdir(mode=0o700, exist_ok=True)
 
@@ -100,7 +108,15 @@ class OciRuntime:
         try:
             # Not abandoned on cancel: a mount made behind our back would stay.
             await trio.to_thread.run_sync(bundles.create, bundle, record, spec, image.rootfs)
-            await launch(self._tools, bundle, record, self._root, self._cgroups.adopt_monitor)
+            await launch(
+                self._tools,
+                bundle,
+                record,
+                self._root,
+                launchpad=self._launchpad,
+                shown=_sources(settings, bundle),
+                adopt_monitor=self._cgroups.adopt_monitor,
+            )
             await trio.lowlevel.checkpoint_if_cancelled()  # launch itself does not stop half-way
         except StartFailed as error:
             await self._keep_failure(bundle, str(error))
@@ -119,7 +135,7 @@ class OciRuntime:
         """
         bundle = self._bundle(container_id)
         bundle.started.touch(mode=0o600)
-        outcome = await run_tool([self._tools.runtime, f"--root={self._root}", "start", container_id])
+        outcome = await self._run("start", container_id)
         if outcome.code != 0:
             error = StartFailed(f"failed to start container: OCI runtime start failed: {outcome.last_line}")
             await self._keep_failure(bundle, str(error))
@@ -191,7 +207,7 @@ class OciRuntime:
             await self._wait_gone(bundle, open_container)
         if record is not None and (self._root / container_id).exists():
             # --force: also when nobody has reaped the first process yet.
-            outcome = await run_tool([self._tools.runtime, f"--root={self._root}", "delete", "--force", container_id])
+            outcome = await self._run("delete", "--force", container_id)
             if outcome.code != 0:
                 logger.warning("container %s: delete: %s", container_id[:12], outcome.last_line)
         if record is not None:
@@ -273,13 +289,15 @@ class OciRuntime:
         """
         if self.state(container_id).state is not ContainerState.RUNNING:
             raise ContainerRunError(f'container "{container_id}" is not running')
+        prefix, descriptors = await trio.to_thread.run_sync(self._launchpad.prefix)
         return await open_exec(
-            [str(self._tools.runtime), f"--root={self._root}"],
+            [*prefix, *self._command],
             container_id,
             argv,
             directory=self._bundle(container_id).path,
             tty=tty,
             stdin=stdin,
+            pass_fds=descriptors,
         )
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -288,12 +306,16 @@ class OciRuntime:
         assert container_id.isalnum(), container_id
         return Bundle(self._containers / container_id)
 
+    async def _run(self, *arguments: str) -> Outcome:
+        prefix, descriptors = await trio.to_thread.run_sync(self._launchpad.prefix)
+        return await run_tool([*prefix, *self._command, *arguments], pass_fds=descriptors)
+
     async def _keep_failure(self, bundle: Bundle, message: str) -> None:
         """Turn a container whose process never came to be into an exited one: only its record and the reason stay."""
         with trio.move_on_after(_CLEANUP_S, shield=True):
             bundles.write_failure(bundle, message)
             if (self._root / bundle.id).exists():
-                await run_tool([self._tools.runtime, f"--root={self._root}", "delete", "--force", bundle.id])
+                await self._run("delete", "--force", bundle.id)
             await self._wait_gone(bundle, open_conmon)
             await trio.to_thread.run_sync(bundles.unmount_rootfs, bundle)
             bundle.config.unlink(missing_ok=True)
@@ -339,6 +361,13 @@ def _is_runtime(pid: int) -> bool:
         return Path(f"/proc/{pid}/comm").read_bytes().startswith(b"runc:[")
     except OSError:
         return False
+
+
+def _sources(settings: ContainerSettings, bundle: Bundle) -> list[Path]:
+    """What the container is made from and may have been mounted by somebody."""
+    namespaces = settings.namespaces
+    own = (namespaces.net, namespaces.ipc, namespaces.uts, namespaces.pid, settings.shm_path)
+    return [bundle.rootfs, *(path for path in own if path is not None), *(each.host_path for each in settings.mounts)]
 
 
 def _record(settings: ContainerSettings, log_path: Path) -> ContainerRecord:

@@ -14,7 +14,7 @@ import trio
 from kubelet_secrets.errors import HostError
 
 _PACKAGES = {"runc": "runc", "crun": "crun", "conmon": "conmon", "skopeo": "skopeo", "umoci": "umoci"}
-_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ def find_tools(runtime: str = "runc") -> Tools:
 
 
 def find_tool(name: str) -> Path:
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":" + _SEARCH_PATH)
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":" + SEARCH_PATH)
     if found is None:
         package = _PACKAGES.get(name)
         advice = f"install the Debian package {package}" if package else "install it or name another"
@@ -58,7 +58,7 @@ def tool_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         k: v for k, v in os.environ.items() if k.lower() in {"http_proxy", "https_proxy", "no_proxy", "ssl_cert_file"}
     }
-    return {"PATH": _SEARCH_PATH, "LC_ALL": "C", **kept, **(extra or {})}
+    return {"PATH": SEARCH_PATH, "LC_ALL": "C", **kept, **(extra or {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,9 @@ class Outcome:
         return lines[-1].strip() if lines else f"exit status {self.code}"
 
 
-async def run_tool(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Outcome:
+async def run_tool(
+    argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+) -> Outcome:
     """Run one program to its end with no standard input.
 
     Cancellation: the program gets SIGTERM, then SIGKILL after five seconds (trio's own rule), and is reaped.
@@ -88,6 +90,7 @@ async def run_tool(argv: Sequence[str | Path], *, env: Mapping[str, str] | None 
         check=False,
         stdin=subprocess.DEVNULL,
         env=tool_environment(env),
+        pass_fds=pass_fds,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -402,7 +402,7 @@ def test_skopeo_log_lines_are_unwrapped() -> None:
 
 def test_missing_program_names_its_debian_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("kubelet_secrets.runtime.tools._SEARCH_PATH", "/nonexistent")
+    monkeypatch.setattr("kubelet_secrets.runtime.tools.SEARCH_PATH", "/nonexistent")
     with pytest.raises(HostError) as caught:
         find_tool("conmon")
     assert str(caught.value) == "conmon not found: install the Debian package conmon"
