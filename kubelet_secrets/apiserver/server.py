@@ -29,6 +29,7 @@ from anycorn.typing import ASGIFramework
 from anycorn.worker_context import WorkerContext
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSStream
+from h2.connection import H2Connection
 from starlette.types import ASGIApp
 
 from kubelet_secrets.apiserver.roundrobin import RoundRobin
@@ -42,6 +43,7 @@ HANDSHAKE_TIMEOUT_S = 10
 IDLE_TIMEOUT_S = 180  # of a connection without any request; longer than client-go keeps one
 GRACE_S = 2.0
 _ACCEPT_RETRY_S = 0.1
+_COUNT_PERIOD = 64  # requests
 # Errors of the connection rather than of the listener. Source: accept(2), "Error handling".
 _CLIENT_HAS_GONE = (
     errno.ECONNABORTED,
@@ -69,6 +71,21 @@ def anycorn_config() -> Config:
     return config
 
 
+class _Protocol(H2Connection):
+    """h2's state machine, which would look at every open stream for each new one."""
+
+    _counted, _counted_at = 0, 0  # streams that were open when it was last looked, and the highest stream id then
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """Those there were and all that were opened since: what has ended meanwhile matters only near the limit."""
+        opened = (self.highest_inbound_stream_id - self._counted_at) // 2
+        if opened >= _COUNT_PERIOD or self._counted + opened + 1 >= self.local_settings.max_concurrent_streams:
+            self._counted, opened = super().open_inbound_streams, 0  # it forgets closed streams while it counts
+            self._counted_at = self.highest_inbound_stream_id
+        return self._counted + opened
+
+
 class _Connection(TCPServer):
     """anycorn's connection, with streams that take turns instead of its priority tree (see ``roundrobin.py``)."""
 
@@ -80,6 +97,7 @@ class _Connection(TCPServer):
     def protocol(self, wrapper: ProtocolWrapper) -> None:
         if isinstance(wrapper.protocol, H2Protocol):
             wrapper.protocol.priority = RoundRobin()  # type: ignore[assignment]  # what it needs of a PriorityTree
+            wrapper.protocol.connection.__class__ = _Protocol  # nothing was said on it yet
         self._wrapper = wrapper
 
 

@@ -64,6 +64,10 @@ class _Protocol(h2.connection.H2Connection):
             super().open_outbound_streams  # noqa: B018 - it forgets closed streams while it counts
         return self._connection.open_streams
 
+    @property
+    def open_inbound_streams(self) -> int:
+        return 0  # no pushes; it asks with each late answer to a stream that was reset
+
 
 class Connection:
     """An HTTP/2 client connection over *stream*, which it owns and closes.

@@ -14,7 +14,7 @@ import enum
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from urllib.parse import quote, urlencode
 
 import httpx2
@@ -33,6 +33,8 @@ _TALKATIVE = ("hpack", "hyperframe", "httpcore2", "httpx2")
 
 JSON = "application/json"
 _SAFE_IN_PATH = "/:@!$&'()*+,;="  # RFC 3986 §3.3; letters, digits and -._~ are safe anyway
+WATCHES_ASKED_AT_ONCE = 64
+"""Watches whose answer has not begun. Thousands at once would each wait for all others, and time out together."""
 REQUEST_TIMEOUT_S = 30.0  # for sending, and between two parts of an answer
 MAX_RETRIES = 10  # of a request that the server is too busy for; client-go's
 
@@ -96,6 +98,7 @@ class Lanes:
         self._is_away = False
         self._returned = trio.Event()
         self.host = config.host
+        self._asking = trio.Semaphore(WATCHES_ASKED_AT_ONCE)
         self._prefix = httpx2.URL(config.server).raw_path.decode("ascii").rstrip("/")
         # Nothing between us and the server keeps our requests apart but the stream: no cookies, no redirects.
         self._headers = {"accept": JSON, "accept-encoding": "gzip", "user-agent": user_agent}
@@ -172,8 +175,9 @@ class Lanes:
                 timeouts=ExchangeTimeouts(read=read_timeout_s, write=REQUEST_TIMEOUT_S),
             )
             try:
-                with trio.move_on_after(REQUEST_TIMEOUT_S) as waiting:
-                    response = await self._transports[lane].send(request)
+                async with self._asking if lane is Lane.WATCH else nullcontext():
+                    with trio.move_on_after(REQUEST_TIMEOUT_S) as waiting:
+                        response = await self._transports[lane].send(request)
                 if waiting.cancelled_caught:
                     # A watch's own read timeout is long; its headers are not worth as much patience.
                     raise httpx2.ReadTimeout(f"no answer within {REQUEST_TIMEOUT_S:g} s")

@@ -19,6 +19,7 @@ from kubelet_secrets.api.core import ConfigMap, Lease, LeaseSpec, Node, Pod, Sec
 from kubelet_secrets.api.decode import DecodeError
 from kubelet_secrets.api.meta import CONFIG_MAPS, LEASES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, ObjectMeta
 from kubelet_secrets.client.kubeconfig import ClusterConfig
+from kubelet_secrets.client.lanes import WATCHES_ASKED_AT_ONCE
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import (
     AlreadyExists,
@@ -442,6 +443,30 @@ async def test_watch_of_a_dying_server_is_unavailable() -> None:
                 await anext(events)
                 with pytest.raises(ApiUnavailable):
                     await anext(events)
+
+
+async def test_thousands_of_watches_are_not_asked_for_at_once() -> None:
+    """Each would wait for the answers to all others; those that are answered count no more."""
+    answered, count = trio.Event(), WATCHES_ASKED_AT_ONCE + 20
+
+    async def handler(stream: ServerStream) -> None:
+        await answered.wait()
+        await stream.respond()
+        await trio.sleep_forever()
+
+    with trio.fail_after(20):
+        async with serve(handler) as server, client_to(server) as client, trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async with client.watch(SECRETS, "shop", Secret):
+                    await trio.sleep_forever()
+
+            for _ in range(count):
+                nursery.start_soon(watch)
+            await eventually(lambda: len(server.seen) == WATCHES_ASKED_AT_ONCE)
+            answered.set()
+            await eventually(lambda: len(server.seen) == count)
+            nursery.cancel_scope.cancel()
 
 
 async def test_leaving_or_cancelling_a_watch_resets_its_stream() -> None:
