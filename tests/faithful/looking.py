@@ -5,6 +5,7 @@ The first is read inside the container by its own processes, the second is compu
 
 from __future__ import annotations
 
+import json
 import posixpath
 import subprocess
 from collections.abc import Sequence
@@ -109,14 +110,11 @@ async def look(cluster: Cluster, pod: Pod, container: str) -> Seen:
     for mount in spec.volume_mounts:
         points[mount.name].append(posixpath.normpath("/" + mount.mount_path.lstrip("/")))
     places = [point for name, each in points.items() if name not in names for point in each]
-    runtime = [RUNTIME, "--root", str(cluster.stack.root_dir / "run" / "runc")]
-    command = [*runtime, "exec", "--user", "0:0", container_id(pod, container), "sh", "-c", _LOOK, "look", *places]
-    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-    assert done.returncode == 0, done.stderr
-    pid = await _pid(runtime, container_id(pod, container))
+    seen = await run_inside(cluster, pod, container, "sh", "-c", _LOOK, "look", *places)
+    pid = await _pid(cluster, pod, container)
     own_points = {point for each in points.values() for point in each}
     mounts = {point: read_only for point, read_only in _mounts(pid).items() if point in own_points}
-    return Seen(_parse_files(done.stdout.decode().splitlines()), _variables(pid), mounts)
+    return Seen(_parse_files(seen.splitlines()), _variables(pid), mounts)
 
 
 def _parse_files(lines: Sequence[str]) -> dict[str, SeenFile]:
@@ -127,10 +125,27 @@ def _parse_files(lines: Sequence[str]) -> dict[str, SeenFile]:
     return found
 
 
-async def _pid(runtime: list[str], identifier: str) -> int:
-    import json
+async def run_inside(cluster: Cluster, pod: Pod, container: str, *command: str) -> str:
+    """What *command* prints, run in the container as root."""
+    line = [*_runtime(cluster), "exec", "--user", "0:0", container_id(pod, container), *command]
+    done = await trio.run_process(line, capture_stdout=True, capture_stderr=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
 
-    done = await trio.run_process([*runtime, "state", identifier], capture_stdout=True, stderr=subprocess.DEVNULL)
+
+async def arguments(cluster: Cluster, pod: Pod, container: str) -> list[str]:
+    """The argument vector of the container's first process."""
+    pid = await _pid(cluster, pod, container)
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().removesuffix("\0").split("\0")
+
+
+def _runtime(cluster: Cluster) -> list[str]:
+    return [RUNTIME, "--root", str(cluster.stack.root_dir / "run" / "runc")]
+
+
+async def _pid(cluster: Cluster, pod: Pod, container: str) -> int:
+    command = [*_runtime(cluster), "state", container_id(pod, container)]
+    done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.DEVNULL)
     return int(json.loads(done.stdout)["pid"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from kubelet_secrets.api.meta import SERVICES
@@ -9,7 +11,17 @@ from kubelet_secrets.errors import Invalid
 from kubelet_secrets.explain import Severity
 from tests.e2e.stacks import Cluster
 from tests.faithful import cases
-from tests.faithful.looking import apply, foretell, foretold, look, make_namespace, wait_pod, wait_refusal
+from tests.faithful.looking import (
+    apply,
+    arguments,
+    foretell,
+    foretold,
+    look,
+    make_namespace,
+    run_inside,
+    wait_pod,
+    wait_refusal,
+)
 
 
 async def test_the_case_objects_are_good(cluster: Cluster) -> None:
@@ -38,6 +50,33 @@ async def test_container_sees_what_was_foretold(cluster: Cluster, case: str) -> 
             assert seen.files == expected.files
             assert seen.variables == expected.variables
             assert seen.mounts == expected.mounts
+
+
+ARGUMENTS = {
+    "$(A)": "a",
+    "<$(PW)>": "<hunter2>",
+    "$$(A)": "$(A)",
+    "$(NOPE) $(A": "$(NOPE) $(A",
+    "$(KUBERNETES_SERVICE_PORT)": "443",
+    "ü$(REF)$": "ü$(A)$",
+    "": "",
+}
+
+
+async def test_command_and_arguments_are_expanded_and_hooks_are_not(cluster: Cluster) -> None:
+    """§6.4: with the final environment, services included, in one pass; lifecycle hooks stay as they are written."""
+    hook = '{exec: {command: [touch, "/dev/shm/$(A)"]}}'
+    text = cases.env(
+        "{name: A, value: a}",
+        "{name: REF, value: $$(A)}",
+        cases.value_from("PW", "secretKeyRef: {name: db, key: password}"),
+        more=f", args: {json.dumps(list(ARGUMENTS), ensure_ascii=False)}, lifecycle: {{postStart: {hook}}}",
+    )
+    await make_namespace(cluster, "arguments")
+    await apply(cluster, text, "arguments")
+    pod = await wait_pod(cluster, "arguments", "web")
+    assert (await arguments(cluster, pod, "app"))[3:] == list(ARGUMENTS.values())
+    assert await run_inside(cluster, pod, "app", "ls", "/dev/shm") == "$(A)\n"
 
 
 @pytest.mark.parametrize("case", cases.REFUSED_BY_THE_NODE)
@@ -73,8 +112,6 @@ async def test_api_refuses_in_the_words_that_were_foretold(cluster: Cluster, cas
 
 async def _own_service(cluster: Cluster) -> str:
     """The Service ``default/kubernetes``, which every cluster has and no manifest names."""
-    import json
-
     found = await cluster.client.get(SERVICES, "default", "kubernetes", dict)
     kept = {"metadata": {"name": "kubernetes", "namespace": "default"}, "spec": found["spec"]}
     return "\n---\n" + json.dumps({"apiVersion": "v1", "kind": "Service", **kept}) + "\n"
