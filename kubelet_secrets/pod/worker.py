@@ -5,7 +5,8 @@
     run ─┬─ publisher.run            status to the API server, the latest one
          ├─ instances' watches       one per running container
          ├─ volumes.run              one task per volume  ┐ cancelled when the pod
-         ├─ envs.run                                      ┘ is to end
+         ├─ envs.run                                      │ is to end
+         ├─ _evict_when_full         emptyDirs with a limit ┘
          └─ _live, then _end         this module
 
 ``_live`` looks, asks ``plan.make_plan``, has the actuator do what it says, publishes, and sleeps until the bell rings: an
@@ -31,10 +32,12 @@ from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.api.times import parse_rfc3339
+from kubelet_secrets.pod import eviction
 from kubelet_secrets.pod.actuator import PodActuator
 from kubelet_secrets.pod.admission import Rejection
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
 from kubelet_secrets.pod.events import NORMAL, WARNING, pod_reference
+from kubelet_secrets.pod.eviction import eviction_message, wait_exceeded
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.plan import BackOffRestart, HoldStart, make_plan, next_wake
 from kubelet_secrets.pod.publisher import StatusPublisher
@@ -229,6 +232,7 @@ class PodWorker:
                 async with trio.open_nursery() as keeping:
                     keeping.start_soon(self._volumes.run)
                     keeping.start_soon(self._envs.run)
+                    keeping.start_soon(self._evict_when_full)
                     await self._live(actuator)
                     keeping.cancel_scope.cancel()
             await self._end(actuator)
@@ -297,6 +301,13 @@ class PodWorker:
             retry_at = await actuator.carry_out(actions, self._publisher.wanted)
             if retry_at is not None:
                 return retry_at
+
+    async def _evict_when_full(self) -> None:
+        volume = await wait_exceeded(self._pod, self._volumes.host_path)
+        self._verdict = (eviction.REASON, eviction_message(self._pod, volume))
+        self._report(None, WARNING, *self._verdict)
+        self._sync_scope.cancel()
+        self._wake.ring()
 
     async def _end(self, actuator: PodActuator) -> None:
         """The order is semantics §8.8: containers, terminal status, volumes, references, DELETE."""
@@ -408,6 +419,8 @@ class PodWorker:
 
     @property
     def _grace_s(self) -> int:
+        if self._verdict is not None and self._verdict[0] == eviction.REASON:
+            return min(eviction.GRACE_S, grace_period_s(self._pod))
         return FORCED_GRACE_S if self.is_removed and not self._is_static else grace_period_s(self._pod)
 
     @property

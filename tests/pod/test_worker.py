@@ -10,7 +10,7 @@ import pytest
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import PODS, SECRETS
-from kubelet_secrets.pod import containers, volumes
+from kubelet_secrets.pod import containers, eviction, volumes
 from kubelet_secrets.pod.views import PodView
 from tests.pod.cluster import Cluster, container, mounted, secret_volume
 
@@ -400,6 +400,21 @@ async def test_deadline_fails_the_pod(lab: Cluster) -> None:
         pod = await lab.wait_phase("web", "Failed")
         assert pod.status.reason == "DeadlineExceeded"
         await lab.wait_event("web", "DeadlineExceeded")
+
+
+async def test_pod_that_fills_its_scratch_space_is_evicted(lab: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """§2.7, sizeLimit; its grace period is not asked for."""
+    monkeypatch.setattr(eviction, "CHECK_S", 0.05)
+    stubborn = "trap '' TERM; dd if=/dev/zero of=/e/file bs=1k count=1100; while :; do sleep 1; done"
+    only = {**container(volumeMounts=[mounted("/e", "e")]), "command": ["sh", "-c", stubborn]}
+    volume = {"name": "e", "emptyDir": {"sizeLimit": "1024Ki"}}
+    async with lab.agent() as agent:
+        await lab.create("web", only, volumes=[volume], terminationGracePeriodSeconds=10**6)
+        pod = await lab.wait("web", lambda pod: any(each.state.terminated for each in pod.status.container_statuses))
+        assert (pod.status.phase, pod.status.reason) == ("Failed", "Evicted")
+        assert pod.status.message == 'Usage of EmptyDir volume "e" exceeds the limit "1Mi". '
+        await lab.wait_event("web", "Evicted", pod.status.message)
+        await agent.wait_view("web", lambda view: not any(each.is_ready for each in view.volumes.values()))
 
 
 async def test_failed_post_start_hook_kills_the_container(lab: Cluster) -> None:
