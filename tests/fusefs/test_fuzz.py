@@ -442,7 +442,7 @@ def test_no_message_ends_the_service(messages: list[bytes]) -> None:
             desk = FrontDesk(tree, Guard(), lambda tid: tid == WRITER)
             operations = Operations(tree, lambda tid: tid == WRITER, resumed=False)
             last = (1 << 63) - 2
-            with ours, theirs, trio.fail_after(20):
+            with ours, theirs, trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(partial(serve, theirs.fileno(), INIT, desk, operations, resume=False))
                     ours.setblocking(False)
