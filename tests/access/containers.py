@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -33,12 +34,16 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(directory: Path, pod_uid: str, binds: Mapping[str, str | Path]) -> Iterator[Container]:
+def container(
+    directory: Path, pod_uid: str, binds: Mapping[str, str | Path], *, first_uid: int = 0
+) -> Iterator[Container]:
     """A container that is created and not started, removed afterwards with its cgroup.
 
     Args:
         directory: scratch space.
         binds: path in the container → path on the host.
+        first_uid: what the container's root is on the host, in a user namespace if that is not root. Then *directory* has to
+            be open to it.
     """
     container_id = secrets.token_hex(32)
     instance = f"guard-{secrets.token_hex(4)}"
@@ -56,11 +61,19 @@ def container(directory: Path, pod_uid: str, binds: Mapping[str, str | Path]) ->
     for kind in ("bounding", "effective", "permitted"):
         spec["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")  # to make a mount namespace
     spec["mounts"] = [each for each in spec["mounts"] if each["destination"] in ("/proc", "/dev")]
+    # What the volume's mount forbids may not be allowed again in a user namespace.
+    options = ["rbind", "ro", *(["nosuid", "nodev", "noexec"] if first_uid else [])]
     spec["mounts"] += [
-        {"destination": inside, "type": "bind", "source": str(outside), "options": ["rbind", "ro"]}
+        {"destination": inside, "type": "bind", "source": str(outside), "options": options}
         for inside, outside in binds.items()
     ]
     spec["linux"]["cgroupsPath"] = cgroup_path
+    if first_uid:
+        spec["linux"]["namespaces"].append({"type": "user"})
+        ids = [{"containerID": 0, "hostID": first_uid, "size": 65536}]
+        spec["linux"] |= {"uidMappings": ids, "gidMappings": ids}
+        for path in (bundle / "rootfs", *(bundle / "rootfs").rglob("*")):
+            os.chown(path, first_uid, first_uid, follow_symlinks=False)
     (bundle / "config.json").write_text(json.dumps(spec))
     runc = ("runc", "--root", str(directory / "runc"))
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -47,8 +47,10 @@ class Remote:
         self._audit = audit
         self._writer = writer
 
-    async def set_up(self, pod: str, volume: str, contents: dict[str, str], fs_group: int | None = None) -> str:
-        payload = {path: FileEntry(path, SensitiveBytes(text.encode()), 0o644, None) for path, text in contents.items()}
+    async def set_up(
+        self, pod: str, volume: str, contents: dict[str, str], fs_group: int | None = None, mode: int = 0o644
+    ) -> str:
+        payload = {path: FileEntry(path, SensitiveBytes(text.encode()), mode, None) for path, text in contents.items()}
         version = await self._volumes.set_up(_pod(pod), _volume(volume), payload, fs_group=fs_group)
         return version.name
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from kubelet_secrets import linux
 from kubelet_secrets.access.policy import Reason
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.control.protocol import AuditView
@@ -44,6 +45,8 @@ POD, NEIGHBOUR, USERS = "attacked", "attacked-neighbour", "attacked-users"
 REFUSED = "EACCES"
 UNASKED = None
 """Owner and mode, or the filesystem's being read-only, decide before anybody is judged, so there is no record."""
+
+PIDFD_GETFD = 438
 
 
 @dataclass
@@ -345,10 +348,20 @@ async def test_passed_descriptor_is_delegation(scene: Scene) -> None:
     assert [(each.verdict, each.container) for each in opens] == [("allowed", f"default/{POD}/app")]
 
 
-async def test_traced_process_gives_its_memory(scene: Scene) -> None:
+async def test_traced_process_gives_its_memory_and_descriptors(scene: Scene) -> None:
     """No goal of ours, written down as it is: whoever may trace a permitted process has what it has."""
     async with scene.talking("app", "exec /attack/attack hold /v/key /v/") as (holder, pid):
         address = int((await holder.hear()).split()[-1], 16)
+        (number,) = [each.name for each in Path(f"/proc/{pid}/fd").iterdir() if str(each.readlink()).endswith("/key")]
+        pidfd = os.pidfd_open(pid)
+        try:
+            taken = linux.syscall(PIDFD_GETFD, "pidfd_getfd", pidfd, int(number), 0)
+        finally:
+            os.close(pidfd)
+        try:
+            assert os.pread(taken, len(VALUE), 0).decode() == VALUE
+        finally:
+            os.close(taken)
         memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
         try:
             assert os.pread(memory, len(VALUE), address).decode() == VALUE

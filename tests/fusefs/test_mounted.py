@@ -271,10 +271,18 @@ def test_modes_hold_for_users(node: RunningNode) -> None:
 @needs_idmapped_fuse
 def test_volume_can_be_mounted_with_mapped_ids(node: RunningNode, volume: Path, tmp_path: Path) -> None:
     """Pods with user namespaces: the runtime maps the owner of the files to the container's root."""
-    target = tmp_path / "mapped"
+    with mapped(volume, tmp_path / "mapped", first_uid=100_000) as target:
+        assert (volume / "a").stat().st_uid == 0
+        assert (target / "a").stat().st_uid == 100_000
+        assert (target / "a").read_text() == "one"
+
+
+@contextlib.contextmanager
+def mapped(directory: Path, target: Path, *, first_uid: int) -> Iterator[Path]:
+    """Another mount of *directory*, at *target*, where what belongs to 0 belongs to *first_uid*."""
     target.mkdir()
-    with user_namespace(100_000) as namespace_fd:
-        clone_fd = linux.syscall(linux.OPEN_TREE, "clone", -100, os.fsencode(volume), 1 | os.O_CLOEXEC)
+    with user_namespace(first_uid) as namespace_fd:
+        clone_fd = linux.syscall(linux.OPEN_TREE, "clone", -100, os.fsencode(directory), 1 | os.O_CLOEXEC)
         try:
             idmap = struct.pack("<QQQQ", 0x100000, 0, 0, namespace_fd)  # MOUNT_ATTR_IDMAP
             linux.syscall(linux.MOUNT_SETATTR, "idmap", clone_fd, b"", 0x1000, idmap, len(idmap))
@@ -282,9 +290,7 @@ def test_volume_can_be_mounted_with_mapped_ids(node: RunningNode, volume: Path, 
         finally:
             os.close(clone_fd)
     try:
-        assert (volume / "a").stat().st_uid == 0
-        assert (target / "a").stat().st_uid == 100_000
-        assert (target / "a").read_text() == "one"
+        yield target
     finally:
         mounts.umount_lazy(target)
 
