@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from kubelet_secrets.client.kubeconfig import load_kubeconfig, ssl_context
 from kubelet_secrets.runtime.tools import find_tools
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.cli.command import run_cli
@@ -34,6 +36,7 @@ from tests.e2e.stacks import (
     secret_volume,
 )
 from tests.e2e.tracing import Filesystems, Touch, read_trace, strace_command
+from tests.podexec import websocket_exec
 from tests.runtime.private_registry import PASSWORD, USERNAME, PrivateRegistry, serve_registry
 
 pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
@@ -165,7 +168,12 @@ async def live(
     mounts = [mount("v", "/v"), mount("p", "/p"), mount("v", "/one", subPath="key"), mount("e", "/e", readOnly=False)]
     await cluster.run_pod(
         "every-way",
-        container(script=f"cat /v/key; {WAIT}", env=[secret_env("A", "s", "key")], volumeMounts=mounts),
+        container(
+            script=f"cat /v/key | tee /dev/termination-log; {WAIT}",
+            env=[secret_env("A", "s", "key")],
+            volumeMounts=mounts,
+            lifecycle={"postStart": {"exec": {"command": ["sh", "-c", "cat /v/key; echo $A"]}}},
+        ),
         initContainers=[container("init", "cat /v/key > /e/copy", volumeMounts=mounts)],
         volumes=[secret_volume("v", "s"), projected, {"name": "e", "emptyDir": {"medium": "Memory"}}],
     )
@@ -181,6 +189,7 @@ async def live(
         env={"KUBELET_SECRETS_SOCKET": str(cluster.stack.socket)},
     )
     assert "first-value-of-memory-only" in shown.stdout
+    await exec_and_logs(cluster)
     # A rotation, a crash, a restart, an end.
     await cluster.put_secret("s", {"key": "second-value-of-memory-only"})
     await cluster.exec("every-way", "until grep -q second /v/key; do :; done")
@@ -189,6 +198,20 @@ async def live(
     await cluster.stack.wait_agent(other_than=before)
     await cluster.restart("every-way")
     filesystems.look()
-    assert "value-of-memory-only" in await cluster.logs("every-way")
+    last = (await cluster.pod("every-way")).status.container_statuses[0].last_state.terminated
+    assert last is not None
+    assert last.message == "first-value-of-memory-only"
     await cluster.delete_pod("every-way", grace_s=1)
     await cluster.wait_gone("every-way")
+
+
+async def exec_and_logs(cluster: Cluster) -> None:
+    """Values on their way through the kubelet's API, in both directions."""
+    config = load_kubeconfig(cluster.stack.kubeconfig)
+    for command, flags in ((["cat", "/v/key", "-"], {}), (["cat", "/v/key"], {"tty": "1"})):
+        stdin = None if flags else b"typed-value-of-memory-only"
+        done = await websocket_exec(config, "default", "every-way", command, stdin=stdin, container="app", **flags)
+        assert done.out[1] == b"first-value-of-memory-only" + (stdin or b"")
+    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=30) as client:
+        logs = await client.get("/api/v1/namespaces/default/pods/every-way/log", params={"container": "app"})
+    assert logs.text.startswith("first-value-of-memory-only")
