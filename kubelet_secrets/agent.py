@@ -77,6 +77,7 @@ from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.admitting import Admission
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
+from kubelet_secrets.pod.garbage import collect_after
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.manifestdir import ManifestDirectory
 from kubelet_secrets.pod.parts import IMAGE_PULL_BURST, IMAGE_PULL_QPS, NodeParts, wall_clock
@@ -368,6 +369,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     working.start_soon(services.run)
                     working.start_soon(serve_kubelet)
                     working.start_soon(collector.run)
+                    working.start_soon(collect_after, pods)
                     if options.projects_trust_bundles:
                         working.start_soon(trust_bundles.run)
                     if options.pod_manifest_path is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import kubelet_secrets
 from kubelet_secrets.fusefs.handover import Handover, News, Turn
-from kubelet_secrets.fusefs.hardening import set_parent_death_signal
+from kubelet_secrets.fusefs.hardening import set_parent_death_signal, with_overwriting
 from kubelet_secrets.watchdog import Watchdog, read_queued_s
 
 _MAX_BACKOFF_S = 5.0  # 0s, 0.2s, 0.4s, 0.8s, … 5s
@@ -39,8 +39,8 @@ def restart_delay_s(quick_deaths: int, *, came_up: bool) -> float:
 
 
 def base_environ(*, without: Collection[str]) -> dict[str, str]:
-    """The children's environment: ours *without* some variables, and able to import this very package."""
-    environ = {name: value for name, value in os.environ.items() if name not in without}
+    """The children's environment: ours *without* some variables, able to import this very package, freed memory overwritten."""
+    environ = with_overwriting({name: value for name, value in os.environ.items() if name not in without})
     assert kubelet_secrets.__file__ is not None
     package_parent = str(Path(kubelet_secrets.__file__).parent.parent)
     if package_parent not in site.getsitepackages():  # a checkout; -P keeps the current directory out

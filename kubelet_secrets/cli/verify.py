@@ -237,8 +237,8 @@ def _print(report: Report) -> None:
     )
     _heading(
         "Processes they passed through",
-        "Copies of values in memory, while in use and after their deletion. Python cannot wipe them, and the API server keeps\n"
-        "a history for ten minutes: counted, not promised. Locked and never dumped is what is promised.",
+        "Copies of values in memory, while in use and two seconds after their deletion: counted, not promised. Agent and\n"
+        "writer overwrite what they free; the API server keeps a history for ten minutes. Promised: locked, and never dumped.",
     )
     _print_graded(
         ["PROCESS", "PID", "MEMORY", "IN USE", "AFTER", "WHY"],

@@ -9,7 +9,7 @@ runtime, skopeo) dump no core either. What this cannot do: docs/threat-model.md.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kubelet_secrets import linux
@@ -19,6 +19,7 @@ _PR_SET_DUMPABLE = 4
 _MCL_CURRENT = 1
 _MCL_FUTURE = 2
 _MCL_ONFAULT = 4
+_PERTURB = "glibc.malloc.perturb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,21 @@ def harden_process() -> Hardening:
         no_core=_attempt(_limit_cores),
         memory_locked=_attempt(lambda: linux.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)),
     )
+
+
+def with_overwriting(environ: Mapping[str, str]) -> dict[str, str]:
+    """*environ* for a process whose freed memory shall not keep what was in it; to be set before it starts.
+
+    Python asks glibc for each object instead of keeping pools of its own, and glibc fills what is given back. What glibc has
+    at hand for the next request of that size (seven pieces a size and thread) is filled when it is handed out. Costs a tenth
+    of the processor time, and no memory. Another C library ignores the second. Source: mallopt(3), M_PERTURB.
+    """
+    tunables = [each for each in environ.get("GLIBC_TUNABLES", "").split(":") if each and not each.startswith(_PERTURB)]
+    return {
+        **environ,
+        "PYTHONMALLOC": environ.get("PYTHONMALLOC", "malloc"),  # a developer's "debug" overwrites too
+        "GLIBC_TUNABLES": ":".join([*tunables, f"{_PERTURB}=165"]),
+    }
 
 
 def _limit_cores() -> None:

@@ -35,10 +35,15 @@ WORKER_RETRY_CAP_S = 60.0
 
 
 class PodManager:
-    """The pods of one node."""
+    """The pods of one node.
+
+    Attributes:
+        ended: how many pods have ended here so far.
+    """
 
     def __init__(self, parts: NodeParts) -> None:
         self._parts = parts
+        self.ended = 0
         self._workers: dict[PodUID, PodWorker] = {}
         self._finished: set[PodUID] = set()  # done here, still listed by the API
         self._adopted: defaultdict[PodUID, list[ContainerHandle]] = defaultdict(list)
@@ -157,6 +162,7 @@ class PodManager:
             await trio.sleep(min(WORKER_RETRY_S * 2.0 ** (failures - 1), WORKER_RETRY_CAP_S))
             worker = await self._replace_worker(uid, worker)
         del self._workers[uid]
+        self.ended += 1
         if not worker.is_removed:
             self._finished.add(uid)
         self._apply(self._static.ended(uid))

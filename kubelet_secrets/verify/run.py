@@ -38,6 +38,8 @@ from kubelet_secrets.verify.report import AreaReport, MachineFact, MountReport, 
 from kubelet_secrets.verify.scanner import Scanner
 
 _CLEAN_UP_TIMEOUT_S = 30
+_FORGETTING_S = 2.0
+"""The agent collects what ended pods have left in its memory half a second later. Said in the report."""
 
 T = TypeVar("T")
 
@@ -219,6 +221,7 @@ class _Run:
         self._progress.begin("deleting everything")
         await course.delete()
         self._progress.begin("looking into memory again")
+        await trio.sleep(_FORGETTING_S)
         self._processes = await _in_thread(
             lambda: list(examination.count_again(self._processes, self._scanner, planted))
         )

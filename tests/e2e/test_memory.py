@@ -93,6 +93,8 @@ async def test_every_process_that_holds_values_is_locked_in_memory(cluster: Clus
         assert unlocked(pid) == [], name
         assert core_limits(pid)[0] in ("0", "1"), name
         assert core_limits(pid)[1] == hard_limit, f"{name}: the hard limit belongs to the containers"
+        overwrites = b"PYTHONMALLOC=malloc" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert overwrites is name.startswith(("kubelet_secrets.agent_process", "kubelet_secrets.fusefs.writer")), name
 
 
 async def test_a_command_that_prints_values_is_locked_in_memory(cluster: Cluster) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import resource
+import secrets
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from kubelet_secrets.fusefs.hardening import with_overwriting
 
 SCRIPT = """
 import dataclasses, json, os, resource, sys
@@ -93,3 +96,36 @@ print(os.pread(kept, 9000, 0) == bytes(5000), os.path.exists(path))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[8] True\nTrue False\n"
+
+
+def test_what_is_freed_is_overwritten() -> None:
+    """Of a hundred copies that were freed next to none is left; without the setting, in Python's own pools, many are."""
+    script = """
+import re, sys
+value = sys.stdin.buffer.read()
+kept = [b"%4d:" % number + value for number in range(100)]
+del kept
+left = 0
+for line in open("/proc/self/maps"):
+    if "rw-p" in line and "[v" not in line:
+        begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            memory.seek(begin)
+            left += len(re.findall(b"[0-9]:" + value, memory.read(end - begin)))
+print(left)
+"""
+
+    def left(environ: dict[str, str]) -> int:
+        command = [sys.executable, "-c", script]
+        return int(
+            subprocess.run(command, input=secrets.token_hex(20).encode(), env=environ, stdout=-1, check=True).stdout
+        )
+
+    assert left(with_overwriting({})) <= 20, "what glibc keeps at hand: seven pieces of a size"
+    assert left({}) > 50
+
+
+def test_settings_of_a_developer_stay() -> None:
+    given = {"PYTHONMALLOC": "debug", "GLIBC_TUNABLES": "glibc.malloc.perturb=1:glibc.malloc.check=1", "A": "b"}
+    wanted = {**given, "GLIBC_TUNABLES": "glibc.malloc.check=1:glibc.malloc.perturb=165"}
+    assert with_overwriting(given) == with_overwriting(with_overwriting(given)) == wanted
