@@ -19,11 +19,19 @@ import msgspec
 import trio
 
 from kubelet_secrets.api.core import Pod
-from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, SECRETS
+from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, SECRETS, Resource
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.control.client import ask, ask_one
 from kubelet_secrets.control.protocol import AuditView, ContainerSummary, EnvView, NodeSummary, TreeView
-from kubelet_secrets.errors import AlreadyExists, Forbidden, HostError, Invalid, KubeletSecretsError, NotFound
+from kubelet_secrets.errors import (
+    AlreadyExists,
+    ApiUnavailable,
+    Forbidden,
+    HostError,
+    Invalid,
+    KubeletSecretsError,
+    NotFound,
+)
 from kubelet_secrets.verify import objects
 from kubelet_secrets.verify.canaries import Canary
 from kubelet_secrets.verify.objects import BROKEN_POD, FILES, POD, SECRET, Planted
@@ -82,17 +90,16 @@ class Course:
 
     async def deliver(self) -> None:
         """Create the objects; wait until the containers run and have what they should have."""
-        client, namespace = self.node.client, self.node.namespace
+        namespace = self.node.namespace
         with self._step(
             "a pod with an image that only its pull secret opens, files, variables and a projected volume runs"
         ):
-            with contextlib.suppress(AlreadyExists):
-                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-                await client.create(NAMESPACES, "", body)
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+            await self._create(NAMESPACES, "", body)
             for secret in objects.secrets(self.planted, namespace, self.registry):
-                await client.create(SECRETS, namespace, secret)
+                await self._create(SECRETS, namespace, secret)
             for pod in objects.pods(namespace, self.image, self.node.name):
-                await self._create_pod(pod)
+                await self._create(PODS, namespace, pod)
             self._pod_uid = (await self._wait_ready()).metadata.uid
         with self._step("its containers see the right values"):
             await self._expect(f"cat {FILES}/file", self.planted.file.value)
@@ -192,36 +199,50 @@ class Course:
             return
         raise CourseEnded
 
-    async def _create_pod(self, pod: dict[str, Any]) -> None:
+    async def _create(self, resource: Resource, namespace: str, body: dict[str, Any]) -> None:
+        """As often as it takes: a busy machine's API server may keep its answer to itself for too long."""
         while True:
             try:
-                await self.node.client.create(PODS, self.node.namespace, pod)
+                await self.node.client.create(resource, namespace, body)
                 return
+            except AlreadyExists:
+                return
+            except ApiUnavailable:
+                pass
             except Forbidden as error:
                 if "serviceaccount" not in str(error).lower():
                     raise
-                await trio.sleep(_POLL_S)  # that of a new namespace comes a moment later
+                # that of a new namespace comes a moment later
+            await trio.sleep(_POLL_S)
+
+    async def _look_at(self, pod: str) -> Pod:
+        """Raises: NotFound: it is gone."""
+        while True:
+            try:
+                return await self.node.client.get(PODS, self.node.namespace, pod, Pod)
+            except ApiUnavailable:
+                await trio.sleep(_POLL_S)
 
     async def _patch_file(self, canary: Canary) -> None:
         await self.node.client.patch(SECRETS, self.node.namespace, SECRET, objects.new_content(canary))
 
     async def _wait_ready(self) -> Pod:
         while True:
-            pod = await self.node.client.get(PODS, self.node.namespace, POD, Pod)
+            pod = await self._look_at(POD)
             statuses = pod.status.container_statuses
             if statuses and all(status.ready for status in statuses):
                 return pod
             await trio.sleep(_POLL_S)
 
     async def _is_waiting(self) -> bool:
-        pod = await self.node.client.get(PODS, self.node.namespace, BROKEN_POD, Pod)
+        pod = await self._look_at(BROKEN_POD)
         waiting = [status.state.waiting for status in pod.status.container_statuses]
         return any(each is not None and each.reason == "CreateContainerConfigError" for each in waiting)
 
     async def _is_gone(self) -> bool:
         for pod in (POD, BROKEN_POD):
             with contextlib.suppress(NotFound):
-                await self.node.client.get(PODS, self.node.namespace, pod, Pod)
+                await self._look_at(pod)
                 return False
         return not (self.node.root_dir / "pods" / self._pod_uid).exists()
 

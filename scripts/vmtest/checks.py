@@ -76,7 +76,7 @@ def verdict_of_verify(status: int, output: str) -> Outcome:
     rows = [re.split(r" {2,}", line) for line in features.splitlines()]
     missing = [name for name, here, effect in rows if here == "no" and not effect.startswith("not needed")]
     fallbacks = f"instead of {', '.join(missing)} the fallbacks" if missing else "no fallback"
-    broken = re.findall(r"^✗ (.*)", output, re.MULTILINE)
+    broken = dict.fromkeys(re.findall(r"^✗ (.*)", output, re.MULTILINE))  # a step is told of twice
     if status != 0:
         return Outcome(False, "; ".join(broken) or f"exit status {status}")
     return Outcome(True, f"every promise holds; {fallbacks}")
