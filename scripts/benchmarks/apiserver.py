@@ -6,10 +6,7 @@ the same client. Both keep their data on disk and encrypt nothing.
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,10 +22,9 @@ from harness import Place, percentile, rss_mb, secret
 
 from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.meta import SECRETS
-from kubelet_secrets.apiserver import pki
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
-from kubelet_secrets.sensitive import SensitiveBytes
+from kubelet_secrets.testing.controlplane import Assets, ControlPlane, find_assets
 
 MANY = 10_000
 WRITERS = 50
@@ -61,11 +57,11 @@ async def run(place: Place) -> None:
         print(
             f"kubelet-secrets apiserver: ready {time.perf_counter() - started:.1f} s after its start with what it had stored"
         )
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    if not assets:
+    assets = find_assets()
+    if assets is None:
         print("no kube-apiserver beside it: KUBEBUILDER_ASSETS is not set")
         return
-    async with upstream(Path(assets), place.directory) as server:
+    async with upstream(assets, place.directory) as server:
         await measure(server)
 
 
@@ -186,52 +182,18 @@ async def ours(directory: Path, data: Path) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def upstream(assets: Path, directory: Path) -> AsyncIterator[Running]:
-    """A kube-apiserver as envtest runs it: its own certificate, one administrator with a token."""
-    token = secrets.token_hex(16)
-    client_port, peer_port, port = free_port(), free_port(), free_port()
-    (directory / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
-    (directory / "accounts.key").write_bytes(pki.CertificateAuthority.create().issue_admin().key_pem.reveal())
-    etcd_url = f"http://127.0.0.1:{client_port}"
-    etcd = [
-        *(str(assets / "etcd"), f"--data-dir={directory / 'etcd'}", f"--listen-client-urls={etcd_url}"),
-        *(f"--advertise-client-urls={etcd_url}", f"--listen-peer-urls=http://127.0.0.1:{peer_port}"),
-    ]
-    apiserver = [
-        *(str(assets / "kube-apiserver"), f"--etcd-servers={etcd_url}", f"--cert-dir={directory / 'certs'}"),
-        *(f"--secure-port={port}", "--bind-address=127.0.0.1", f"--token-auth-file={directory / 'tokens.csv'}"),
-        *(
-            "--authorization-mode=RBAC",
-            "--disable-admission-plugins=ServiceAccount",
-            "--http2-max-streams-per-connection=998",
-        ),
-        *("--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://localhost"),
-        f"--service-account-key-file={directory / 'accounts.key'}",
-        f"--service-account-signing-key-file={directory / 'accounts.key'}",
-    ]
-    config: dict[str, dict[str, object]] = {
-        "cluster": {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True},
-        "user": {"token": token},
-    }
-    kubeconfig = directory / "upstream.kubeconfig"
-    pki.write_private(kubeconfig, SensitiveBytes(_kubeconfig(config)))
-    async with running(etcd) as store, running(apiserver) as process:
-        server = Running("kube-apiserver and etcd", kubeconfig, (store.pid, process.pid))
-        await wait_ready(server)
-        yield server
-
-
-def _kubeconfig(parts: dict[str, dict[str, object]]) -> bytes:
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": parts["cluster"]}],
-            "users": [{"name": "u", "user": parts["user"]}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-    ).encode()
+async def upstream(assets: Assets, directory: Path) -> AsyncIterator[Running]:
+    """A kube-apiserver with etcd, as the tests run them; nothing else, and as many streams for a client as ours allows."""
+    place = directory / "upstream"
+    place.mkdir(mode=0o700)
+    extra = ["--http2-max-streams-per-connection=998", "--disable-admission-plugins=ServiceAccount"]
+    plane = ControlPlane(assets, place, extra=extra, only_apiserver=True)
+    try:
+        await trio.to_thread.run_sync(plane.start)
+        yield Running("kube-apiserver and etcd", plane.kubeconfig, plane.pids)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(plane.stop)
 
 
 @asynccontextmanager
@@ -259,10 +221,3 @@ async def wait_ready(server: Running) -> None:
             except Exception:  # not listening yet, or not ready: which of the two does not matter here
                 pass
             await trio.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
