@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from kubelet_secrets.apiserver import pki
 from kubelet_secrets.apiserver.pki import CertificateAuthority, KeyPair
@@ -120,7 +122,8 @@ def apiserver_arguments(directory: Path, ports: Ports, extra: Sequence[str] = ()
         f"--kubelet-client-key={directory / 'kubelet-client.key'}",
         "--kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname",
         f"--service-account-issuer={ISSUER}",
-        f"--service-account-key-file={directory / 'accounts.key'}",
+        # Not the same file: of keys in PKCS #8 the API server takes the public half only from a public key.
+        f"--service-account-key-file={directory / 'accounts.pub'}",
         f"--service-account-signing-key-file={directory / 'accounts.key'}",
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         "--allow-privileged=true",
@@ -169,7 +172,11 @@ def write_credentials(directory: Path, ports: Ports) -> None:
     write_pair("ca", authority.pair)
     write_pair("apiserver", authority.issue_server([*_NAMES, ports.address]))
     write_pair("kubelet-client", authority.issue_client("kube-apiserver-kubelet-client", ["system:masters"]))
-    pki.write_private(directory / "accounts.key", CertificateAuthority.create("accounts").pair.key_pem)
+    accounts = CertificateAuthority.create("accounts").pair
+    pki.write_private(directory / "accounts.key", accounts.key_pem)
+    public_key = x509.load_pem_x509_certificate(accounts.certificate_pem).public_key()
+    spki = public_key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pki.write_private(directory / "accounts.pub", SensitiveBytes(spki))
     for name, user, groups in (
         ("admin", "kubernetes-admin", ["system:masters"]),
         ("controller-manager", "system:kube-controller-manager", []),

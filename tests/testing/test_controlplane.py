@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import CONFIG_MAPS, NODES, PODS, SERVICE_ACCOUNTS
@@ -87,6 +88,9 @@ def test_node_joins_and_outlives_its_control_plane(plane: ControlPlane, tmp_path
     serving = x509.load_pem_x509_certificate(Path(called["tls-cert-file"]).read_bytes())
     names = serving.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "kubernetes.default.svc" in names.get_values_for_type(x509.DNSName)
+    public = serialization.load_pem_public_key(Path(called["service-account-key-file"]).read_bytes())
+    private = Path(called["service-account-signing-key-file"]).read_bytes()
+    assert serialization.load_pem_private_key(private, None).public_key() == public
     for key in (tmp_path / "plane").glob("*.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600, key
     assert (plane.has_controllers, plane.has_scheduler) == (False, False)
