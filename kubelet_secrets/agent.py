@@ -59,7 +59,7 @@ from kubelet_secrets.inspection import Inspection
 from kubelet_secrets.kubeletapi import server as kubelet_server
 from kubelet_secrets.kubeletapi.authn import Authenticator
 from kubelet_secrets.kubeletapi.authz import Authorizer
-from kubelet_secrets.kubeletapi.metrics import node_metrics
+from kubelet_secrets.kubeletapi.metrics import identity_metrics, node_metrics
 from kubelet_secrets.kubeletapi.routes import KubeletRoutes
 from kubelet_secrets.node.bootstrap import Identity, find_identity
 from kubelet_secrets.node.certfiles import SERVER, CertificateFiles
@@ -312,9 +312,10 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 parts,
                 authenticator=Authenticator(client),
                 authorizer=Authorizer(client, options.node_name),
-                gather=lambda: node_metrics(
-                    handover.store_fd, audit_records=audit.log.head.seq, lost_events=events.dropped
-                ),
+                gather=lambda: [
+                    *identity_metrics(options.node_name, facts.kubelet_version),
+                    *node_metrics(handover.store_fd, audit_records=audit.log.head.seq, lost_events=events.dropped),
+                ],
                 record=audit.log.note,
             )
             async with trio.open_nursery() as nursery:

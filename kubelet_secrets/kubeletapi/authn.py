@@ -48,7 +48,9 @@ class Authenticator:
     async def authenticate(self, request: HttpRequest) -> UserInfo | None:
         """None: nobody knows who that is."""
         if request.certificate is not None:
-            return certificate_user(request.certificate)
+            user = certificate_user(request.certificate)
+            if user.name:  # a certificate that names nobody is none: a token may say more
+                return user
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             return None

@@ -59,8 +59,20 @@ def _is_below(path: str, prefix: str) -> bool:
 
 
 def forbidden_text(user: UserInfo, attributes: Attributes) -> str:
+    return f"Forbidden ({_described(user, attributes)})\n"
+
+
+def error_text(user: UserInfo, attributes: Attributes) -> str:
+    return f"Authorization error ({_described(user, attributes)})"
+
+
+def _described(user: UserInfo, attributes: Attributes) -> str:
     found = " ".join(attributes.subresources)
-    return f"Forbidden (user={user.name}, verb={attributes.verb}, resource=nodes, subresource(s)=[{found}])\n"
+    return f"user={user.name}, verb={attributes.verb}, resource=nodes, subresource(s)=[{found}]"
+
+
+class NotAuthorizable(Exception):
+    """Nobody can say whether somebody may; the text is the API server's or the client's."""
 
 
 class Authorizer:
@@ -72,7 +84,11 @@ class Authorizer:
         self._known: dict[tuple[str, tuple[str, ...], str, str], tuple[float, bool]] = {}
 
     async def is_allowed(self, user: UserInfo, attributes: Attributes) -> bool:
-        """Whether *user* may. No, when the API server cannot be asked."""
+        """Whether *user* may.
+
+        Raises:
+            NotAuthorizable: the API server cannot be asked, and has not said before.
+        """
         for subresource in attributes.subresources:
             if await self._ask(user, attributes.verb, subresource):
                 return True
@@ -102,8 +118,8 @@ class Authorizer:
         }
         try:
             answer = await self._client.create(ACCESS_REVIEWS, "", body)
-        except (ApiError, ApiUnavailable):
-            return False
+        except (ApiError, ApiUnavailable) as error:
+            raise NotAuthorizable(str(error)) from None
         allowed = bool((answer.get("status") or {}).get("allowed"))
         if len(self._known) >= LARGEST_CACHE:
             self._known.clear()

@@ -60,6 +60,7 @@ class Exchange:
         self.is_answered = False
         self._stream = stream
         self._machine = machine
+        self._upgraded: PrefixedStream | None = None
 
     async def respond(self, code: int, body: bytes | str = b"", *, content_type: str = TEXT) -> None:
         """Answer with a whole body."""
@@ -96,7 +97,14 @@ class Exchange:
         response = h11.InformationalResponse(status_code=101, headers=list(headers), reason=b"Switching Protocols")
         await self._send(response)
         rest, _ = self._machine.trailing_data
-        return PrefixedStream(self._stream, rest)
+        self._upgraded = PrefixedStream(self._stream, rest)
+        return self._upgraded
+
+    async def wait_idle(self, seconds: float) -> None:
+        """Return when the stream of :meth:`upgrade` has carried nothing, in either direction, for so long."""
+        assert self._upgraded is not None, "the exchange has not left HTTP"
+        while (until := self._upgraded.used_at + seconds) > trio.current_time():  # noqa: ASYNC110  # nobody tells of silence
+            await trio.sleep_until(until)
 
     async def _begin(self, code: int, headers: list[tuple[str, str]]) -> None:
         self.is_answered = True
@@ -118,11 +126,16 @@ class Exchange:
 
 
 class PrefixedStream(trio.abc.Stream):
-    """A stream some of whose bytes have been read already."""
+    """A stream some of whose bytes have been read already.
+
+    Attributes:
+        used_at: when it carried something last, by trio's clock.
+    """
 
     def __init__(self, stream: trio.abc.Stream, prefix: bytes) -> None:
         self._stream = stream
         self._prefix = prefix
+        self.used_at = trio.current_time()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._prefix:
@@ -130,10 +143,13 @@ class PrefixedStream(trio.abc.Stream):
             count = len(self._prefix) if max_bytes is None else max_bytes
             taken, self._prefix = self._prefix[:count], self._prefix[count:]
             return taken
-        return await self._stream.receive_some(max_bytes)
+        received = await self._stream.receive_some(max_bytes)
+        self.used_at = trio.current_time()
+        return received
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
+        self.used_at = trio.current_time()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

@@ -56,11 +56,36 @@ def _escape(text: str, *, quotes: bool = True) -> str:
 def process_metrics() -> list[Metric]:
     """This process, under the names that every Prometheus client uses."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    size, pages = (int(each) for each in Path("/proc/self/statm").read_text().split()[:2])
+    largest = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return [
+        _one("process_start_time_seconds", "gauge", "When it started, in seconds since 1970.", _started_at()),
+        _one("process_virtual_memory_bytes", "gauge", "Address space, in bytes.", size * resource.getpagesize()),
+        _one("process_max_fds", "gauge", "How many file descriptors it may open.", largest),
         _one("process_cpu_seconds_total", "counter", "CPU time spent, in seconds.", usage.ru_utime + usage.ru_stime),
         _one("process_resident_memory_bytes", "gauge", "Resident memory, in bytes.", pages * resource.getpagesize()),
         _one("process_open_fds", "gauge", "Open file descriptors.", len(os.listdir("/proc/self/fd"))),
+    ]
+
+
+def _started_at() -> float:
+    """Source: proc(5), /proc/pid/stat (22) and btime of /proc/stat."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def identity_metrics(node_name: str, version: str) -> list[Metric]:
+    """Whose numbers these are.
+
+    Args:
+        version: of the kubelet whose behaviour this is.
+    """
+    return [
+        Metric(
+            "kubelet_node_name", "gauge", "The node's name. The count is always 1.", (Sample(1, {"node": node_name}),)
+        ),
+        Metric("kubernetes_build_info", "gauge", "Which program this is.", (Sample(1, {"git_version": version}),)),
     ]
 
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 32 * 1024
 FINISH_S = 5.0  # for the last words to a client that does not read
+IDLE_S = 4 * 3600.0  # streamingConnectionIdleTimeout
 
 Status = Mapping[str, Any]
 
@@ -84,6 +85,7 @@ async def answer_exec(
         if channels is None:
             nursery.cancel_scope.cancel()
             return
+        nursery.start_soon(_end_when_idle, exchange, nursery.cancel_scope)
         status = await _run(channels, runtime, container.instance.container_id, command, wanted)
         meta = view.pod.metadata
         how = status.get("reason", "Success")
@@ -127,6 +129,13 @@ async def _accept(exchange: Exchange, wanted: Wanted, nursery: trio.Nursery) -> 
 async def _take_in(channels: Channels, scope: trio.CancelScope) -> None:
     """Read from the client; when it has gone, the command goes too."""
     await channels.run()
+    scope.cancel()
+
+
+async def _end_when_idle(exchange: Exchange, scope: trio.CancelScope) -> None:
+    """A client that vanished without a word, or was forgotten in a window, does not hold its command for ever."""
+    await exchange.wait_idle(IDLE_S)
+    logger.info("a command in a container is ended: nothing was said for %d s", IDLE_S)
     scope.cancel()
 
 

@@ -17,7 +17,7 @@ from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.kubeletapi import metrics
 from kubelet_secrets.kubeletapi.authn import Authenticator, UserInfo
-from kubelet_secrets.kubeletapi.authz import Authorizer, attributes_of, forbidden_text
+from kubelet_secrets.kubeletapi.authz import Authorizer, NotAuthorizable, attributes_of, error_text, forbidden_text
 from kubelet_secrets.kubeletapi.containerlogs import LogRefused, choose_run, parse_query
 from kubelet_secrets.kubeletapi.http1 import Exchange
 from kubelet_secrets.kubeletapi.remotecommand import answer_exec
@@ -77,7 +77,13 @@ class KubeletRoutes:
             await exchange.respond(HTTPStatus.UNAUTHORIZED, "Unauthorized")
             return
         attributes = attributes_of(request.method, request.path)
-        if not await self._authorizer.is_allowed(user, attributes):
+        try:
+            is_allowed = await self._authorizer.is_allowed(user, attributes)
+        except NotAuthorizable as error:
+            logger.warning("%s: %s", error_text(user, attributes), error)
+            await exchange.respond(HTTPStatus.INTERNAL_SERVER_ERROR, error_text(user, attributes))
+            return
+        if not is_allowed:
             match request.path.strip("/").split("/"):
                 case ["exec", namespace, pod, *_, container]:
                     self._note_exec(user, namespace, pod, "", container, is_allowed=False)

@@ -322,6 +322,8 @@ async def test_health_pods_metrics(cluster: Cluster) -> None:
     assert code == 200
     assert "\nkubelet_running_pods " in body
     assert "\nkubelet_secrets_store_files " in body
+    assert f'\nkubelet_node_name{{node="{cluster.stack.node_name}"}} 1\n' in body
+    assert "\nprocess_start_time_seconds " in body
     assert await _ask(cluster, "/nothing") == (404, "404 page not found\n")
     assert (await _ask(cluster, "/containerLogs/default/nobody/app"))[0] == 404
     assert await _ask(cluster, f"/exec/default/{name}/app?command=ls") == (

@@ -104,6 +104,35 @@ async def test_upgrade_hands_out_the_stream_with_what_came_early() -> None:
         assert await read_all(client) == b"echo earlylate"
 
 
+async def test_upgraded_stream_is_idle_when_nothing_goes_either_way(autojump_clock: trio.testing.MockClock) -> None:
+    ended_at: list[float] = []
+
+    async def handle(exchange: Exchange) -> None:
+        stream = await exchange.upgrade([("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")])
+        async with trio.open_nursery() as nursery:
+
+            async def echo() -> None:
+                while data := await stream.receive_some(100):
+                    await stream.send_all(data)
+
+            nursery.start_soon(echo)
+            await exchange.wait_idle(1.0)
+            ended_at.append(trio.current_time())
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+
+    async with serving(handle) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n")
+        await read_until(client, b"\r\n\r\n")
+        started_at = trio.current_time()
+        for _ in range(3):
+            await trio.sleep(0.6)
+            await client.send_all(b"x")
+            await client.receive_some(1)
+        assert await read_all(client) == b""
+    assert ended_at == [pytest.approx(started_at + 3 * 0.6 + 1.0)]
+
+
 async def test_no_request_follows_a_refused_upgrade() -> None:
     async def handle(exchange: Exchange) -> None:
         await exchange.respond(403, "no\n")
