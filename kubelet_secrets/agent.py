@@ -277,6 +277,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             memory_bytes=facts.memory_bytes,
             sync_policy=SyncPolicy(emulates_delays=options.emulates_delays, polls=strategy is not Strategy.WATCH),
             logs_dir=run_dir / "logs",
+            seccomp_dir=options.root_dir / "seccomp",
             image_pull_rate=TokenBucket(options.registry_qps, options.registry_burst),
         )
         pods = PodManager(parts)

@@ -301,6 +301,7 @@ class PodSecurityContext(ApiStruct):
     run_as_group: int | None = None
     run_as_non_root: bool | None = None
     supplemental_groups: tuple[int, ...] = ()
+    supplemental_groups_policy: str | None = None  # "Merge" (the default) or "Strict"
     fs_group: int | None = None
     fs_group_change_policy: str | None = None
     seccomp_profile: SeccompProfile | None = None
@@ -373,6 +374,16 @@ class ContainerPort(ApiStruct):
     host_ip: str = msgspec.field(default="", name="hostIP")
 
 
+class ContainerRestartRuleOnExitCodes(ApiStruct):
+    operator: str = ""  # "In" or "NotIn"
+    values: tuple[int, ...] = ()
+
+
+class ContainerRestartRule(ApiStruct):
+    action: str = ""  # "Restart"
+    exit_codes: ContainerRestartRuleOnExitCodes | None = None
+
+
 class Container(ApiStruct):
     name: str = ""
     image: str = ""
@@ -393,6 +404,8 @@ class Container(ApiStruct):
     termination_message_policy: str = "File"
     security_context: SecurityContext | None = None
     restart_policy: str | None = None  # "Always" on an init container makes it a sidecar
+    restart_policy_rules: tuple[ContainerRestartRule, ...] = ()
+    target_container_name: str = ""  # of an ephemeral container: whose processes it sees
     stdin: bool = False
     tty: bool = False
 
@@ -483,6 +496,16 @@ class VolumeMountStatus(ApiStruct):
     recursive_read_only: str | None = None
 
 
+class LinuxContainerUser(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
+    uid: int = 0
+    gid: int = 0
+    supplemental_groups: tuple[int, ...] = ()
+
+
+class ContainerUser(ApiStruct):
+    linux: LinuxContainerUser | None = None
+
+
 class ContainerStatus(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     name: str = ""
     state: ContainerState = ContainerState()
@@ -496,6 +519,7 @@ class ContainerStatus(ApiStruct, frozen=True, kw_only=True, omit_defaults=False)
     allocated_resources: dict[str, Quantity] | msgspec.UnsetType = msgspec.UNSET
     resources: ResourceRequirements | msgspec.UnsetType = msgspec.UNSET
     volume_mounts: tuple[VolumeMountStatus, ...] = ()
+    user: ContainerUser | msgspec.UnsetType = msgspec.UNSET
 
 
 class PodIP(ApiStruct):
@@ -601,6 +625,10 @@ class NodeRuntimeHandler(ApiStruct, frozen=True, kw_only=True, omit_defaults=Fal
     features: NodeRuntimeHandlerFeatures = NodeRuntimeHandlerFeatures()
 
 
+class NodeFeatures(ApiStruct):
+    supplemental_groups_policy: bool | None = None
+
+
 class NodeStatus(ApiStruct):
     capacity: dict[str, Quantity] = msgspec.field(default_factory=dict)
     allocatable: dict[str, Quantity] = msgspec.field(default_factory=dict)
@@ -610,6 +638,7 @@ class NodeStatus(ApiStruct):
     node_info: NodeSystemInfo = NodeSystemInfo()
     images: tuple[ContainerImage, ...] = ()
     runtime_handlers: tuple[NodeRuntimeHandler, ...] = ()
+    features: NodeFeatures | None = None
 
 
 class NodeSpec(ApiStruct):

@@ -20,6 +20,7 @@ from kubelet_secrets.api.core import (
     NodeAddress,
     NodeCondition,
     NodeDaemonEndpoints,
+    NodeFeatures,
     NodeRuntimeHandler,
     NodeRuntimeHandlerFeatures,
     NodeSpec,
@@ -150,6 +151,7 @@ def make_node_status(facts: NodeFacts, *, previous: NodeStatus, seen: Observatio
             swap=NodeSwapStatus(capacity=facts.swap_bytes) if facts.swap_bytes else msgspec.UNSET,
         ),
         images=seen.images,
+        features=NodeFeatures(supplemental_groups_policy=True),
         runtime_handlers=(
             NodeRuntimeHandler(
                 features=NodeRuntimeHandlerFeatures(

@@ -39,7 +39,7 @@ from kubelet_secrets.pod.plan import (
     restart_key,
 )
 from kubelet_secrets.pod.probes import Probes
-from kubelet_secrets.pod.sandboxes import make_sandbox_settings
+from kubelet_secrets.pod.sandboxes import make_sandbox_settings, sandbox_refusal
 from kubelet_secrets.pod.state import (
     ContainerKind,
     Instance,
@@ -144,6 +144,7 @@ class PodActuator:
             envs=envs,
             volume_manager=parts.volumes,
             logs_dir=parts.logs_dir,
+            seccomp_dir=parts.seccomp_dir,
             turns=parts.turns,
             node_memory_bytes=parts.memory_bytes,
             supports_recursive_read_only=parts.supports_recursive_read_only,
@@ -322,6 +323,9 @@ class PodActuator:
             return False
         if self._sandbox_attempts:
             self._report(None, NORMAL, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+        refusal = sandbox_refusal(self.pod, cluster_domain=parts.cluster_domain)
+        if refusal:
+            return self._sandbox_failed(refusal)
         settings = make_sandbox_settings(
             self.pod,
             host_ips=parts.host_ips,
@@ -333,13 +337,15 @@ class PodActuator:
             async with parts.turns.turn(is_begun=False):
                 self._sandbox = await parts.sandboxes.create(settings)
         except ContainerRunError as error:
-            detail = str(error).removeprefix("failed to create pod sandbox: ")
-            self._report(None, WARNING, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {detail}")
-            self._sandbox_retry_at = now + timedelta(seconds=SANDBOX_RETRY_S)
-            return False
+            return self._sandbox_failed(str(error).removeprefix("failed to create pod sandbox: "))
         self._sandbox_attempts += 1
         self._sandbox_retry_at = None
         return True
+
+    def _sandbox_failed(self, cause: str) -> bool:
+        self._report(None, WARNING, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {cause}")
+        self._sandbox_retry_at = self._parts.clock() + timedelta(seconds=SANDBOX_RETRY_S)
+        return False
 
     async def _remove_sandbox(self) -> None:
         await self._parts.sandboxes.remove(self.pod.metadata.uid)

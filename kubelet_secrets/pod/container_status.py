@@ -17,6 +17,8 @@ from kubelet_secrets.api.core import (
     ContainerStateTerminated,
     ContainerStateWaiting,
     ContainerStatus,
+    ContainerUser,
+    LinuxContainerUser,
     Pod,
     VolumeMountStatus,
 )
@@ -86,6 +88,7 @@ def _status(
     if not runs:
         return _status_without_runs(pod, container, old, has_init_containers)
     newest = runs[0]
+    resources = newest.resources or container.resources  # what it was started with, whatever the spec says now
     return ContainerStatus(
         name=container.name,
         state=_container_state(newest, old, message_bytes),
@@ -94,10 +97,19 @@ def _status(
         image=newest.image or container.image,
         image_id=newest.image_id,
         container_id=container_reference(newest.container_id),
-        allocated_resources=dict(container.resources.requests) or msgspec.UNSET,
-        resources=container.resources,
+        allocated_resources=dict(resources.requests) or msgspec.UNSET,
+        resources=resources,
         volume_mounts=_volume_mounts(container),
+        user=_user(newest),
     )
+
+
+def _user(instance: Instance) -> ContainerUser | msgspec.UnsetType:
+    if instance.user is None:
+        return msgspec.UNSET
+    user = instance.user
+    linux = LinuxContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=user.additional_gids)
+    return ContainerUser(linux=linux)
 
 
 def _kept_last_state(newest: Instance, old: ContainerStatus | None) -> ContainerState:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -27,7 +28,7 @@ from kubelet_secrets.pod.handlers import HookFailed, Target, run_hook
 from kubelet_secrets.pod.imagepull import ImagePuller, ImageRefused
 from kubelet_secrets.pod.mounts import MountedPart, PlannedMount, choose_part, plan_mount
 from kubelet_secrets.pod.plan import StartContainer, spec_hash
-from kubelet_secrets.pod.settings import Gathered, make_settings
+from kubelet_secrets.pod.settings import Gathered, make_settings, seccomp_profile
 from kubelet_secrets.pod.state import Instance, InstanceState, StartFailure, format_pod
 from kubelet_secrets.pod.turns import Turns
 from kubelet_secrets.pod.volumes import PodVolumes
@@ -36,7 +37,8 @@ from kubelet_secrets.runtime.conmon import StartFailed
 from kubelet_secrets.runtime.images import Image
 from kubelet_secrets.runtime.oci import OciRuntime, new_container_id
 from kubelet_secrets.runtime.sandbox import Sandbox
-from kubelet_secrets.runtime.settings import ContainerSettings, Mount, UserIds
+from kubelet_secrets.runtime.seccomp import read_profile
+from kubelet_secrets.runtime.settings import ContainerSettings, Mount, SeccompMode, UserIds
 from kubelet_secrets.runtime.users import read_user_database, resolve_user, verify_non_root
 from kubelet_secrets.volume.manager import VolumeManager
 
@@ -71,6 +73,7 @@ class ContainerStarter:
         envs: ContainerEnvs,
         volume_manager: VolumeManager,
         logs_dir: Path,
+        seccomp_dir: Path,
         turns: Turns,
         node_memory_bytes: int,
         supports_recursive_read_only: bool,
@@ -84,6 +87,7 @@ class ContainerStarter:
         self._envs = envs
         self._volume_manager = volume_manager
         self._logs_dir = logs_dir
+        self._seccomp_dir = seccomp_dir
         self._turns = turns
         self._node_memory_bytes = node_memory_bytes
         self._supports_recursive_read_only = supports_recursive_read_only
@@ -160,7 +164,7 @@ class ContainerStarter:
         sandbox: Sandbox,
     ) -> ContainerSettings:
         container, container_id = action.container, new_container_id()
-        user = await trio.to_thread.run_sync(_find_user, pod, container, image)
+        user, seccomp = await trio.to_thread.run_sync(self._look_up, pod, container, image)
         gathered = Gathered(
             container_id=container_id,
             attempt=action.attempt,
@@ -171,6 +175,7 @@ class ContainerStarter:
             grants=frozenset((planned.volume.name, planned.sub_path) for planned, _ in mounts),
             sandbox=sandbox,
             node_memory_bytes=self._node_memory_bytes,
+            seccomp_profile=seccomp,
         )
         identity = ContainerIdentity(
             pod_uid=pod.metadata.uid,
@@ -183,6 +188,13 @@ class ContainerStarter:
         )
         self._registry.register(identity)  # (3); without a mount namespace nothing opens yet
         return make_settings(pod, container, version.environment, gathered)
+
+    def _look_up(self, pod: Pod, container: Container, image: Image) -> tuple[UserIds, dict[str, Any]]:
+        """Blocking: reads files of the image and of the node."""
+        profile = seccomp_profile(pod, container)
+        if profile is None or profile.type != SeccompMode.LOCALHOST.value:
+            return _find_user(pod, container, image), {}
+        return _find_user(pod, container, image), read_profile(self._seccomp_dir, profile.localhost_profile)
 
     async def _run(
         self,
@@ -224,6 +236,8 @@ class ContainerStarter:
             image_id=image.image_id,
             started_at=handle.started_at or self._clock(),
             spec_hash=spec_hash(container),
+            resources=container.resources,
+            user=settings.user,
         )
         return Started(instance=instance)
 
@@ -319,4 +333,5 @@ def _find_user(pod: Pod, container: Container, image: Image) -> UserIds:
         run_as_group=group,
         supplemental_groups=outer.supplemental_groups,
         fs_group=outer.fs_group,
+        strict_groups=outer.supplemental_groups_policy == "Strict",
     )

@@ -9,19 +9,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import trio
 
 from kubelet_secrets.access.procfs import CallerUnknown, mount_namespace
 from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
-from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.core import Container, Pod, ResourceRequirements
+from kubelet_secrets.api.decode import decode
 from kubelet_secrets.errors import ContainerRunError
-from kubelet_secrets.pod.settings import GRANTS_LABEL, SPEC_HASH_LABEL
+from kubelet_secrets.pod.settings import GRANTS_LABEL, RESOURCES_LABEL, SPEC_HASH_LABEL, USER_LABEL
 from kubelet_secrets.pod.state import Instance, InstanceState
 from kubelet_secrets.runtime.logs import read_tail
 from kubelet_secrets.runtime.oci import ContainerHandle, ContainerState, OciRuntime
+from kubelet_secrets.runtime.settings import UserIds
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +148,8 @@ class Instances:
             image_id=record.image_id,
             started_at=handle.started_at or record.created_at,
             spec_hash=record.labels.get(SPEC_HASH_LABEL, ""),
+            resources=read_resources(record.labels),
+            user=read_user(record.labels),
         )
         if ended is None:
             return instance
@@ -193,6 +197,21 @@ def make_known(registry: ContainerRegistry, handle: ContainerHandle) -> None:
             mounts=_read_grants(record.labels.get(GRANTS_LABEL, "[]")),
         )
     )
+
+
+def read_resources(labels: Mapping[str, str]) -> ResourceRequirements | None:
+    """What ``settings.make_settings`` wrote of a container's resources; None: an earlier version wrote nothing."""
+    text = labels.get(RESOURCES_LABEL)
+    return decode(text.encode(), ResourceRequirements) if text is not None else None
+
+
+def read_user(labels: Mapping[str, str]) -> UserIds | None:
+    """Likewise of its user."""
+    text = labels.get(USER_LABEL)
+    if text is None:
+        return None
+    uid, gid, additional_gids = json.loads(text)
+    return UserIds(uid=uid, gid=gid, additional_gids=tuple(additional_gids))
 
 
 def _read_grants(text: str) -> frozenset[tuple[str, str]]:

@@ -61,6 +61,7 @@ class NodeParts:
     host_ips: tuple[str, ...]  # the node's, primary first
     memory_bytes: int  # of the machine
     logs_dir: Path  # on the run tmpfs
+    seccomp_dir: Path  # the node's own profiles
     sync_policy: SyncPolicy = AT_ONCE  # whether changes of objects act at once
     cluster_domain: str = "cluster.local"
     cluster_dns: tuple[str, ...] = ()

@@ -138,8 +138,24 @@ def should_restart(pod: Pod, container: Container, latest: Instance | None) -> b
         return False
     if latest.state in (InstanceState.UNKNOWN, InstanceState.CREATED):
         return True
+    return is_restarted_after(pod, container, latest.exit_code)
+
+
+def is_restarted_after(pod: Pod, container: Container, exit_code: int) -> bool:
+    """Whether *container* is to run again after it ended so: by the first of its rules that matches, else by policy.
+
+    Source: pkg/api/v1/pod/util.go, ContainerShouldRestart. Differs: the action RestartAllContainers is not known; its gate is
+    off by default.
+    """
+    if container.restart_policy is not None:
+        for rule in container.restart_policy_rules:
+            codes = rule.exit_codes
+            if codes is not None and (exit_code in codes.values) is (codes.operator == "In"):
+                if rule.action == "Restart":
+                    return True
+                break
     policy = effective_restart_policy(pod, container)
-    return policy == "Always" or (policy == "OnFailure" and latest.exit_code != 0)
+    return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
 
 class _Planner:
@@ -234,7 +250,7 @@ class _Planner:
                     is_initialized = True
                 else:
                     starts.append(index + 1)
-            elif latest.state is InstanceState.EXITED and effective_restart_policy(self.pod, container) == "Never":
+            elif latest.state is InstanceState.EXITED and not is_restarted_after(self.pod, container, latest.exit_code):
                 return None
             else:
                 starts.append(index)

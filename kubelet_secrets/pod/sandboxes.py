@@ -13,6 +13,7 @@ from kubelet_secrets.runtime.podfiles import Dns, parse_resolv_conf, pod_dns, re
 from kubelet_secrets.runtime.sandbox import SandboxSettings
 
 MAX_HOSTNAME_LENGTH = 63
+MAX_FQDN_LENGTH = 64
 
 
 def pod_hostname(pod: Pod) -> str:
@@ -57,6 +58,26 @@ def make_sandbox_settings(
         port_mappings=_port_mappings(spec),
         host_ips=tuple(host_ips),
     )
+
+
+def sandbox_refusal(pod: Pod, *, cluster_domain: str) -> str:
+    """Why this node cannot make the sandbox of *pod* at all; empty when it can. The texts are the kubelet's and containerd's.
+
+    A pod that asks for a stronger wall than there is must not run behind a weaker one.
+    """
+    spec = pod.spec
+    if spec.runtime_class_name:
+        return f'failed to get sandbox runtime: no runtime for "{spec.runtime_class_name}" is configured'
+    if spec.host_users is False:
+        return 'can\'t set `spec.hostUsers: false`, RuntimeClass handler "" does not support user namespaces'
+    if spec.subdomain and spec.set_hostname_as_fqdn:
+        name = f"{pod_hostname(pod)}.{spec.subdomain}.{pod.metadata.namespace}.svc.{cluster_domain}"
+        if len(name) > MAX_FQDN_LENGTH:
+            return (
+                f"Failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long "
+                f"({MAX_FQDN_LENGTH} characters is the max, {len(name)} characters requested)"
+            )
+    return ""
 
 
 def _port_mappings(spec: PodSpec) -> tuple[PortMapping, ...]:

@@ -7,10 +7,12 @@ generateContainerConfig, generateLinuxContainerConfig; semantics §6.1 (5).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from kubelet_secrets.api.core import Container, Pod, Quantity, SeccompProfile
+from kubelet_secrets.api.decode import encode
 from kubelet_secrets.api.quantity import milli_value, value
 from kubelet_secrets.envvars.environment import Environment, expand_command
 from kubelet_secrets.pod.plan import spec_hash
@@ -24,6 +26,8 @@ from kubelet_secrets.runtime.settings import ContainerSettings, Mount, Resources
 # In the container's record, for the agent that adopts it after a restart:
 SPEC_HASH_LABEL = "spec-hash"
 GRANTS_LABEL = "grants"  # JSON: [[volume, subPath], …]
+RESOURCES_LABEL = "resources"  # JSON: the resources it was started with
+USER_LABEL = "user"  # JSON: [uid, gid, [gid, …]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class Gathered:
     grants: frozenset[tuple[str, str]]  # (volume, subPath) of each mount: what the guard lets it read
     sandbox: Sandbox
     node_memory_bytes: int
+    seccomp_profile: Mapping[str, Any] = field(default_factory=dict)  # the file's, where one is asked for
 
 
 def make_settings(pod: Pod, container: Container, environment: Environment, gathered: Gathered) -> ContainerSettings:
@@ -74,12 +79,14 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         allow_privilege_escalation=not (security and security.allow_privilege_escalation is False),
         read_only_rootfs=bool(security and security.read_only_root_filesystem),
         unmasked_proc=bool(security and security.proc_mount == "Unmasked"),
-        seccomp=_seccomp(pod, container),
+        seccomp=_seccomp_mode(pod, container),
+        seccomp_profile=gathered.seccomp_profile,
         resources=_resources(container),
         oom_score_adj=oom_score_adj(
             qos_class(pod),
             memory_request_bytes=_amount(container, "memory", value) or 0,
             memory_capacity_bytes=max(1, gathered.node_memory_bytes),
+            node_critical=pod.spec.priority_class_name == "system-node-critical",
         ),
         mounts=gathered.mounts,
         hosts_path=sandbox.hosts_path,
@@ -92,7 +99,12 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         tty=container.tty,
         stdin=container.stdin,
         stop_signal=_stop_signal(container, image),
-        labels={SPEC_HASH_LABEL: spec_hash(container), GRANTS_LABEL: json.dumps(sorted(gathered.grants))},
+        labels={
+            SPEC_HASH_LABEL: spec_hash(container),
+            GRANTS_LABEL: json.dumps(sorted(gathered.grants)),
+            RESOURCES_LABEL: encode(container.resources).decode(),
+            USER_LABEL: json.dumps([gathered.user.uid, gathered.user.gid, gathered.user.additional_gids]),
+        },
     )
 
 
@@ -117,10 +129,12 @@ def _amount(container: Container, name: str, measure: Callable[[Quantity], int])
     return None if found is None else measure(found)
 
 
-def _seccomp(pod: Pod, container: Container) -> SeccompMode:
-    profile: SeccompProfile | None = None
-    if container.security_context is not None:
-        profile = container.security_context.seccomp_profile
-    profile = profile or pod.spec.security_context.seccomp_profile
-    is_default = profile is not None and profile.type == "RuntimeDefault"
-    return SeccompMode.RUNTIME_DEFAULT if is_default else SeccompMode.UNCONFINED
+def seccomp_profile(pod: Pod, container: Container) -> SeccompProfile | None:
+    """The container's own, else the pod's."""
+    inner = container.security_context.seccomp_profile if container.security_context is not None else None
+    return inner or pod.spec.security_context.seccomp_profile
+
+
+def _seccomp_mode(pod: Pod, container: Container) -> SeccompMode:
+    profile = seccomp_profile(pod, container)
+    return SeccompMode(profile.type) if profile is not None and profile.type else SeccompMode.UNCONFINED

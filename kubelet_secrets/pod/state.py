@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.core import Container, Pod, ResourceRequirements
+from kubelet_secrets.runtime.settings import UserIds
 
 
 class ContainerKind(enum.Enum):
@@ -46,6 +47,8 @@ class Instance:
     reason: str = ""  # "Completed", "Error", "OOMKilled", …; empty while running
     message: str = ""  # from the termination message file
     spec_hash: str = ""  # of the container's spec at creation, see spec_hash()
+    resources: ResourceRequirements | None = None  # as it was started with; None: nobody remembers
+    user: UserIds | None = None  # of its first process
 
     @property
     def is_running(self) -> bool:

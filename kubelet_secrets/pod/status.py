@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from kubelet_secrets.api.core import ContainerState, ContainerStatus, Pod, PodIP, PodStatus
+from kubelet_secrets.api.core import Container, ContainerState, ContainerStatus, Pod, PodIP, PodStatus
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.pod.conditions import OWN_CONDITIONS, has_regular_container_started, make_conditions
 from kubelet_secrets.pod.container_status import lost_container, make_container_statuses
-from kubelet_secrets.pod.plan import effective_restart_policy
+from kubelet_secrets.pod.plan import is_restarted_after
 from kubelet_secrets.pod.qos import qos_class
 from kubelet_secrets.pod.state import ContainerKind, RuntimeState, StartFailure, is_sidecar
 
@@ -149,12 +149,15 @@ def make_phase(
     if not running and stopped and not unknown:
         if is_terminal:
             return "Succeeded" if stopped == succeeded else "Failed"
-        if pod.spec.restart_policy == "Always":
+        if any(_comes_back(pod, each, by_name.get(each.name)) for each in pod.spec.containers):
             return "Running"
-        if stopped == succeeded:
-            return "Succeeded"
-        return "Failed" if pod.spec.restart_policy == "Never" else "Running"
+        return "Succeeded" if stopped == succeeded else "Failed"
     return "Pending"
+
+
+def _comes_back(pod: Pod, container: Container, status: ContainerStatus | None) -> bool:
+    ended = (status.state.terminated or status.last_state.terminated) if status is not None else None
+    return ended is not None and is_restarted_after(pod, container, ended.exit_code)
 
 
 def _count_init(pod: Pod, by_name: Mapping[str, ContainerStatus]) -> tuple[int, int]:
@@ -167,7 +170,8 @@ def _count_init(pod: Pod, by_name: Mapping[str, ContainerStatus]) -> tuple[int, 
         if status is None or status.state.running is not None:
             pending += 1
         elif status.state.terminated is not None:
-            if status.state.terminated.exit_code != 0 and effective_restart_policy(pod, container) == "Never":
+            code = status.state.terminated.exit_code
+            if code != 0 and not is_restarted_after(pod, container, code):
                 failed_for_good += 1
         elif status.last_state.terminated is None:
             pending += 1

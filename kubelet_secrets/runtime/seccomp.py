@@ -1,4 +1,4 @@
-"""The ``RuntimeDefault`` seccomp profile, pure.
+"""The ``RuntimeDefault`` seccomp profile, pure; and profiles of the node's own (``Localhost``), read from a file.
 
 A deny list, where Docker and containerd ship an allow list of some 350 names: the calls that those lists withhold from a
 container fail here with EPERM, everything else passes. It is short enough to review, needs no upkeep for harmless new system
@@ -9,8 +9,12 @@ Calls that a capability unlocks are left out of the list when the container hold
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
+
+from kubelet_secrets.errors import ContainerRunError
 
 # Denied whatever the container's capabilities are.
 _ALWAYS = (
@@ -79,3 +83,42 @@ def runtime_default(capabilities: Collection[str]) -> dict[str, Any]:
         ]
         rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS})
     return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+
+
+_MAX_PROFILE_BYTES = 1 << 20
+_PROFILE_KEYS = ("defaultAction", "defaultErrnoRet", "architectures", "flags", "syscalls")
+_RULE_KEYS = ("names", "action", "errnoRet", "args")
+
+
+def read_profile(directory: Path, name: str) -> dict[str, Any]:
+    """The ``linux.seccomp`` object that a file of the node holds; what OCI does not know is left out.
+
+    Args:
+        directory: the node's profiles.
+        name: relative to it; the API has checked that it does not lead out.
+
+    Raises:
+        ContainerRunError: there is no such file, or it is no profile. The container must not run without.
+
+    Source: containerd contrib/seccomp, WithProfile: the file is the OCI object.
+    """
+    path = directory / name
+    what = f'failed to generate seccomp spec opts: cannot load seccomp profile "{path}"'
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_PROFILE_BYTES)
+    except OSError as error:
+        raise ContainerRunError(f"{what}: open {path}: {(error.strerror or str(error)).lower()}") from None
+    try:
+        found = json.loads(content)
+        profile = {key: found[key] for key in _PROFILE_KEYS if found.get(key)}
+        if "syscalls" in profile:
+            profile["syscalls"] = [
+                {key: rule[key] for key in _RULE_KEYS if rule.get(key)} for rule in found["syscalls"]
+            ]
+        has_action = isinstance(profile.get("defaultAction"), str)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        has_action = False
+    if not has_action:
+        raise ContainerRunError(f"{what}: decoding seccomp profile failed: it is no JSON object with a defaultAction")
+    return profile

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Mount:
 class SeccompMode(enum.Enum):
     UNCONFINED = "Unconfined"  # the kubelet's default without --seccomp-default
     RUNTIME_DEFAULT = "RuntimeDefault"
+    LOCALHOST = "Localhost"  # a profile of the node's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class ContainerSettings:
     read_only_rootfs: bool = False
     unmasked_proc: bool = False  # procMount: Unmasked
     seccomp: SeccompMode = SeccompMode.UNCONFINED
+    seccomp_profile: Mapping[str, Any] = field(default_factory=dict)  # of LOCALHOST: OCI's linux.seccomp
     resources: Resources = Resources()
     oom_score_adj: int = 0
     mounts: tuple[Mount, ...] = ()

@@ -200,6 +200,8 @@ def _linux(settings: ContainerSettings, host: HostFacts, capabilities: tuple[str
     }
     if settings.seccomp is SeccompMode.RUNTIME_DEFAULT and host.seccomp and not settings.privileged:
         linux["seccomp"] = runtime_default(capabilities)
+    if settings.seccomp is SeccompMode.LOCALHOST and not settings.privileged:
+        linux["seccomp"] = dict(settings.seccomp_profile)
     if settings.privileged:
         linux["devices"] = [
             {
@@ -249,9 +251,16 @@ def _resources(resources: Resources, host: HostFacts, *, privileged: bool) -> di
         if host.limits_swap:
             memory["swap"] = resources.memory_limit_bytes  # memory plus swap: so no swap
     # A container's own memory holds the secrets it was given; keep all of it out of swap where the kernel lets us.
+    unified: dict[str, str] = {}
+    if host.cgroup_v2 and "memory" in host.controllers:
+        unified["memory.oom.group"] = (
+            "1"  # all of it or nothing. Source: kuberuntime_container_linux.go, singleProcessOOMKill
+        )
     if host.cgroup_v2 and host.limits_swap and not memory:
-        result["unified"] = {"memory.swap.max": "0"}
-    elif not host.cgroup_v2 and "memory" in host.controllers:
+        unified["memory.swap.max"] = "0"
+    if unified:
+        result["unified"] = unified
+    if not host.cgroup_v2 and "memory" in host.controllers:
         memory["swappiness"] = 0
     if memory:
         result["memory"] = memory

@@ -414,8 +414,21 @@ def test_mounts(mounts: list[Obj], errors: list[str]) -> None:
             ],
         ),
         (
-            {"restartPolicy": "Always"},
-            ["spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers"],
+            {"restartPolicy": "Sometimes"},
+            [
+                'spec.containers[0].restartPolicy: Unsupported value: "Sometimes": '
+                'supported values: "Always", "Never", "OnFailure"'
+            ],
+        ),
+        (
+            {"restartPolicyRules": [{"action": "Explode"}, {"action": "Restart", "exitCodes": {"operator": "Near"}}]},
+            [
+                "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+                'spec.containers[0].restartPolicyRules[0].action: Unsupported value: "Explode": supported values: "Restart"',
+                "spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
+                'spec.containers[0].restartPolicyRules[1].exitCodes.operator: Unsupported value: "Near": '
+                'supported values: "In", "NotIn"',
+            ],
         ),
         ({"livenessProbe": {}}, ["spec.containers[0].livenessProbe: Required value: must specify a handler type"]),
         (

@@ -235,6 +235,7 @@ class Cluster:
             host_ips=("192.0.2.7",),
             memory_bytes=1 << 30,
             logs_dir=made.run_dir / "logs",
+            seccomp_dir=made.directory / "seccomp",
         )
         pods = PodManager(parts)
         services_box.append(ServiceCache(self.node, changed=pods.services_changed))

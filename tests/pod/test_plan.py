@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from kubelet_secrets.api.core import Container, Pod
+from kubelet_secrets.api.core import Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, Pod
 from kubelet_secrets.pod.backoff import BackOff
 from kubelet_secrets.pod.plan import (
     Action,
@@ -16,6 +16,7 @@ from kubelet_secrets.pod.plan import (
     KillContainer,
     KillPod,
     StartContainer,
+    is_restarted_after,
     make_plan,
     next_wake,
     restart_key,
@@ -227,6 +228,51 @@ def test_created_but_never_run_counts_as_no_restart() -> None:
 )
 def test_failed_probe_kills(probe: ProbeState, policy: str, expected: list[str]) -> None:
     assert plan(make_pod("a", policy=policy), state(running("a"), probes={"a": probe})) == expected
+
+
+def ruled(policy: str, *rules: tuple[str, str, tuple[int, ...]]) -> Container:
+    return Container(
+        name="a",
+        image="busybox:1",
+        restart_policy=policy,
+        restart_policy_rules=tuple(
+            ContainerRestartRule(
+                action=action, exit_codes=ContainerRestartRuleOnExitCodes(operator=operator, values=values)
+            )
+            for action, operator, values in rules
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("pod_policy", "container", "code", "expected"),
+    [
+        pytest.param("Never", ruled("Always"), 0, True, id="own-policy"),
+        pytest.param("Always", ruled("OnFailure"), 0, False, id="own-policy-on-failure"),
+        pytest.param("Always", ruled("Never"), 1, False, id="own-policy-never"),
+        pytest.param("Never", ruled("Never", ("Restart", "In", (42, 43))), 43, True, id="rule"),
+        pytest.param("Never", ruled("Never", ("Restart", "In", (42,))), 1, False, id="no-rule-matches"),
+        pytest.param("Never", ruled("Never", ("Restart", "NotIn", (0, 1))), 2, True, id="not-in"),
+        pytest.param("Never", ruled("Never", ("Restart", "NotIn", (0, 1))), 1, False, id="in-not-in"),
+        pytest.param(
+            "Always",
+            ruled("OnFailure", ("Explode", "In", (3,)), ("Restart", "In", (3,))),
+            0,
+            False,
+            id="unknown-action-is-the-policys-matter",
+        ),
+    ],
+)
+def test_restart_policy_and_rules_of_a_container(
+    pod_policy: str, container: Container, code: int, expected: bool
+) -> None:
+    """KEP-5307. Source: pkg/api/v1/pod/util_test.go, TestContainerShouldRestart."""
+    pod = make_pod(container, policy=pod_policy)
+    assert is_restarted_after(pod, container, code) is expected
+    assert plan(pod, state(exited("a", code))) == (["start a 1"] if expected else ["kill pod"])
+    as_init = make_pod("b", init=(container,), policy=pod_policy)
+    if container.restart_policy != "Always" and code:
+        assert plan(as_init, state(exited("a", code))) == (["start a 1"] if expected else ["kill pod"])
 
 
 def test_changed_image_kills_and_the_next_plan_starts() -> None:

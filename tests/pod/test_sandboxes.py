@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.api.core import HostAlias
-from kubelet_secrets.pod.sandboxes import make_sandbox_settings, pod_hostname
+from kubelet_secrets.pod.sandboxes import make_sandbox_settings, pod_hostname, sandbox_refusal
 from kubelet_secrets.runtime.sandbox import SandboxSettings
 from tests.pod.builders import make_pod
 
@@ -31,6 +31,34 @@ def test_hostname_and_subdomain() -> None:
     made = settings(hostname="one", subdomain="set")
     assert (made.hostname, made.domain) == ("one", "one.set.default.svc.cluster.local")
     assert settings(hostname="one", subdomain="set", set_hostname_as_fqdn=True).hostname == made.domain
+
+
+@pytest.mark.parametrize(
+    ("spec", "refusal"),
+    [
+        pytest.param({}, "", id="plain"),
+        pytest.param({"host_users": True}, "", id="users-of-the-host"),
+        pytest.param(
+            {"host_users": False},
+            'can\'t set `spec.hostUsers: false`, RuntimeClass handler "" does not support user namespaces',
+            id="user-namespace",
+        ),
+        pytest.param(
+            {"runtime_class_name": "gvisor"},
+            'failed to get sandbox runtime: no runtime for "gvisor" is configured',
+            id="runtime-class",
+        ),
+        pytest.param({"hostname": "h" * 37, "subdomain": "s"}, "", id="long-domain"),
+        pytest.param(
+            {"hostname": "h" * 37, "subdomain": "s", "set_hostname_as_fqdn": True},
+            "Failed to construct FQDN from pod hostname and cluster domain, FQDN "
+            f"{'h' * 37}.s.default.svc.cluster.local is too long (64 characters is the max, 65 characters requested)",
+            id="long-domain-as-hostname",
+        ),
+    ],
+)
+def test_sandbox_that_this_node_does_not_make(spec: dict[str, Any], refusal: str) -> None:
+    assert sandbox_refusal(make_pod(**spec), cluster_domain="cluster.local") == refusal
 
 
 def test_dns_config_without_a_policy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,6 +10,10 @@ import pytest
 
 from kubelet_secrets.api.core import (
     Container,
+    ContainerRestartRule,
+    ContainerRestartRuleOnExitCodes,
+    ContainerUser,
+    LinuxContainerUser,
     Pod,
     PodCondition,
     PodReadinessGate,
@@ -18,6 +23,7 @@ from kubelet_secrets.api.core import (
 )
 from kubelet_secrets.pod.state import Instance, ProbeState, RuntimeState, StartFailure
 from kubelet_secrets.pod.status import make_status, make_status_patch
+from kubelet_secrets.runtime.settings import UserIds
 from tests.pod.builders import T0, after, exited, make_pod, running
 
 
@@ -105,6 +111,33 @@ def test_deleted_pod_ends_in_a_terminal_phase(instances: tuple[Instance, ...], p
 def test_phase_never_leaves_a_terminal_one() -> None:
     status = status_of(make_pod("a", policy="Never"), state(running("a")), previous=PodStatus(phase="Failed"))
     assert status.phase == "Failed"
+
+
+def test_phase_counts_with_a_containers_own_policy_and_rules() -> None:
+    """Source: getPhase, with the gate ContainerRestartRules."""
+    codes = ContainerRestartRuleOnExitCodes(operator="In", values=(42,))
+    container = Container(
+        name="a",
+        image="busybox:1",
+        restart_policy="Never",
+        restart_policy_rules=(ContainerRestartRule(action="Restart", exit_codes=codes),),
+    )
+    pod = make_pod(container, policy="Always")
+    assert status_of(pod, state(exited("a", 42))).phase == "Running"
+    assert status_of(pod, state(exited("a", 1))).phase == "Failed"
+    assert status_of(pod, state(exited("a", 0))).phase == "Succeeded"
+    assert status_of(make_pod("b", init=(container,)), state(exited("a", 1))).phase == "Failed"
+    assert status_of(make_pod("b", init=(container,)), state(exited("a", 42))).phase == "Pending"
+
+
+def test_user_and_resources_are_those_of_the_run() -> None:
+    """An in-place resize that has not happened is not told as if it had."""
+    pod = make_pod(Container(name="a", resources=ResourceRequirements(requests={"cpu": "2"})))
+    started = ResourceRequirements(requests={"cpu": "1"})
+    user = UserIds(uid=1000, gid=7, additional_gids=(7, 8))
+    only = status_of(pod, state(replace(running("a"), resources=started, user=user))).container_statuses[0]
+    assert (only.allocated_resources, only.resources) == ({"cpu": "1"}, started)
+    assert only.user == ContainerUser(linux=LinuxContainerUser(uid=1000, gid=7, supplemental_groups=(7, 8)))
 
 
 def test_waiting_reason_before_anything_runs() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.runtime.capabilities import NAMES, capabilities_of_mask, container_capabilities
-from kubelet_secrets.runtime.seccomp import runtime_default
+from kubelet_secrets.runtime.seccomp import read_profile, runtime_default
 from kubelet_secrets.runtime.settings import (
     ContainerSettings,
     DeviceNode,
@@ -182,6 +182,41 @@ def test_plain_container_is_masked_and_unfiltered() -> None:
     assert make(unmasked_proc=True)["linux"]["maskedPaths"] == []
 
 
+def test_profile_of_the_node(tmp_path: Path) -> None:
+    """Source: containerd contrib/seccomp: the file is OCI's object; what it does not know there is passed over."""
+    rule = {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "includes": {"caps": ["x"]}, "args": []}
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "p.json").write_text(
+        json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "archMap": [], "syscalls": [rule]})
+    )
+    profile = read_profile(tmp_path, "sub/p.json")
+    expected = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+    }
+    assert profile == expected
+    wanted = {"seccomp": SeccompMode.LOCALHOST, "seccomp_profile": profile}
+    assert make(**wanted)["linux"]["seccomp"] == expected
+    assert "seccomp" not in make(privileged=True, **wanted)["linux"]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "no such file or directory"),
+        ("{", "it is no JSON object with a defaultAction"),
+        ("[]", "it is no JSON object with a defaultAction"),
+        ('{"syscalls": []}', "it is no JSON object with a defaultAction"),
+        ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [1]}', "it is no JSON object with a defaultAction"),
+    ],
+)
+def test_profile_that_is_none_stops_the_container(tmp_path: Path, content: str | None, text: str) -> None:
+    if content is not None:
+        (tmp_path / "p.json").write_text(content)
+    with pytest.raises(ContainerRunError, match=f'cannot load seccomp profile "{tmp_path}/p.json": .*{text}'):
+        read_profile(tmp_path, "p.json")
+
+
 @pytest.mark.parametrize(
     ("host", "resources", "expected"),
     [
@@ -196,10 +231,23 @@ def test_plain_container_is_masked_and_unfiltered() -> None:
             id="v1",
         ),
         pytest.param(HYBRID, Resources(), {"memory": {"swappiness": 0}}, id="v1-without-limits-still-not-swapped"),
-        pytest.param(V2, Resources(memory_limit_bytes=100), {"memory": {"limit": 100, "swap": 100}}, id="v2"),
-        pytest.param(V2, Resources(), {"unified": {"memory.swap.max": "0"}}, id="v2-without-limits-still-not-swapped"),
         pytest.param(
-            replace(V2, limits_swap=False), Resources(memory_limit_bytes=100), {"memory": {"limit": 100}}, id="no-swap"
+            V2,
+            Resources(memory_limit_bytes=100),
+            {"memory": {"limit": 100, "swap": 100}, "unified": {"memory.oom.group": "1"}},
+            id="v2",
+        ),
+        pytest.param(
+            V2,
+            Resources(),
+            {"unified": {"memory.swap.max": "0", "memory.oom.group": "1"}},
+            id="v2-without-limits-still-not-swapped",
+        ),
+        pytest.param(
+            replace(V2, limits_swap=False),
+            Resources(memory_limit_bytes=100),
+            {"memory": {"limit": 100}, "unified": {"memory.oom.group": "1"}},
+            id="no-swap",
         ),
         pytest.param(
             replace(HYBRID, controllers=frozenset()),

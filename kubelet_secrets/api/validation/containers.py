@@ -29,6 +29,8 @@ Volumes = Mapping[str, Obj]
 
 _INIT_FORBIDDEN = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
 _EPHEMERAL_FORBIDDEN = (*_INIT_FORBIDDEN, "ports", "resources", "resizePolicy", "restartPolicy")
+_RESTART_POLICIES = ("Always", "Never", "OnFailure")
+_MAX_RESTART_RULES, _MAX_EXIT_CODES = 20, 255
 _HIGHEST_ID = 2**31 - 1
 _ID_MESSAGE = f"must be between 0 and {_HIGHEST_ID}, inclusive"
 
@@ -45,8 +47,7 @@ def validate_containers(containers: list[Obj], volumes: Volumes, grace_s: int | 
         if container.get("lifecycle") is not None:
             errors += validate_lifecycle(container["lifecycle"], grace_s, here.child("lifecycle"))
         errors += validate_probes(container, here)
-        if container.get("restartPolicy") is not None:
-            errors.append(fields.forbidden(here.child("restartPolicy"), "may not be set for non-init containers"))
+        errors += _restart_errors(container, here)
     return errors + host_port_errors(containers, path)
 
 
@@ -60,8 +61,7 @@ def validate_init_containers(
         here = path.index(index)
         errors += _common_errors(container, volumes, here)
         policy = container.get("restartPolicy")
-        if policy is not None and policy != "Always":
-            errors.append(fields.not_supported(here.child("restartPolicy"), policy, ("Always",)))
+        errors += _restart_errors(container, here)
         errors += _name_errors(container, names, here)
         errors += host_port_errors([container], path)
         if policy == "Always":
@@ -73,6 +73,38 @@ def validate_init_containers(
         errors += [
             fields.forbidden(here.child(name), text) for name in _INIT_FORBIDDEN if container.get(name) is not None
         ]
+    return errors
+
+
+def _restart_errors(container: Obj, path: Path) -> list[FieldError]:
+    """A container's own restart policy, and its rules by exit code (gate ContainerRestartRules, on by default).
+
+    Source: validateContainerRestartPolicy, validateRestartPolicyRules.
+    """
+    errors: list[FieldError] = []
+    policy, rules = container.get("restartPolicy"), container.get("restartPolicyRules") or []
+    if policy is not None and policy not in _RESTART_POLICIES:
+        errors.append(fields.not_supported(path.child("restartPolicy"), policy, _RESTART_POLICIES))
+    if not rules:
+        return errors
+    here = path.child("restartPolicyRules")
+    if policy is None:
+        errors.append(
+            fields.required(path.child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+        )
+    if len(rules) > _MAX_RESTART_RULES:
+        errors.append(fields.too_long(here, _MAX_RESTART_RULES))
+    for index, rule in enumerate(rules):
+        if rule.get("action") != "Restart":
+            errors.append(fields.not_supported(here.index(index).child("action"), rule.get("action", ""), ("Restart",)))
+        codes, at = rule.get("exitCodes"), here.index(index).child("exitCodes")
+        if codes is None:
+            errors.append(fields.required(at, "must be specified"))
+            continue
+        if codes.get("operator") not in ("In", "NotIn"):
+            errors.append(fields.not_supported(at.child("operator"), codes.get("operator", ""), ("In", "NotIn")))
+        if len(codes.get("values") or ()) > _MAX_EXIT_CODES:
+            errors.append(fields.too_long(at.child("values"), _MAX_EXIT_CODES))
     return errors
 
 
