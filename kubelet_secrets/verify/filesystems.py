@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kubelet_secrets import linux
 from kubelet_secrets.fusefs import mounts
-from kubelet_secrets.verify.grades import Grade, Graded, grade_filesystem
+from kubelet_secrets.verify.grades import CgroupSwap, Grade, Graded, grade_filesystem
+from kubelet_secrets.verify.processes import cgroup_swap
 from kubelet_secrets.verify.report import MountReport
 
 _FS_TYPES = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
@@ -153,8 +154,14 @@ def node_mounts(root_dir: Path, store: Filesystem, *, credentials: Path | None) 
 
 
 def container_mount(holds: str, pid: int, path: str, store: Filesystem) -> MountReport:
-    """A mount as a container has it. Our guarded filesystem is as good as the store behind it."""
+    """A mount as a container has it.
+
+    Our guarded filesystem is as good as the store behind it. What a container writes to a tmpfs counts as its memory: it is not
+    swapped where its cgroup is not, which is what holds before Linux 6.4 has ``noswap``.
+    """
     seen = filesystem_of(path, pid=pid)
+    if seen.fstype == "tmpfs" and "noswap" not in seen.options and cgroup_swap(pid) is CgroupSwap.FORBIDDEN:
+        return _report(holds, path, seen, Graded(Grade.SECURE, "memory of a cgroup that is never swapped"))
     if seen.fstype == "fuse":
         behind = grade_filesystem(store.fstype, store.options)
         why = f"guarded, over {store}" if behind.grade is Grade.SECURE else behind.why

@@ -110,7 +110,7 @@ def read_facts(pid: int) -> ProcessFacts:
         maps = Path(f"/proc/{pid}/smaps").read_text(errors="replace")
         limits = Path(f"/proc/{pid}/limits").read_text()
         dumpable = is_dumpable(pid)
-        cgroup_swap = _cgroup_swap(pid)
+        swapping = cgroup_swap(pid)
     except FileNotFoundError:
         raise ProcessLookupError(f"no process {pid}") from None
     resident = unlocked = swapped = 0
@@ -130,11 +130,11 @@ def read_facts(pid: int) -> ProcessFacts:
         swapped_bytes=swapped,
         core_limit=None if soft == "unlimited" else int(soft),
         dumpable=dumpable,
-        cgroup_swap=cgroup_swap,
+        cgroup_swap=swapping,
     )
 
 
-def _cgroup_swap(pid: int) -> CgroupSwap:
+def cgroup_swap(pid: int) -> CgroupSwap:
     """What the cgroup's own setting says; a parent's, which may be stricter, is not looked at.
 
     Raises:

@@ -155,18 +155,22 @@ def test_real_processes(how: str, grade: Grade) -> None:
         processes.read_facts(process.pid)
 
 
-def test_cgroup_that_is_not_swapped() -> None:
+@pytest.mark.parametrize("mounted", ["size=64k"], indirect=True)
+def test_cgroup_that_is_not_swapped(mounted: Path) -> None:
     cgroups = CgroupTree(f"test-{os.urandom(4).hex()}", probe_cgroups())
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
             before = processes.read_facts(process.pid).cgroup_swap
             cgroups.adopt_monitor(process.pid)
             after = processes.read_facts(process.pid).cgroup_swap
+            ramfs = Filesystem("ramfs", frozenset())
+            tmpfs = filesystems.container_mount("scratch", process.pid, str(mounted), ramfs)
         finally:
             process.kill()
             process.wait()
             cgroups.sweep()
     assert (before, after) == (CgroupSwap.ALLOWED, CgroupSwap.FORBIDDEN if cgroups.layout.is_v2 else CgroupSwap.AVOIDED)
+    assert tmpfs.grade is (Grade.SECURE if cgroups.layout.is_v2 else Grade.WEAK)
 
 
 def test_what_is_not_locked_can_be_swapped_out_on_demand() -> None:
