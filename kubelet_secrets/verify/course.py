@@ -47,8 +47,8 @@ class CourseEnded(Exception):
     """A step failed; the last of :attr:`Course.steps` says which and why."""
 
 
-class _NotAsExpected(Exception):
-    """What a container sees is wrong. The text says what, and quotes nothing."""
+class NotAsExpected(Exception):
+    """What is seen, by a container for one, is wrong. The text says what, and quotes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Course:
     async def deliver(self) -> None:
         """Create the objects; wait until the containers run and have what they should have."""
         namespace = self.node.namespace
-        with self._step(
+        with self.step(
             "a pod with an image that only its pull secret opens, files, variables and a projected volume runs"
         ):
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
@@ -101,7 +101,7 @@ class Course:
             for pod in objects.pods(namespace, self.image, self.node.name):
                 await self._create(PODS, namespace, pod)
             self._pod_uid = (await self._wait_ready()).metadata.uid
-        with self._step("its containers see the right values"):
+        with self.step("its containers see the right values"):
             await self._expect(f"cat {FILES}/file", self.planted.file.value)
             await self._expect(f"cat {FILES}/large", self.planted.large.value)
             script = "tr '\\0' '\\n' </proc/1/environ | sed -n 's/^VARIABLE=//p' | tr -d '\\n'"
@@ -110,23 +110,23 @@ class Course:
     async def refuse(self) -> None:
         """Let go wrong what can go wrong, and keep what was said about it."""
         client, namespace = self.node.client, self.node.namespace
-        with self._step("an invalid Secret is refused, and a pod that misses a key waits"):
+        with self.step("an invalid Secret is refused, and a pod that misses a key waits"):
             try:
                 await client.create(SECRETS, namespace, objects.refused_secret(self.planted, namespace))
             except Invalid as error:
                 self.answers.append(str(error).encode())
             else:
-                raise _NotAsExpected("it was accepted")
+                raise NotAsExpected("it was accepted")
             await self._until(self._is_waiting)
 
     async def rotate(self) -> None:
-        with self._step("a rotation reaches the container"):
+        with self.step("a rotation reaches the container"):
             await self._patch_file(self.planted.rotated)
             await self._expect_soon(f"cat {FILES}/file", self.planted.rotated.value)
 
     async def crash(self) -> None:
         """Kill agent and writer while a rotation is under way, then have each abort with values in its memory."""
-        with self._step("agent and writer killed during a rotation: delivered by the next ones, containers untouched"):
+        with self.step("agent and writer killed during a rotation: delivered by the next ones, containers untouched"):
             pid = (await self.container()).pid
             agent = (await self._status()).agent_pid
             writer = self.writer_pid()
@@ -137,8 +137,8 @@ class Course:
             await self._wait_replaced(agent, writer)
             await self._expect_soon(f"cat {FILES}/file", self.planted.crashed.value)
             if (await self.container()).pid != pid:
-                raise _NotAsExpected("the container was restarted")
-        with self._step("agent and writer aborted (SIGABRT) with values in their memory: the next ones deliver"):
+                raise NotAsExpected("the container was restarted")
+        with self.step("agent and writer aborted (SIGABRT) with values in their memory: the next ones deliver"):
             agent = (await self._status()).agent_pid
             writer = self.writer_pid()
             for process in (agent, writer):
@@ -152,7 +152,7 @@ class Course:
     async def collect_answers(self) -> None:
         """Everything that may be asked without asking for values."""
         client, namespace = self.node.client, self.node.namespace
-        with self._step("pods, events, status, audit, env and tree were asked for"):
+        with self.step("pods, events, status, audit, env and tree were asked for"):
             for resource in (PODS, EVENTS):
                 self.answers.append(msgspec.json.encode((await client.list(resource, namespace, dict)).items))
             where: dict[str, Any] = {"namespace": namespace, "pod": POD, "container": "app"}
@@ -167,7 +167,7 @@ class Course:
 
     async def delete(self) -> None:
         client, namespace = self.node.client, self.node.namespace
-        with self._step("pods and Secrets deleted, volumes gone"):
+        with self.step("pods and Secrets deleted, volumes gone"):
             for pod in (POD, BROKEN_POD):
                 await client.delete(PODS, namespace, pod)
             for secret in (SECRET, objects.PULL_SECRET):
@@ -186,13 +186,14 @@ class Course:
     # --- what steps are made of ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _step(self, what: str) -> Iterator[None]:
+    def step(self, what: str) -> Iterator[None]:
+        """One sentence of the report; the block fails as calls to a node fail, or raises :class:`NotAsExpected`."""
         try:
             with trio.fail_after(self.step_limit_s):
                 yield
         except trio.TooSlowError:
             self.steps.append(Step(what=what, held=False, detail=f"not within {self.step_limit_s:.0f} s"))
-        except (KubeletSecretsError, OSError, _NotAsExpected) as error:
+        except (KubeletSecretsError, OSError, NotAsExpected) as error:
             self.steps.append(Step(what=what, held=False, detail=str(error)))
         else:
             self.steps.append(Step(what=what, held=True))
@@ -276,13 +277,13 @@ class Course:
         )
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise _NotAsExpected(f"the container could not read it (exit status {done.returncode}): {''.join(said)}")
+            raise NotAsExpected(f"the container could not read it (exit status {done.returncode}): {''.join(said)}")
         return bytes(done.stdout)
 
     async def _expect(self, script: str, value: bytes) -> None:
         seen = await self._output(script)
         if seen != value:
-            raise _NotAsExpected(f"the container sees {len(seen)} bytes that are not the value")
+            raise NotAsExpected(f"the container sees {len(seen)} bytes that are not the value")
 
     async def _expect_soon(self, script: str, value: bytes) -> None:
         async def sees() -> bool:

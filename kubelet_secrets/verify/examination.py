@@ -15,7 +15,7 @@ from pathlib import Path
 from kubelet_secrets.leakscan import spellings
 from kubelet_secrets.verify import corecheck, filesystems, machine, paging, processes
 from kubelet_secrets.verify.canaries import DECOY, Canary
-from kubelet_secrets.verify.course import NodeUnderTest
+from kubelet_secrets.verify.course import NodeUnderTest, NotAsExpected
 from kubelet_secrets.verify.grades import grade_process
 from kubelet_secrets.verify.objects import FILES, MEMORY, Planted
 from kubelet_secrets.verify.processes import SPARE
@@ -134,6 +134,17 @@ def examine_processes(
             )
         )
     return found
+
+
+def check_roles(reports: Iterable[ProcessReport]) -> None:
+    """Whether the processes that every node has were all looked at.
+
+    Raises:
+        NotAsExpected: one was not: it ended just then.
+    """
+    missing = {"keeper", "agent", "writer"} - {report.role for report in reports}
+    if missing:
+        raise NotAsExpected(f"the {', the '.join(sorted(missing))} ended meanwhile")
 
 
 def _wait_settled(pid: int) -> None:

@@ -214,6 +214,8 @@ class _Run:
         self._processes = await _in_thread(
             partial(examination.examine_processes, node, agent_pid=agent_pid, scanner=self._scanner, planted=planted)
         )
+        with course.step("the node's processes are there to be looked at"):
+            examination.check_roles(self._processes)
         self._progress.begin("searching files while they are in use")
         await self._scan(self._files, IN_USE)
         answers = "answers of API server and agent"

@@ -55,7 +55,7 @@ def test_every_promise_holds_here(directory: Path) -> None:
         image.unlink()
     assert (status, said["broken"], said["holds"]) == (0, [], True), errors
     report = said["report"]
-    assert len(report["steps"]) == 8
+    assert len(report["steps"]) == 9
     assert {mount["grade"] for mount in report["mounts"]} == {"secure"}
     assert {"files of Secrets", "volume in the container"} <= {mount["holds"] for mount in report["mounts"]}
     graded = {each["role"]: each for each in report["processes"]}
@@ -147,7 +147,7 @@ def test_running_node(stack: Node, directory: Path) -> None:
     )
     assert (status, said["broken"]) == (0, []), errors
     assert said["report"]["node"] == stack.node_name
-    assert len(said["report"]["steps"]) == 6, "nothing was killed"
+    assert len(said["report"]["steps"]) == 7, "nothing was killed"
     after: NodeSummary = stack.status()
     assert after.agent_pid == before.agent_pid
     assert not [pod for pod in after.pods if "verify" in pod.namespace]

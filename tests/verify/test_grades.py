@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kubelet_secrets.verify.canaries import DECOY
+from kubelet_secrets.verify.course import NotAsExpected
+from kubelet_secrets.verify.examination import check_roles
 from kubelet_secrets.verify.grades import CgroupSwap, CoreFacts, Grade, ProcessFacts, grade_filesystem, grade_process
 from kubelet_secrets.verify.report import AreaReport, Control, Leak, MountReport, ProcessReport, Report, Step
 
@@ -122,3 +125,10 @@ def leak(canary: str) -> Leak:
 )
 def test_promises(found: dict[str, Any], sentences: list[str]) -> None:
     assert Report(node="n", kernel="6", canaries=(), **found).broken_promises() == sentences
+
+
+def test_process_that_nobody_looked_at() -> None:
+    seen = [replace(process(Grade.SECURE), role=role) for role in ("keeper", "agent", "writer", "conmon")]
+    check_roles(seen)
+    with pytest.raises(NotAsExpected, match="the agent, the writer ended meanwhile"):
+        check_roles([each for each in seen if each.role in ("keeper", "conmon")])
