@@ -226,6 +226,7 @@ def scan_system_logs(scanner: Scanner, *, since: float) -> Iterator[AreaReport]:
     """The journal, if this machine has one, and the kernel's log."""
     command = machine.journal_command(since)
     if command is not None:
+        machine.sync_journal()
         yield scanner.stream("journal", command_output(command), when=AFTERWARDS)
     yield scanner.stream("kernel log", kernel_log(), when=AFTERWARDS)
 

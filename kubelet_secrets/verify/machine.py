@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
 import struct
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from kubelet_secrets.fusefs.mounts import MountAttr
 from kubelet_secrets.runtime.hostfacts import probe_cgroups
 from kubelet_secrets.verify.report import Feature, MachineFact
 
+_JOURNAL_TIMEOUT_S = 30
 _SYS_MEMFD_SECRET = 447
 _FUSE_PASSTHROUGH = 1 << 37
 _PIDFD_GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
@@ -227,3 +230,9 @@ def journal_command(since: float) -> list[str] | None:
     if program is None or not keeps:
         return None
     return [program, "--quiet", "--no-pager", "--all", "--output=export", f"--since=@{int(since)}"]
+
+
+def sync_journal() -> None:
+    """Have journald write what it has been sent; without one that runs there is nothing to write."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["journalctl", "--sync"], capture_output=True, timeout=_JOURNAL_TIMEOUT_S, check=False)

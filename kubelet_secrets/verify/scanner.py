@@ -52,21 +52,32 @@ class Scanner:
         when: str,
         changed_since: float,
     ) -> AreaReport:
-        """Regular files below *roots* that changed since a Unix time. Files that vanish or refuse meanwhile are left out."""
+        """Regular files below *roots* changed since a Unix time; those that vanish are left out, those that refuse counted."""
         area = _Area(name, when)
+        refused = 0
         with self._until_time_is_up(area):
             for path in files_on_disk(roots, changed_since, entered=lambda: self._go_on(0)):
-                with contextlib.suppress(OSError):
-                    area.files += 1
+                try:
                     self._read(area, str(path), read_chunks(path))
+                    area.files += 1
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    refused += 1
+        if refused:
+            area.note = f"{refused} could not be read"
         return area.report()
 
     def stream(self, name: str, chunks: Iterable[bytes], *, when: str, note: str = "") -> AreaReport:
-        """Whatever *chunks* yields, as one stream."""
+        """Whatever *chunks* yields, as one stream; an OSError from there is told as what was not read."""
         area = _Area(name, when, note=note)
         with self._until_time_is_up(area):
             area.files = 1
-            self._read(area, name, chunks)
+            try:
+                self._read(area, name, chunks)
+            except OSError as error:
+                area.complete = False
+                area.note = f"cannot be read: {error.strerror}"
         return area.report()
 
     def device(self, name: str, path: Path, *, when: str) -> AreaReport:
@@ -260,7 +271,11 @@ def _region(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
 
 
 def command_output(command: list[str]) -> Iterator[bytes]:
-    """What a command prints, as it comes. Its end is waited for; leaving early ends it."""
+    """What a command prints, as it comes. Its end is waited for; leaving early ends it.
+
+    Raises:
+        OSError: it cannot be run, or failed: there may be more than it printed.
+    """
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -268,24 +283,28 @@ def command_output(command: list[str]) -> Iterator[bytes]:
         try:
             while chunk := process.stdout.read(CHUNK_BYTES):
                 yield chunk
+            status = process.wait()
         finally:
             if process.poll() is None:
                 process.kill()
+    if status != 0:
+        raise OSError(errno.EIO, f"{Path(command[0]).name} ended with status {status}")
 
 
 def kernel_log() -> Iterator[bytes]:
-    """The kernel's ring buffer, record by record."""
-    try:
-        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return
+    """The kernel's ring buffer, record by record.
+
+    Raises:
+        OSError: it is not shown here, as in a container.
+    """
+    descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         while True:
             try:
                 yield os.read(descriptor, 8192)
             except BrokenPipeError:
                 continue  # overwritten while we read
-            except OSError:
-                return  # no more: EAGAIN
+            except BlockingIOError:
+                return
     finally:
         os.close(descriptor)

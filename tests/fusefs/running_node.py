@@ -20,7 +20,10 @@ from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.notify import NotifySocket, parse_notification
 
 AGENT = Path(__file__).with_name("serving_agent.py")
+# A slow machine's run of the tests stretches what is called so: scripts/vmtest/patience.py.
 _TIMEOUT_S = 30
+_STOP_TIMEOUT_S = 20.0
+_SILENCE_TIMEOUT_S = 60.0
 
 _KEEPER = """
 import json, sys
@@ -66,9 +69,9 @@ class RunningNode:
         self.root = root
         self.fuse = root / "fuse"
         self.options: dict[str, object] = {"socket": f"{root}.sock", **options}
-        self.stop_timeout_s = 20.0
+        self.stop_timeout_s = _STOP_TIMEOUT_S
         self.store_size_bytes = 64 << 20
-        self.silence_s = 60.0
+        self.silence_s = _SILENCE_TIMEOUT_S
         self.arguments: list[str] = []  # of the agent's command line, for the preflight
         self.command = [sys.executable, str(AGENT)]
         self.prefix: list[str] = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,14 @@ def test_what_a_command_prints(scanner: Scanner, canary: Canary) -> None:
     assert [leak.canary for leak in report.leaks] == ["volume file"]
 
 
+def test_command_that_fails_is_not_passed_over_in_silence(scanner: Scanner) -> None:
+    printed = command_output([sys.executable, "-c", "import sys; print('some'); sys.exit(3)"])
+    report = scanner.stream("journal", printed, when="afterwards")
+    assert (report.complete, report.size_bytes) == (False, 5)
+    assert "ended with status 3" in report.note
+    assert not scanner.stream("journal", command_output(["/none"]), when="afterwards").complete
+
+
 def test_system_logs_can_be_read(scanner: Scanner) -> None:
     reports = list(scan_system_logs(scanner, since=0))
     assert reports[-1].name == "kernel log"
@@ -185,3 +195,17 @@ def test_decoys_are_found_and_a_missing_one_is_noticed(tmp_path: Path, scanner: 
     assert len(controls) >= len(spellings('é"/'.encode()))
     assert report.real_leaks == ()
     assert not any(control.found for control in decoys.controls([]))
+
+
+def test_file_that_refuses_is_counted(tmp_path: Path, scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("damaged", "gone", "good"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def read(path: Path) -> Iterator[bytes]:
+        if path.name != "good":
+            raise OSError(errno.EIO if path.name == "damaged" else errno.ENOENT, "no")
+        yield b"x"
+
+    monkeypatch.setattr("kubelet_secrets.verify.scanner.read_chunks", read)
+    report = scan_named(scanner, "afterwards", tmp_path)
+    assert (report.files, report.note, report.complete) == (1, "1 could not be read", True)
