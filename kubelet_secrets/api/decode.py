@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +20,7 @@ from kubelet_secrets.errors import UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
 
 T = TypeVar("T")
+_STEP = re.compile(r"\.[^.\[`]+|\[[0-9]+\]|\[\.\.\.\]")  # of a path: a field, an index, any key of a map
 
 
 class DecodeError(UsageError):
@@ -59,11 +62,11 @@ def convert(value: Any, kind: type[T]) -> T:
     Raises:
         DecodeError: a field has the wrong type; the message gives its path, not its value.
     """
+    plain = _merge_string_data(strip_nulls(_keep_null_keys(value, kind)), kind)
     try:
-        plain = _merge_string_data(strip_nulls(_keep_null_keys(value, kind)), kind)
         return _finish(msgspec.convert(plain, kind, dec_hook=_decode_custom))
     except msgspec.ValidationError as error:
-        raise DecodeError(f"{kind.__name__}: {error}") from None
+        raise DecodeError(f"{kind.__name__}: {_with_keys(str(error), plain, kind)}") from None
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -95,6 +98,51 @@ def to_builtins(value: Any) -> Any:
     return msgspec.to_builtins(value, enc_hook=_encode_custom)
 
 
+def _with_keys(text: str, plain: Any, kind: type[Any]) -> str:
+    """An error's *text* with the keys of the maps on its path, which msgspec leaves out: ``$.data[...]`` → ``$.data[user]``.
+
+    Found by converting once more with one key at a time.
+    """
+    head, separator, path = text.partition(" - at `$")
+    where: list[str | int] = []
+    shown = ""
+    for step in _STEP.findall(path):
+        if step == "[...]":
+            key = next((each for each in _get(plain, where) if _fails_alone(plain, where, each, kind, text)), None)
+            if key is None:
+                return text
+            where.append(key)
+            shown += f"[{key}]"
+        else:
+            where.append(int(step[1:-1]) if step.startswith("[") else step[1:])
+            shown += step
+    return f"{head}{separator}{shown}`" if separator else text
+
+
+def _fails_alone(plain: Any, where: Sequence[str | int], key: str, kind: type[Any], text: str) -> bool:
+    alone = _replace(plain, where, {key: _get(plain, where)[key]})
+    try:
+        msgspec.convert(alone, kind, dec_hook=_decode_custom)
+    except msgspec.ValidationError as error:
+        return str(error) == text
+    return False
+
+
+def _get(plain: Any, where: Sequence[str | int]) -> Any:
+    for step in where:
+        plain = plain[step]
+    return plain
+
+
+def _replace(plain: Any, where: Sequence[str | int], new: Any) -> Any:
+    """*plain* with *new* at *where*; shares the rest."""
+    if not where:
+        return new
+    copy: Any = dict(plain) if isinstance(plain, dict) else list(plain)
+    copy[where[0]] = _replace(plain[where[0]], where[1:], new)
+    return copy
+
+
 def _keep_null_keys(value: Any, kind: type[Any]) -> Any:
     """In a map, ``null`` is the zero value of an entry that is there: ``data: {key: }`` gives an empty file, as in Go."""
     if kind not in (Secret, ConfigMap) or not isinstance(value, dict):
@@ -108,11 +156,18 @@ def _keep_null_keys(value: Any, kind: type[Any]) -> Any:
 
 def _merge_string_data(value: Any, kind: type[Any]) -> Any:
     if kind is Secret and isinstance(value, dict) and isinstance(value.get("stringData"), dict):
+        for key, entry in value["stringData"].items():
+            if not isinstance(entry, str):
+                found = (
+                    "object"
+                    if isinstance(entry, dict)
+                    else "array"
+                    if isinstance(entry, list)
+                    else type(entry).__name__
+                )
+                raise DecodeError(f"Secret: Expected `str`, got `{found}` - at `$.stringData[{key}]`")
         value = dict(value)
-        value["stringData"] = {
-            key: entry.encode("utf-8") if isinstance(entry, str) else entry
-            for key, entry in value["stringData"].items()
-        }
+        value["stringData"] = {key: entry.encode("utf-8") for key, entry in value["stringData"].items()}
     return value
 
 

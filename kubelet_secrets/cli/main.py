@@ -68,6 +68,8 @@ def cli(ctx: click.Context, verbose: int) -> None:
     Start with `kubelet-secrets demo`, or `kubelet-secrets up -f examples/`.
     """
     ctx.obj = verbose
+    if os.environ.get("NO_COLOR"):  # no-color.org
+        ctx.color = False
     configure_logging(verbose)
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from kubelet_secrets.api.core import ClusterTrustBundle, ConfigMap, Pod, Secret, Service, ServiceAccount
-from kubelet_secrets.api.decode import DecodeError, convert
+from kubelet_secrets.api.decode import DecodeError, convert, strip_nulls
 from kubelet_secrets.api.defaults import apply_defaults
 from kubelet_secrets.api.serviceaccount import ROOT_CA_CONFIG_MAP, add_token_volume, wants_token
 from kubelet_secrets.errors import UsageError
+from kubelet_secrets.explain.quantities import bad_quantity
 from kubelet_secrets.manifests import ManifestObject
 
 T = TypeVar("T")
@@ -137,7 +138,7 @@ def _normalize(given: ManifestObject, namespace: str) -> Manifest:
 def _file(inventory: Inventory, manifest: Manifest) -> None:
     obj = _checked(manifest, manifest.obj, _TYPES[manifest.kind])
     key = (manifest.namespace, manifest.name)
-    apply_defaults(manifest.obj)
+    _default(manifest, manifest.obj)
     match obj:
         case Secret():
             inventory.secrets[key] = obj
@@ -160,8 +161,12 @@ def _make_pod(manifest: Manifest, inventory: Inventory) -> PodManifest:
     else:
         steps = _TEMPLATES[manifest.kind]
         pod, path = _pod_of_template(manifest, steps), ".".join((*steps, "spec"))
-    _checked(manifest, pod, Pod)  # so that what follows may rely on the shapes
-    apply_defaults(pod)
+    pod = strip_nulls(pod)  # null is absent, for the server and so for what follows
+    typed = _checked(manifest, pod, Pod)  # so that what follows may rely on the shapes
+    if (bad := bad_quantity(typed)) is not None:
+        field, problem = bad
+        raise UsageError(f"{manifest.source}: {manifest.where}: {path.removesuffix('spec')}{field}: {problem}")
+    _default(manifest, pod)
     spec = pod["spec"]
     if manifest.kind == "StatefulSet" and (claims := list(_claim_names(manifest.obj))):
         kept = [volume for volume in spec.get("volumes") or () if volume.get("name") not in claims]
@@ -183,7 +188,8 @@ def _pod_of_template(manifest: Manifest, steps: tuple[str, ...]) -> dict[str, An
     for index, step in enumerate(steps):
         template = template.get(step) if isinstance(template, dict) else None
         if not isinstance(template, dict):
-            raise UsageError(f"{manifest.source}: {manifest.where}: {'.'.join(steps[: index + 1])} is missing")
+            problem = "is missing" if template is None else "is not an object"
+            raise UsageError(f"{manifest.source}: {manifest.where}: {'.'.join(steps[: index + 1])} {problem}")
     metadata = template.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise UsageError(f"{manifest.source}: {manifest.where}: {'.'.join(steps)}.metadata is not an object")
@@ -209,6 +215,14 @@ def _checked(manifest: Manifest, obj: dict[str, Any], kind: type[T]) -> T:
         return convert(obj, kind)
     except DecodeError as error:
         raise UsageError(f"{manifest.source}: {manifest.where}: {error}") from None
+
+
+def _default(manifest: Manifest, obj: dict[str, Any]) -> None:
+    try:
+        apply_defaults(obj)
+    except (TypeError, AttributeError, KeyError, ValueError):
+        # The API server's schema checks all fields before; here only those that are read here are checked.
+        raise UsageError(f"{manifest.source}: {manifest.where}: a field has the wrong type") from None
 
 
 def is_cluster_made(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_what_is_no_base64_is_refused_without_being_shown(text: str) -> None:
     except ValueError:  # of which UnicodeEncodeError and binascii.Error are
         with pytest.raises(DecodeError) as caught:
             secret(data={"k": text})
-        assert str(caught.value) == "Secret: Invalid base64-encoded string - at `$.data[...]`"
+        assert str(caught.value) == "Secret: Invalid base64-encoded string - at `$.data[k]`"
         assert caught.value.__cause__ is None
     else:
         assert secret(data={"k": text}).data["k"].reveal() == expected
@@ -80,8 +81,17 @@ def test_null_entries_are_empty_values_and_null_fields_absent() -> None:
 @pytest.mark.parametrize(
     ("obj", "message"),
     [
-        ({"data": {"k": 5}}, "Secret: Expected a base64 string - at `$.data[...]`"),
+        ({"data": {"k": 5}}, "Secret: Expected a base64 string - at `$.data[k]`"),
         ({"data": ["s3cr3t"]}, "Secret: Expected `object`, got `array` - at `$.data`"),
+        (
+            {"data": {"a": "eA==", "b.c[0]": "!", "d": "eA=="}},
+            "Secret: Invalid base64-encoded string - at `$.data[b.c[0]]`",
+        ),
+        ({"stringData": {"a": "x", "b": ["s3cr3t"]}}, "Secret: Expected `str`, got `array` - at `$.stringData[b]`"),
+        (
+            {"metadata": {"name": "x", "labels": {"a": "1", "b": 2}}},
+            "Secret: Expected `str`, got `int` - at `$.metadata.labels[b]`",
+        ),
         ({"immutable": "s3cr3t"}, "Secret: Expected `bool | null`, got `str` - at `$.immutable`"),
     ],
 )
@@ -89,6 +99,14 @@ def test_wrong_types_are_named_by_their_field(obj: dict[str, Any], message: str)
     with pytest.raises(DecodeError) as caught:
         secret(**obj)
     assert str(caught.value) == message
+
+
+def test_keys_on_a_path_are_named_at_every_depth() -> None:
+    spec = {"containers": [{"name": "a"}, {"name": "b", "resources": {"limits": {"cpu": 1, "memory": []}}}]}
+    with pytest.raises(DecodeError, match=re.escape("at `$.spec.containers[1].resources.limits[memory]`")):
+        convert({"spec": spec}, Pod)
+    with pytest.raises(DecodeError, match=re.escape("Invalid base64 encoded string - at `$.binaryData[b]`")):
+        convert({"binaryData": {"a": "eA==", "b": "%"}}, ConfigMap)
 
 
 def test_unknown_fields_of_a_newer_server_are_passed_over() -> None:

@@ -80,6 +80,23 @@ def test_machines_get_values_when_asked_for() -> None:
     assert files["/etc/v/bin"]["valueBase64"] == "//79"
 
 
+@pytest.mark.parametrize("is_colourful", [True, False])
+def test_colours_on_a_terminal_unless_they_are_not_wanted(tmp_path: Path, is_colourful: bool) -> None:
+    (tmp_path / "f.yaml").write_text(GOOD)
+    command = f"{sys.executable} -m kubelet_secrets.cli.main explain -f f.yaml"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NO_COLOR": "" if is_colourful else "1"}
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],  # a terminal
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert ("\x1b[" in done.stdout) is is_colourful
+
+
 def test_exit_status_tells_what_stops_a_container() -> None:
     done = run("-f", "-", stdin=GOOD.replace("name: db, key", "name: dbx, key"))
     assert done.returncode == 1

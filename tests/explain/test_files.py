@@ -315,4 +315,4 @@ def test_paths_of_a_templates_errors_are_those_of_the_template() -> None:
 
 def test_field_of_a_type_that_only_the_rules_read_is_unusable_input() -> None:
     with pytest.raises(UsageError, match=r"^f.yaml: Pod default/web: a field has the wrong type$"):
-        explain_yaml(pod("args: []", spec="runtimeClassName: 5"))
+        explain_yaml(pod("args: []", volumes="[{name: v, image: {reference: 5}}]"))

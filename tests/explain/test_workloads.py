@@ -108,18 +108,36 @@ def test_object_defined_twice_is_told_and_the_later_counts() -> None:
             id="template",
         ),
         pytest.param(
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: a}\nspec: {jobTemplate: {spec: {template: 5}}}\n",
+            "f.yaml: CronJob default/a: spec.jobTemplate.spec.template is not an object",
+            id="template-is-a-number",
+        ),
+        pytest.param(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {name: a}\n"
+            "spec: {template: {spec: {containers: [{name: c, image: i, resources: {limits: {cpu: 1x}}}]}}}\n",
+            "f.yaml: Job default/a: spec.template.spec.containers[0].resources.limits[cpu]: "
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            id="quantity",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
+            "spec: {containers: [], volumes: [{name: e, emptyDir: {sizeLimit: 1Kk}}]}\n",
+            "f.yaml: Pod default/a: spec.volumes[0].emptyDir.sizeLimit: unable to parse quantity's suffix",
+            id="size-limit",
+        ),
+        pytest.param(
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: {}}\n",
             "f.yaml: Pod default/a: Pod: Expected `array`, got `object` - at `$.spec.containers`",
             id="type",
         ),
         pytest.param(
             "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {k: c4n4ry!}\n",
-            "f.yaml: Secret default/a: Secret: Invalid base64-encoded string - at `$.data[...]`",
+            "f.yaml: Secret default/a: Secret: Invalid base64-encoded string - at `$.data[k]`",
             id="base64",
         ),
         pytest.param(
             "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {k: 5}\n",
-            "f.yaml: Secret default/a: Secret: Expected a base64 string - at `$.stringData[...]`",
+            "f.yaml: Secret default/a: Secret: Expected `str`, got `int` - at `$.stringData[k]`",
             id="number",
         ),
     ],
@@ -164,6 +182,14 @@ FIELDS = [
     "spec.template.spec.containers.0.envFrom", "spec.template.spec.containers.0.volumeMounts",
     "spec.template.spec.containers.0.volumeMounts.0", "spec.template.spec.imagePullSecrets", "spec.volumeClaimTemplates",
     "spec.template.spec.securityContext", "spec.template.spec.serviceAccountName",
+    "spec.template.spec.volumes.0.image.reference", "spec.template.spec.volumes.0.image.pullPolicy",
+    "spec.template.spec.volumes.0.ephemeral.volumeClaimTemplate.spec", "spec.template.spec.volumes.0.csi.nodePublishSecretRef",
+    "spec.template.spec.volumes.0.iscsi.secretRef", "spec.template.spec.volumes.0.emptyDir.sizeLimit",
+    "spec.template.spec.volumes.0.projected.sources", "spec.template.spec.containers.0.resources.limits.cpu",
+    "spec.template.spec.containers.0.ports", "spec.template.spec.containers.0.lifecycle.postStart",
+    "spec.template.spec.overhead", "spec.template.spec.containers.0.livenessProbe",
+    "spec.template.spec.topologySpreadConstraints", "spec.template.spec.ephemeralContainers",
+    "spec.template.spec.initContainers.0.restartPolicy",
 ]  # fmt: skip
 
 
@@ -199,7 +225,7 @@ def test_whatever_a_manifest_holds_there_is_an_answer_or_one_line(changes: list[
 def _set(target: Any, steps: list[str], value: object) -> None:
     for step in steps[:-1]:
         if isinstance(target, dict):
-            target = target.get(step)
+            target = target.setdefault(step, {})
         elif isinstance(target, list) and step.isdigit() and int(step) < len(target):
             target = target[int(step)]
         else:
