@@ -13,44 +13,53 @@ from datetime import UTC, datetime
 
 from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.times import parse_rfc3339
+from kubelet_secrets.sensitive import SensitiveBytes
 
+_LOOK_BYTES = 100  # a certificate's header, with white space before it
 _TOKEN_NAME = re.compile(r"bootstrap-token-([a-z0-9]{6})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateFacts:
-    """Of the first certificate in ``tls.crt``, which is the server's own."""
+class CertificateDates:
+    """Of one certificate."""
 
     not_before: datetime
     not_after: datetime
-    fits_key: bool | None  # None: the key cannot be read
 
 
-def read_certificate(secret: Secret) -> CertificateFacts | None:
-    """The facts of a ``kubernetes.io/tls`` Secret, or None when ``tls.crt`` holds no PEM certificate."""
-    # Here, not above: a tenth of a second that manifests without such a Secret need not pay.
+def is_pem(value: SensitiveBytes) -> bool:
+    """Whether *value* sets out to be PEM certificates; what merely contains one is not looked into."""
+    return value.reveal()[:_LOOK_BYTES].lstrip().startswith(b"-----BEGIN CERTIFICATE-----")
+
+
+def read_dates(value: SensitiveBytes) -> tuple[CertificateDates, ...]:
+    """The dates of each PEM certificate in *value*, in order; empty when one cannot be read, or there is none."""
+    # Here, not above: a tenth of a second that manifests without certificates need not pay.
+    from cryptography import x509
+
+    try:
+        certificates = x509.load_pem_x509_certificates(value.reveal())
+    except ValueError:
+        return ()
+    return tuple(
+        CertificateDates(not_before=each.not_valid_before_utc, not_after=each.not_valid_after_utc)
+        for each in certificates
+    )
+
+
+def fits_key(certificate_pem: SensitiveBytes, key_pem: SensitiveBytes) -> bool | None:
+    """Whether the first certificate, which is the server's own, is for this key; None when one of them cannot be read."""
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-    certificate_pem, key_pem = secret.data.get("tls.crt"), secret.data.get("tls.key")
-    if certificate_pem is None:
-        return None
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         certificate = x509.load_pem_x509_certificates(certificate_pem.reveal())[0]
-    except ValueError:
+        key = load_pem_private_key(key_pem.reveal(), password=None)
+        return key.public_key().public_bytes(*spki) == certificate.public_key().public_bytes(*spki)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
         return None
-    fits_key: bool | None = None
-    if key_pem is not None:
-        spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        try:
-            key = load_pem_private_key(key_pem.reveal(), password=None)
-            fits_key = key.public_key().public_bytes(*spki) == certificate.public_key().public_bytes(*spki)
-        except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key is encrypted
-            fits_key = None
-    return CertificateFacts(
-        not_before=certificate.not_valid_before_utc, not_after=certificate.not_valid_after_utc, fits_key=fits_key
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

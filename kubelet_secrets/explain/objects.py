@@ -5,14 +5,21 @@ Pure. Source: semantics §1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.times import rfc3339
-from kubelet_secrets.explain.certificates import read_bootstrap_token, read_certificate
+from kubelet_secrets.explain.certificates import (
+    CertificateDates,
+    fits_key,
+    is_pem,
+    read_bootstrap_token,
+    read_dates,
+)
 from kubelet_secrets.explain.inventory import Inventory, Manifest
 from kubelet_secrets.explain.model import Problem, Severity
+from kubelet_secrets.sensitive import SensitiveBytes
 
 MAX_SIZE_BYTES = 1024 * 1024
 _LARGE_SIZE_BYTES = MAX_SIZE_BYTES * 9 // 10
@@ -40,13 +47,15 @@ def object_problems(inventory: Inventory, *, now: datetime, expires_within: time
             size += sum(map(len, config_map.binary_data.values()))
             yield from _size_problems(manifest, size)
             yield from _immutable_problems(manifest, config_map.immutable)
+            texts = {key: text.encode("utf-8", "surrogateescape") for key, text in config_map.data.items()}
+            values = {key: SensitiveBytes(value) for key, value in {**config_map.binary_data, **texts}.items()}
+            yield from _certificate_problems(manifest, values, "", now, expires_within)
             continue
         secret = inventory.secrets[key]
         yield from _size_problems(manifest, sum(map(len, secret.data.values())))
         yield from _immutable_problems(manifest, secret.immutable)
-        if secret.type == "kubernetes.io/tls":
-            yield from _certificate_problems(manifest, secret, now, expires_within)
-        elif secret.type == "bootstrap.kubernetes.io/token":
+        yield from _certificate_problems(manifest, secret.data, secret.type, now, expires_within)
+        if secret.type == "bootstrap.kubernetes.io/token":
             yield from _token_problems(manifest, secret, now, expires_within)
 
 
@@ -72,34 +81,51 @@ def _immutable_problems(manifest: Manifest, immutable: bool | None) -> Iterator[
 
 
 def _certificate_problems(
-    manifest: Manifest, secret: Secret, now: datetime, expires_within: timedelta
+    manifest: Manifest, values: Mapping[str, SensitiveBytes], secret_type: str, now: datetime, expires_within: timedelta
 ) -> Iterator[Problem]:
-    where = f"{manifest.where}: data[tls.crt]"
-    if "tls.crt" not in secret.data:
-        return  # the API's own rules say so
-    facts = read_certificate(secret)
-    if facts is None:
-        yield Problem(
-            severity=Severity.WARNING, code="certificate-unreadable", message="not a PEM certificate", where=where
-        )
-        return
-    if facts.not_after <= now:
-        message = f"the certificate expired on {rfc3339(facts.not_after)}"
-        yield Problem(severity=Severity.WARNING, code="certificate-expired", message=message, where=where)
-    elif facts.not_after <= now + expires_within:
-        days = (facts.not_after - now).days
-        message = f"the certificate expires on {rfc3339(facts.not_after)}, in {days} days"
-        yield Problem(severity=Severity.WARNING, code="certificate-expires", message=message, where=where)
-    if facts.not_before > now:
-        message = f"the certificate is not valid before {rfc3339(facts.not_before)}"
-        yield Problem(severity=Severity.WARNING, code="certificate-not-yet-valid", message=message, where=where)
-    if facts.fits_key is False:
+    """Of every value that is PEM certificates: a server's own, its chain, the authorities it trusts."""
+    is_tls = secret_type == "kubernetes.io/tls"
+    for key, value in values.items():
+        where = f"{manifest.where}: data[{key}]"
+        is_servers_own = is_tls and key == "tls.crt"
+        dates = read_dates(value) if is_servers_own or is_pem(value) else ()
+        if dates:
+            yield from _date_problems(where, dates, now, expires_within)
+        elif is_servers_own:
+            yield Problem(
+                severity=Severity.WARNING, code="certificate-unreadable", message="not a PEM certificate", where=where
+            )
+    if is_tls and {"tls.crt", "tls.key"} <= values.keys() and fits_key(values["tls.crt"], values["tls.key"]) is False:
         yield Problem(
             severity=Severity.WARNING,
             code="certificate-key-mismatch",
             message="tls: private key does not match public key",
             where=f"{manifest.where}: data[tls.key]",
         )
+
+
+def _date_problems(
+    where: str, dates: Sequence[CertificateDates], now: datetime, expires_within: timedelta
+) -> Iterator[Problem]:
+    """One problem of a kind: of several certificates, that of the one which is first to matter."""
+    ends = sorted(each.not_after for each in dates)
+    past = [end for end in ends if end <= now]
+    soon = [end for end in ends if now < end <= now + expires_within]
+    future = sorted(each.not_before for each in dates if each.not_before > now)
+
+    def problem(code: str, found: Sequence[datetime], one: str, several: str, after: str = "") -> Problem:
+        subject = "the certificate" if len(dates) == 1 else f"{len(found)} of {len(dates)} certificates"
+        verb = one if len(found) == 1 else several
+        message = f"{subject} {verb} {rfc3339(found[0])}{after}"
+        return Problem(severity=Severity.WARNING, code=code, message=message, where=where)
+
+    if past:
+        yield problem("certificate-expired", past, "expired on", "have expired, the first on")
+    if soon:
+        after = f", in {(soon[0] - now).days} days"
+        yield problem("certificate-expires", soon, "expires on", "expire, the first on", after)
+    if future:
+        yield problem("certificate-not-yet-valid", future, "is not valid before", "are not valid yet, the first before")
 
 
 def _token_problems(manifest: Manifest, secret: Secret, now: datetime, expires_within: timedelta) -> Iterator[Problem]:

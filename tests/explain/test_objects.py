@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import textwrap
 from datetime import datetime
 
@@ -78,9 +79,36 @@ def test_certificate_and_key_that_do_not_belong_together() -> None:
     assert told(tls("no certificate", "no key")) == [("certificate-unreadable", "not a PEM certificate")]
 
 
-def test_opaque_secret_is_not_looked_into() -> None:
-    certificate = make_certificate(make_key(), not_before=days(-9), not_after=days(-1))
-    assert told(secret("web", tls__crt=certificate)) == []
+def config_map(key: str, text: str) -> str:
+    return (
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata:\n  {key}: |\n{textwrap.indent(text, '    ')}\n"
+    )
+
+
+def test_certificates_are_found_wherever_a_value_is_one() -> None:
+    """A client's in an Opaque Secret, an authority's beside the server's own or in a ConfigMap."""
+    key = make_key()
+    good = make_certificate(key, not_before=days(-1), not_after=days(90))
+    bad = make_certificate(key, not_before=days(-9), not_after=days(-1))
+    expected = [("certificate-expired", "the certificate expired on 2026-11-22T12:00:00Z")]
+    assert told(secret("web", client__pem=bad)) == expected
+    assert told(config_map("ca.crt", bad)) == expected
+    assert told(tls(good, key_pem(key)) + f"  ca.crt: {base64.b64encode(bad.encode()).decode()}\n") == expected
+    assert told(secret("web", notes="see below:\n" + bad)) == [], "only what sets out to be a certificate"
+    assert told(secret("web", broken=bad.replace("M", "!"))) == [], "nobody said it had to be one"
+
+
+def test_every_certificate_of_a_chain_counts() -> None:
+    key = make_key()
+    ends = {"good": 90, "soon": 3.0, "later": 9.0, "past": -1, "older": -2}
+    made = {name: make_certificate(key, not_before=days(-9), not_after=days(end)) for name, end in ends.items()}
+    assert told(tls(made["good"] + made["soon"], key_pem(key))) == [
+        ("certificate-expires", "1 of 2 certificates expires on 2026-11-26T12:00:00Z, in 3 days")
+    ]
+    assert told(config_map("ca.crt", "".join(made.values()))) == [
+        ("certificate-expired", "2 of 5 certificates have expired, the first on 2026-11-21T12:00:00Z"),
+        ("certificate-expires", "2 of 5 certificates expire, the first on 2026-11-26T12:00:00Z, in 3 days"),
+    ]
 
 
 def token(expiration: str = "", **changes: str) -> str:
