@@ -40,6 +40,7 @@ _BINARY_SUFFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _DECIMAL_SUFFIXES = {-9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 _NANO = 10**9
 _LARGEST = 2**63 - 1
+_MOST_DIGITS = 4000  # Python reads no more of them; upstream has no limit
 _LARGEST_EXPONENT = 4000  # 10**±this is far beyond both caps; larger exponents would only burn memory
 
 
@@ -61,7 +62,7 @@ def parse(quantity: Quantity) -> Fraction:
     if not text or match is None or not re.match(r"[+-]?[0-9.]", text):
         raise InvalidQuantity(f"quantities must match the regular expression '{_FORMAT_TEXT}'")
     sign, whole, fraction, suffix = match[1], match[2], match[3] or "", match[4]
-    if not whole and not fraction:
+    if (not whole and not fraction) or len(whole + fraction) > _MOST_DIGITS:
         raise InvalidQuantity("unable to parse numeric part of quantity")
     number = Fraction(int(whole + fraction or "0"), 10 ** len(fraction)) * _multiplier(suffix)
     # Away from zero, then capped: the sign comes last so that both directions behave alike.

@@ -173,7 +173,11 @@ def _read(obj: Mapping[str, Any]) -> Managers:
             str(entry.get("apiVersion", "")),
             str(entry.get("subresource", "")),
         )
-        managers[manager] = Owned(frozenset(fieldset.from_fields_v1(entry.get("fieldsV1", {}))), entry.get("time"))
+        try:
+            fields = fieldset.from_fields_v1(entry.get("fieldsV1", {}))
+        except ValueError:
+            return {}
+        managers[manager] = Owned(frozenset(fields), entry.get("time"))
     return managers
 
 

@@ -8,7 +8,6 @@ Source: k8s.io/apimachinery/pkg/runtime/serializer/json; resource.Quantity's Unm
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from kubelet_secrets.api import quantity
@@ -34,7 +33,15 @@ def _conform(value: Any, schema: Schema) -> Any:
             if entry is not None:
                 value[key] = _conform(entry, schema.field(key))
     elif isinstance(value, list) and schema.type == "array":
-        # As Go's decoder: nothing in a list of structs is a struct with nothing in it.
-        absent: dict[str, Any] | None = {} if schema.item.is_struct else None
-        value[:] = [_conform(entry, schema.item) if entry is not None else copy.copy(absent) for entry in value]
+        value[:] = [_conform(entry, schema.item) if entry is not None else _zero(schema.item) for entry in value]
     return value
+
+
+_ZEROS = {"string": "", "integer": 0, "number": 0, "boolean": False}
+
+
+def _zero(schema: Schema) -> Any:
+    """What Go's decoder makes of nothing in a list: the type's zero value."""
+    if schema.is_quantity:
+        return "0"
+    return {} if schema.is_struct else _ZEROS.get(schema.type)

@@ -2,7 +2,7 @@
 
 A stored value is a prefix (``k8s:enc:aesgcm:v1:key1:``) and a payload; :class:`Prefixed` tries what fits a prefix, in order,
 once over the providers of a resource and once more over the keys of a provider. The layouts are those of kube-apiserver;
-the value inside is this server's JSON, where kube-apiserver keeps protobuf.
+the value inside is JSON or protobuf, as ``--storage-media-type`` says.
 
 Not here: the key management service (``kms.py``), which composes :class:`AesGcm` too. Pure but for the system's randomness.
 

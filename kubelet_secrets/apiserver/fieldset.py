@@ -55,19 +55,40 @@ def to_fields_v1(paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def from_fields_v1(trie: Mapping[str, Any]) -> set[Path]:
-    """Inverse of :func:`to_fields_v1`."""
+    """Inverse of :func:`to_fields_v1`.
+
+    Raises:
+        ValueError: it is none: clients may write what they like there.
+    """
     paths: set[Path] = set()
     pending: list[tuple[Path, Mapping[str, Any]]] = [((), trie)]
     while pending:
         prefix, node = pending.pop()
         for element, below in node.items():
+            if not isinstance(below, Mapping):
+                raise ValueError("fieldsV1: an element is no object")
             if element == ".":
                 paths.add(prefix)
-            elif not below:
+                continue
+            _check_element(element)
+            if not below:
                 paths.add((*prefix, element))
             else:
                 pending.append(((*prefix, element), below))
     return paths
+
+
+def _check_element(element: str) -> None:
+    """Raises: ValueError: what path_text and the rest could not make anything of. Source: fieldpath/serialize-pe.go."""
+    kind, colon, rest = element[:1], element[1:2], element[2:]
+    if colon != ":" or kind not in ("f", "k", "v", "i"):
+        raise ValueError("fieldsV1: an element is of no known type")
+    if kind == "k" and not isinstance(json.loads(rest), dict):
+        raise ValueError("fieldsV1: a key is no object")
+    if kind == "v":
+        json.loads(rest)
+    if kind == "i":
+        int(rest)
 
 
 def path_text(path: Path) -> str:

@@ -94,8 +94,17 @@ def decode_object(content_type: str, body: bytes) -> Object:
         raise statuses.unsupported_media_type((JSON, YAML, PROTOBUF))
     if not isinstance(value, dict):
         raise statuses.bad_request("the body must be an object")
+    if media_type != "application/apply-patch+yaml":
+        _keep_empty_values(value)
     stripped: Object = strip_nulls(value)
     return stripped
+
+
+def _keep_empty_values(obj: Object) -> None:
+    """In a map a null is the zero value of a key that is there: ``data: {key: }`` in a Secret or ConfigMap."""
+    for field in ("data", "stringData", "binaryData"):
+        if isinstance(entries := obj.get(field), dict):
+            obj[field] = {key: "" if entry is None else entry for key, entry in entries.items()}
 
 
 def parse(media_type: str, body: bytes) -> Any:

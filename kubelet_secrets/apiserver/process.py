@@ -28,7 +28,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.apiserver import pki
+from kubelet_secrets.apiserver import pki, protobuf_form
 from kubelet_secrets.apiserver.account_authn import ServiceAccountAuthenticator
 from kubelet_secrets.apiserver.admission import Chain, NamespaceLifecycle, ObjectRules, ServiceAccounts
 from kubelet_secrets.apiserver.authn import (
@@ -55,12 +55,14 @@ from kubelet_secrets.apiserver.joining import run_joining
 from kubelet_secrets.apiserver.journal import open_journal
 from kubelet_secrets.apiserver.keycount import KeyUse, count_keys
 from kubelet_secrets.apiserver.kubelet_client import KubeletClient
+from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
 from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.pod_streams import PodStreams
+from kubelet_secrets.apiserver.protobuf_form import ProtobufForm
 from kubelet_secrets.apiserver.quota_admission import ResourceQuota
 from kubelet_secrets.apiserver.quota_controller import QuotaController
 from kubelet_secrets.apiserver.rbac_authorizer import RbacAuthorizer
@@ -98,6 +100,7 @@ class ServerOptions:
     transformer_for: TransformerFor | None = None  # instead of all that, for tests
     local_node: str = ""  # the node of this machine, whose kubelet listens on loopback
     runs_scheduler: bool = True  # binds pods without a node to the one that is Ready
+    storage_media_type: str = JSON  # or protobuf_form.MEDIA_TYPE: what is stored, before it is encrypted
     data_dir: Path | None = None  # None: everything in memory, gone with the server
 
 
@@ -175,9 +178,10 @@ async def _open_encryption(options: ServerOptions, path: Path | None) -> Encrypt
 
 
 def _transformer_for(options: ServerOptions, encryption: EncryptionSource | None) -> TransformerFor:
-    if encryption is not None:
-        return encryption.transformer_for
-    return options.transformer_for or plain
+    found = options.transformer_for or plain if encryption is None else encryption.transformer_for
+    if options.storage_media_type == protobuf_form.MEDIA_TYPE:
+        return lambda plural: ProtobufForm(found(plural))
+    return found
 
 
 async def _serve(

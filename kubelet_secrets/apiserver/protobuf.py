@@ -1,6 +1,7 @@
 """Bodies in Kubernetes' protobuf, turned into the plain data that the same request in JSON would have given.
 
-Only inwards: ``kubectl create secret`` and its like send nothing else and have no fallback, but every client reads JSON.
+Only inwards: ``kubectl create secret`` and its like send nothing else and have no fallback, but every client reads JSON. The
+way back, for the store, is ``protobuf_form.py``.
 Pure but for reading its own package file once. Made by ``scripts/generate-protobuf``: message → field → number and type.
 
 Source: k8s.io/apimachinery/pkg/runtime/serializer/protobuf (the ``k8s\\0`` envelope), k8s.io/api/*/generated.proto.
@@ -26,13 +27,13 @@ from kubelet_secrets.apiserver.schemas import document
 
 MAGIC = b"k8s\0"
 _MALFORMED = "the protobuf content is malformed"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _META = "k8s.io.apimachinery.pkg.apis.meta.v1."
-_UNKNOWN = "k8s.io.apimachinery.pkg.runtime.Unknown"
+UNKNOWN = "k8s.io.apimachinery.pkg.runtime.Unknown"
 
 # Embedded in Go without a name of their own: their fields stand in the message around them.
-_INLINE = frozenset({"localObjectReference", "volumeSource", "handler", "ephemeralContainerCommon"})
-_RENAMED = {"uID": "uid"}
+INLINE = frozenset({"localObjectReference", "volumeSource", "handler", "ephemeralContainerCommon"})
+RENAMED = {"uID": "uid"}
 # Fields whose zero value says something, because in Go they are pointers.
 _POINTERS = frozenset(
     [
@@ -93,29 +94,36 @@ def decode_protobuf(body: bytes) -> dict[str, Any]:
     """
     if not body.startswith(MAGIC):
         raise ValueError("provided data does not appear to be a protobuf message, expected prefix 6b 38 73 00")
-    envelope = _parse(_UNKNOWN, body[len(MAGIC) :])
+    envelope = _parse(UNKNOWN, body[len(MAGIC) :])
     api_version, kind = envelope.typeMeta.apiVersion, envelope.typeMeta.kind
-    name = document()["kinds"].get(f"{api_version}/{kind}")
+    name = message_of(api_version, kind)
     if name is None:
         raise ValueError(f'no kind "{kind}" is registered for version "{api_version}"')
     try:
-        content = _to_plain(_parse(name.replace("io.k8s", "k8s.io", 1), envelope.raw))
+        content = _to_plain(_parse(name, envelope.raw))
     except (OverflowError, json.JSONDecodeError, RecursionError, UnicodeDecodeError):
         # A time beyond the calendar; managed fields that are no JSON, or nest endlessly; a key of a map that is not UTF-8.
         raise ValueError(_MALFORMED) from None
     return {"apiVersion": api_version, "kind": kind, **content}
 
 
+def message_of(api_version: str, kind: str) -> str | None:
+    """The full name of a kind's message; None when there is none."""
+    name = document()["kinds"].get(f"{api_version}/{kind}")
+    return str(name).replace("io.k8s", "k8s.io", 1) if name is not None else None
+
+
 def _parse(name: str, data: bytes) -> Any:
     try:
-        return _message_class(name).FromString(data)
+        return message_class(name).FromString(data)
     except DecodeError:
         raise ValueError(_MALFORMED) from None
 
 
 @cache
-def _message_class(name: str) -> type[Message]:
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(_flat(name)))
+def message_class(name: str) -> type[Message]:
+    """The class of the message of that full name."""
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(flat(name)))
 
 
 @cache
@@ -132,7 +140,7 @@ def _pool() -> descriptor_pool.DescriptorPool:
 
 
 def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Mapping[str, tuple[int, str]]) -> None:
-    message = file.message_type.add(name=_flat(name))
+    message = file.message_type.add(name=flat(name))
     for field_name, (number, text) in fields.items():
         field = message.field.add(name=field_name, number=number, label=Field.LABEL_OPTIONAL)
         if text.startswith("map<"):
@@ -142,7 +150,7 @@ def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Ma
             _set_type(entry.field.add(name="key", number=1, label=Field.LABEL_OPTIONAL), key)
             _set_type(entry.field.add(name="value", number=2, label=Field.LABEL_OPTIONAL), value)
             field.label, field.type = Field.LABEL_REPEATED, Field.TYPE_MESSAGE
-            field.type_name = f".{_flat(name)}.{entry.name}"
+            field.type_name = f".{flat(name)}.{entry.name}"
             continue
         if text.startswith("repeated "):
             field.label = Field.LABEL_REPEATED
@@ -154,10 +162,11 @@ def _set_type(field: descriptor_pb2.FieldDescriptorProto, text: str) -> None:
         field.type = _SCALARS[text]
     else:
         field.type = Field.TYPE_MESSAGE
-        field.type_name = "." + _flat(text)
+        field.type_name = "." + flat(text)
 
 
-def _flat(name: str) -> str:
+def flat(name: str) -> str:
+    """A message's full name as the descriptors have it."""
     return name.replace(".", "_")
 
 
@@ -167,9 +176,9 @@ def _to_plain(message: Message) -> Any:
         return special(message)
     plain: dict[str, Any] = {}
     for field, value in message.ListFields():
-        name = _RENAMED.get(field.name, field.name)
+        name = RENAMED.get(field.name, field.name)
         entry = _field_to_plain(field, value)
-        if field.name in _INLINE:
+        if field.name in INLINE:
             plain.update(entry)
         elif entry is not None and (entry not in ("", False, 0) or name in _POINTERS or name in _ALWAYS):
             plain[name] = entry
@@ -209,7 +218,7 @@ def _moment(message: Any) -> datetime | None:
     """None for Go's zero time, which is sent as the epoch."""
     if message.seconds == 0 and message.nanos == 0:
         return None
-    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
+    return EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
 
 
 def _int_or_string_to_plain(message: Any) -> int | str:
@@ -218,12 +227,12 @@ def _int_or_string_to_plain(message: Any) -> int | str:
 
 
 _SPECIAL: Mapping[str, Callable[[Any], Any]] = {
-    _flat(_META + "Time"): _time_to_plain,
-    _flat(_META + "MicroTime"): _micro_time_to_plain,
-    _flat(_META + "FieldsV1"): lambda message: json.loads(message.Raw or b"{}"),
-    _flat("k8s.io.apimachinery.pkg.api.resource.Quantity"): lambda message: message.string,
-    _flat("k8s.io.apimachinery.pkg.util.intstr.IntOrString"): _int_or_string_to_plain,
-    _flat("k8s.io.api.authentication.v1.ExtraValue"): lambda message: list(message.items),
-    _flat("k8s.io.api.authorization.v1.ExtraValue"): lambda message: list(message.items),
-    _flat("k8s.io.api.certificates.v1.ExtraValue"): lambda message: list(message.items),
+    flat(_META + "Time"): _time_to_plain,
+    flat(_META + "MicroTime"): _micro_time_to_plain,
+    flat(_META + "FieldsV1"): lambda message: json.loads(message.Raw or b"{}"),
+    flat("k8s.io.apimachinery.pkg.api.resource.Quantity"): lambda message: message.string,
+    flat("k8s.io.apimachinery.pkg.util.intstr.IntOrString"): _int_or_string_to_plain,
+    flat("k8s.io.api.authentication.v1.ExtraValue"): lambda message: list(message.items),
+    flat("k8s.io.api.authorization.v1.ExtraValue"): lambda message: list(message.items),
+    flat("k8s.io.api.certificates.v1.ExtraValue"): lambda message: list(message.items),
 }

@@ -21,6 +21,7 @@ from kubelet_secrets.api.validation.warnings import warnings_for
 from kubelet_secrets.apiserver import negotiation, patch, request_body, statuses, tables
 from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.conform import conform
 from kubelet_secrets.apiserver.delete_options import is_dry_run, parse_delete_options
 from kubelet_secrets.apiserver.list_options import parse_list_options
 from kubelet_secrets.apiserver.listing import Page, Stored
@@ -147,7 +148,9 @@ class ResourceCall:
         obj = await self._read_object()
         if info.subresource:
             sub = next(each for each in row.subresources if each.name == info.subresource)
-            request_body.check_types(obj, sub.group_version or row.resource.api_version, sub.kind)
+            api_version = sub.group_version or row.resource.api_version
+            request_body.check_types(obj, api_version, sub.kind)
+            conform(obj, api_version, sub.kind)
             made = await self._subresources.create(row, info, obj, self._write)
             return self._respond(made, 201)
         if info.name:

@@ -1,6 +1,7 @@
 """A stored record opened into the JSON that ``codec.py`` keeps: decrypted, and what kube-apiserver wrote understood.
 
-This server writes JSON. kube-apiserver reads that, and writes protobuf (``--storage-media-type``), which becomes JSON here.
+This server writes JSON, or protobuf when it is told so (``protobuf_form.py``), and kube-apiserver does the same the other way
+round; both read both. Protobuf becomes JSON here.
 What is neither is garbage, as a wrong key makes it: AES-CBC tells one from the right key by the padding only, so one value in
 some 256 seems fine. Called by whoever reads the store.
 

@@ -66,6 +66,13 @@ class _ServerGroup(click.Group):
     "lies there too.",
 )
 @encryption_options
+@click.option(
+    "--storage-media-type",
+    type=click.Choice(["application/json", "application/vnd.kubernetes.protobuf"]),
+    default="application/json",
+    show_default=True,
+    help="The form in which objects are stored and encrypted; both are read in any case. kube-apiserver's default is protobuf.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=6443, show_default=True, help="0 takes any free port.")
 @click.option("--bind-address", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
@@ -92,6 +99,7 @@ def apiserver(
     /,
     in_memory: bool,
     data_dir: Path | None,
+    storage_media_type: str,
     port: int,
     bind_address: str,
     kubeconfig: Path | None,
@@ -129,6 +137,7 @@ def apiserver(
         port=port,
         local_node=local_node or node_name or "",
         data_dir=data_dir,
+        storage_media_type=storage_media_type,
         encryption_config=encryption_file(encryption_provider_config, encryption_provider_config_automatic_reload),
         encryption_reloads=encryption_provider_config_automatic_reload,
     )

@@ -77,6 +77,7 @@ FORMAT = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumk
         pytest.param("1K", "unable to parse quantity's suffix", id="capital-k"),
         pytest.param("1i", "unable to parse quantity's suffix", id="i"),
         pytest.param(".", "unable to parse numeric part of quantity", id="dot"),
+        pytest.param("9" * 5000, "unable to parse numeric part of quantity", id="endless"),
     ],
 )
 def test_what_is_no_quantity(text: str, message: str) -> None:

@@ -59,7 +59,7 @@ def objects(schema: Schema, depth: int = 7) -> st.SearchStrategy[Any]:
             return st.just({})
 
 
-def _whole(row: resources.ServedResource) -> st.SearchStrategy[Obj]:
+def whole(row: resources.ServedResource) -> st.SearchStrategy[Obj]:
     """An object with a name, a spec and the rest by chance."""
     schema = schema_of(row.resource.api_version, row.kind)
     head = {"apiVersion": row.resource.api_version, "kind": row.kind}
@@ -87,7 +87,7 @@ FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthChec
 @FEW
 @given(data=st.data())
 def test_any_object_can_be_defaulted_checked_and_printed(row: resources.ServedResource, data: st.DataObject) -> None:
-    obj = data.draw(_whole(row))
+    obj = data.draw(whole(row))
     api_version = row.resource.api_version
     assert strictness.unknown_fields(obj, api_version, row.kind) == []
     assert strictness.decode_error(obj, api_version, row.kind) is None
@@ -108,7 +108,7 @@ def test_any_object_can_be_defaulted_checked_and_printed(row: resources.ServedRe
 @FEW
 @given(data=st.data())
 def test_any_two_objects_can_be_merged_and_owned(row: resources.ServedResource, data: st.DataObject) -> None:
-    old, new = data.draw(_whole(row)), data.draw(_whole(row))
+    old, new = data.draw(whole(row)), data.draw(whole(row))
     gvk = {"api_version": row.resource.api_version, "kind": row.kind}
     for obj in (old, new):
         obj["metadata"].pop("managedFields", None)

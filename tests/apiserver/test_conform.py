@@ -36,6 +36,17 @@ from tests.apiserver.harness import PODS, SECRETS, Http, pod, secret
             {"metadata": {"labels": {"x": "y"}, "managedFields": [{"fieldsV1": {"f:data": {}}}]}},
             {"metadata": {"labels": {"x": "y"}, "managedFields": [{"fieldsV1": {"f:data": {}}}]}},
         ),
+        (
+            "Pod",
+            {
+                "metadata": {"finalizers": [None]},
+                "spec": {"containers": [None], "securityContext": {"supplementalGroups": [None]}},
+            },
+            {
+                "metadata": {"finalizers": [""]},
+                "spec": {"containers": [{}], "securityContext": {"supplementalGroups": [0]}},
+            },
+        ),
         ("Unheard", {"anything": {"goes": 1}}, {"anything": {"goes": 1}}),
     ],
 )
@@ -49,6 +60,9 @@ def test_what_decoding_would_leave(kind: str, obj: dict[str, Any], stored: dict[
 async def test_the_server_stores_what_a_typed_server_would(admin: Http) -> None:
     made = await admin.post(f"{SECRETS}?fieldValidation=Ignore", {**secret("s", a="b"), "bogus": 1})
     assert "bogus" not in made.json
+    nothing = {"metadata": {"name": "n"}, "data": {"key": None}, "stringData": None}
+    assert (await admin.post(SECRETS, nothing)).json["data"] == {"key": ""}
+    assert (await admin.post(PODS, pod("p", hostAliases=[{"hostnames": [None]}]))).status == 422
     limits = {"limits": {"cpu": "1000m", "memory": "1024Ki"}}
     await admin.post(PODS, pod("p", containers=[{"name": "c", "image": "i", "resources": limits}]))
     stored = (await admin.get(f"{PODS}/p")).json["spec"]["containers"][0]["resources"]

@@ -20,7 +20,9 @@ from kubelet_secrets.apiserver import encryption_source
 from kubelet_secrets.apiserver.encryption import Identity
 from kubelet_secrets.apiserver.encryption_source import EncryptionSource, open_source
 from kubelet_secrets.apiserver.journal import open_journal
+from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
+from kubelet_secrets.apiserver.protobuf_form import MEDIA_TYPE
 from kubelet_secrets.apiserver.storage import ABSENT, Storage
 from kubelet_secrets.cli.apiserver import apiserver as apiserver_command
 from kubelet_secrets.errors import HostError, KubeletSecretsError, UsageError
@@ -57,12 +59,16 @@ def write_config(path: Path, *providers: str, resources: str = "secrets") -> Pat
 
 @asynccontextmanager
 async def running(
-    directory: Path | None, config: Path | None = None, *, reloads: bool = False
+    directory: Path | None, config: Path | None = None, *, reloads: bool = False, form: str = JSON
 ) -> AsyncIterator[tuple[ServerHandle, Http]]:
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             options = ServerOptions(
-                data_dir=directory, encryption_config=config, encryption_reloads=reloads, runs_scheduler=False
+                data_dir=directory,
+                encryption_config=config,
+                encryption_reloads=reloads,
+                storage_media_type=form,
+                runs_scheduler=False,
             )
             server: ServerHandle = await nursery.start(serve_apiserver, options)
             async with http_client(server, server.authority.issue_admin()) as admin:
@@ -284,6 +290,32 @@ async def test_protobuf_of_kube_apiserver_is_read_and_rewritten(tmp_path: Path) 
             assert (await watch.next())[1]["data"] == {"password": "cHc="}
         assert (await admin.patch(f"{SECRETS}/db", {"metadata": {"labels": {"a": "b"}}})).status == 200
         assert stored(server).startswith(b"k8s:enc:aesgcm:v1:key1:")
+
+
+async def test_objects_are_stored_as_protobuf_on_request(tmp_path: Path) -> None:
+    """kube-apiserver's own flag. Everything goes on as before, and the next write changes what is of the other form."""
+    data, config = tmp_path / "data", write_config(tmp_path / "enc.yaml", aesgcm("key1"))
+
+    def plain(server: ServerHandle) -> bytes:
+        sealed = stored(server).removeprefix(b"k8s:enc:aesgcm:v1:key1:")
+        return AESGCM(base64.b64decode(KEYS["key1"])).decrypt(sealed[:12], sealed[12:], PATH.encode())
+
+    async with running(data, config) as (server, admin):
+        body = (await admin.post(SECRETS, secret("db", password="pw"))).json
+        assert plain(server).startswith(b'{"kind":"Secret"')
+    async with running(data, config, form=MEDIA_TYPE) as (server, admin):
+        before = (await admin.get(f"{SECRETS}/db")).json
+        assert before == body
+        assert (await admin.put(f"{SECRETS}/db", before)).status == 200  # as kubectl replace does
+        assert plain(server).startswith(b"k8s\0\x0a\x0c\x0a\x02v1\x12\x06Secret")
+        after = (await admin.get(f"{SECRETS}/db")).json
+        assert after["metadata"].pop("resourceVersion") > before["metadata"].pop("resourceVersion")
+        assert after == before
+        assert (await admin.post(PODS, pod("p"))).status == 201
+        assert (await admin.get(PODS)).json["items"][0]["spec"]["containers"]
+    async with running(data, config) as (server, admin):  # and back
+        assert (await admin.get(f"{SECRETS}/db")).json["data"] == before["data"]
+        assert (await admin.get(f"{PODS}/p")).status == 200
 
 
 @pytest.mark.parametrize("garbage", [b"\x07\xff\x00", b"k8s\0\xff", b"[]", b"{}", b'{"metadata":{}}', b""], ids=repr)

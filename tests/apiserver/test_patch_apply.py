@@ -225,6 +225,27 @@ def test_clients_can_move_and_clear_ownership() -> None:
     assert _update(live, forgotten)["metadata"]["managedFields"] == live["metadata"]["managedFields"]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"f:a": "x"},
+        {"f:a": {"f:b": [1]}},
+        {"nonsense": {}},
+        {"k:nonsense": {}},
+        {"k:[1]": {}},
+        {"v:nonsense": {}},
+        {"i:x": {}},
+        {"": {}},
+    ],
+    ids=str,
+)
+def test_managed_fields_that_cannot_be_read_count_as_none(fields: dict[str, Any]) -> None:
+    live = _update(None, _secret(a="1"), "kubectl-client-side-apply")
+    live["metadata"]["managedFields"][0]["fieldsV1"] = fields
+    assert _apply(live, _secret(a="2"), "me", force=True)["data"] == {"a": "2"}
+    assert _update(live, _secret(a="2"), "me")["data"] == {"a": "2"}
+
+
 def test_an_apply_needs_a_manager_and_brings_no_managed_fields() -> None:
     with pytest.raises(Invalid, match="fieldManager: Required value: is required for apply patch"):
         _apply(None, _secret(), "")

@@ -103,14 +103,14 @@ def test_int_or_string_in_a_service() -> None:
 
 
 def _encode(kind: str, message: Any, api_version: str = "v1") -> bytes:
-    envelope = protobuf._message_class("k8s.io.apimachinery.pkg.runtime.Unknown")()
+    envelope = protobuf.message_class("k8s.io.apimachinery.pkg.runtime.Unknown")()
     envelope.typeMeta.apiVersion, envelope.typeMeta.kind = api_version, kind
     envelope.raw = message.SerializeToString()
     return protobuf.MAGIC + bytes(envelope.SerializeToString())
 
 
 def _message(name: str) -> Any:
-    return protobuf._message_class(name)()
+    return protobuf.message_class(name)()
 
 
 def test_a_pod_with_embedded_structs_quantities_and_times() -> None:
