@@ -32,6 +32,7 @@ from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.selection import Selection, select
 from kubelet_secrets.apiserver.subresources import Subresources
+from kubelet_secrets.apiserver.warning_headers import warning_headers
 from kubelet_secrets.apiserver.watch_route import WatchResponse
 from kubelet_secrets.errors import NotFound
 
@@ -326,9 +327,7 @@ class ResourceCall:
     def _respond(self, value: Any, status: int = 200) -> Response:
         media_type = self._answer.media_type
         response = Response(negotiation.encode(value, media_type), status, media_type=media_type)
-        for warning in dict.fromkeys(self._warnings):
-            text = warning.replace("\\", "\\\\").replace('"', '\\"')
-            response.headers.append("warning", f'299 - "{text}"')
+        response.raw_headers.extend((b"warning", header) for header in warning_headers(self._warnings))
         return response
 
 
