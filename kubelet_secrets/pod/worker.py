@@ -6,7 +6,7 @@
          ├─ instances' watches       one per running container
          ├─ volumes.run              one task per volume  ┐ cancelled when the pod
          ├─ envs.run                                      │ is to end
-         ├─ _evict_when_full         emptyDirs with a limit ┘
+         ├─ limits.watch_scratch     emptyDirs with a limit ┘
          └─ _live, then _end         this module
 
 ``_live`` looks, asks ``plan.make_plan``, has the actuator do what it says, publishes, and sleeps until the bell rings: an
@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import trio
 
@@ -31,13 +31,11 @@ from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.api.staticpod import is_static_pod
-from kubelet_secrets.api.times import parse_rfc3339
-from kubelet_secrets.pod import eviction
 from kubelet_secrets.pod.actuator import PodActuator
 from kubelet_secrets.pod.admission import Rejection
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
-from kubelet_secrets.pod.events import NORMAL, WARNING, pod_reference
-from kubelet_secrets.pod.eviction import eviction_message, wait_exceeded
+from kubelet_secrets.pod.events import WARNING, pod_reference
+from kubelet_secrets.pod.limits import PodLimits, Verdict
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.plan import BackOffRestart, HoldStart, make_plan, next_wake
 from kubelet_secrets.pod.publisher import StatusPublisher
@@ -53,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 CLEANUP_RETRY_S = 1.0
 FORCED_GRACE_S = 1  # of a pod whose object is gone already
-DEADLINE_MESSAGE = "Pod was active on the node longer than the specified deadline"
 
 
 class PodWorker:
@@ -77,7 +74,7 @@ class PodWorker:
         self._wake = Wake()
         self.is_removed = False
         self._is_ending = False
-        self._verdict: tuple[str, str] | None = None
+        self._limits = PodLimits(self._failed)
         self._sync_scope = trio.CancelScope()
         self._actuator: PodActuator | None = None  # from run() on
         self._is_static = is_static_pod(pod)
@@ -232,7 +229,7 @@ class PodWorker:
                 async with trio.open_nursery() as keeping:
                     keeping.start_soon(self._volumes.run)
                     keeping.start_soon(self._envs.run)
-                    keeping.start_soon(self._evict_when_full)
+                    keeping.start_soon(self._limits.watch_scratch, self._pod, self._volumes.host_path)
                     await self._live(actuator)
                     keeping.cancel_scope.cancel()
             await self._end(actuator)
@@ -263,9 +260,10 @@ class PodWorker:
             wake_at: datetime | None = None
             with trio.CancelScope() as self._sync_scope:
                 wake_at = await self._sync(actuator)
-            if self._must_stop or self._verdict is not None or self._publisher.wanted.phase in TERMINAL_PHASES:
+            if self._must_stop or self._limits.verdict is not None or self._publisher.wanted.phase in TERMINAL_PHASES:
                 return
-            times = [each for each in (wake_at, self._deadline) if each is not None]
+            deadline = self._limits.deadline(self._pod, self._publisher.wanted.start_time)
+            times = [each for each in (wake_at, deadline) if each is not None]
             pause_s = (min(times) - self._parts.clock()).total_seconds() if times else None
             await self._wake.wait(timeout_s=pause_s)
 
@@ -277,10 +275,8 @@ class PodWorker:
 
         Cancellation: at any point; the next call looks anew.
         """
-        if self._deadline is not None and self._parts.clock() >= self._deadline:
-            self._verdict = ("DeadlineExceeded", DEADLINE_MESSAGE)
-            self._report(None, NORMAL, "DeadlineExceeded", DEADLINE_MESSAGE)
-        if not self._volumes.are_ready or self._verdict is not None:
+        self._limits.check_deadline(self._pod, self._publisher.wanted.start_time, self._parts.clock())
+        if not self._volumes.are_ready or self._limits.verdict is not None:
             self._publish()
             return None
         while True:
@@ -302,10 +298,8 @@ class PodWorker:
             if retry_at is not None:
                 return retry_at
 
-    async def _evict_when_full(self) -> None:
-        volume = await wait_exceeded(self._pod, self._volumes.host_path)
-        self._verdict = (eviction.REASON, eviction_message(self._pod, volume))
-        self._report(None, WARNING, *self._verdict)
+    def _failed(self, verdict: Verdict) -> None:
+        self._report(None, verdict.event_type, verdict.reason, verdict.message)
         self._sync_scope.cancel()
         self._wake.ring()
 
@@ -359,6 +353,7 @@ class PodWorker:
         return self._actuator.observe() if self._actuator is not None else RuntimeState()
 
     def _publish(self, *, is_terminal: bool = False) -> None:
+        verdict = self._limits.verdict
         status = make_status(
             self._pod,
             self._observe(),
@@ -367,7 +362,7 @@ class PodWorker:
             host_ips=self._parts.host_ips,
             now=self._parts.clock(),
             is_terminal=is_terminal,
-            verdict=self._verdict,
+            verdict=(verdict.reason, verdict.message) if verdict is not None else None,
         )
         if status.phase in TERMINAL_PHASES:
             # First: whoever sees the end may count on the room.
@@ -409,19 +404,9 @@ class PodWorker:
         self._parts.events.record(about, event_type, reason, message, quotes_container=quotes_container)
 
     @property
-    def _deadline(self) -> datetime | None:
-        """When activeDeadlineSeconds are over; None when there is no such limit, or it has struck already."""
-        limit_s = self._pod.spec.active_deadline_seconds
-        started_at = parse_rfc3339(self._publisher.wanted.start_time)
-        if limit_s is None or started_at is None or self._verdict is not None:
-            return None
-        return started_at + timedelta(seconds=limit_s)
-
-    @property
-    def _grace_s(self) -> int:
-        if self._verdict is not None and self._verdict[0] == eviction.REASON:
-            return min(eviction.GRACE_S, grace_period_s(self._pod))
-        return FORCED_GRACE_S if self.is_removed and not self._is_static else grace_period_s(self._pod)
+    def _grace_s(self) -> float:
+        grace_s = FORCED_GRACE_S if self.is_removed and not self._is_static else grace_period_s(self._pod)
+        return min(grace_s, self._limits.verdict.max_grace_s) if self._limits.verdict is not None else grace_s
 
     @property
     def _must_stop(self) -> bool:
