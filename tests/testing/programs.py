@@ -27,15 +27,19 @@ data = authority.with_name("data")
 for name in ("ca.crt", "ca.key"):
     shutil.copy(authority.with_name(name), data / "pki" / name)
 os.execv(sys.executable, [sys.executable, "-m", "kubelet_secrets.cli.main", "apiserver", "--port", flags["secure-port"],
-    "--data-dir", str(data), "--kubeconfig", str(data / "own.kubeconfig")])
+    "--data-dir", str(data), "--kubeconfig", str(data / "own.kubeconfig"), "--local-node", {local_node!r}])
 """
 
 
-def write_programs(directory: Path) -> Path:
-    """Put both into *directory*, which then is one for ``KUBEBUILDER_ASSETS``."""
+def write_programs(directory: Path, *, local_node: str = "none") -> Path:
+    """Put both into *directory*, which then is one for ``KUBEBUILDER_ASSETS``.
+
+    Args:
+        local_node: whose kubelet is reached on loopback; names of nodes mean nothing to the resolver here.
+    """
     for name, text in (("etcd", _ETCD), ("kube-apiserver", _APISERVER)):
         path = directory / name
-        path.write_text(text.format(python=sys.executable, calls=str(directory)))
+        path.write_text(text.format(python=sys.executable, calls=str(directory), local_node=local_node))
         path.chmod(0o755)
     return directory
 

@@ -1,0 +1,177 @@
+"""This program as a node of a real kube-apiserver, end to end: joining, Secrets, logs, commands, outage, the end of a pod.
+
+Run where ``KUBEBUILDER_ASSETS`` names the programs, or ``KS_STAND_INS=1`` asks for the ones that stand in for them (which shows
+that the test itself is sound, and of upstream nothing). The official tests, translated, are in ``tests/conformance``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+import trio
+
+from kubelet_secrets.api.core import Lease
+from kubelet_secrets.api.core import Node as NodeObject
+from kubelet_secrets.api.meta import CERTIFICATE_SIGNING_REQUESTS, LEASES, NODES
+from kubelet_secrets.client.kubeconfig import load_kubeconfig
+from kubelet_secrets.notify import NotifySocket
+from kubelet_secrets.testing.controlplane import ControlPlane, find_assets, run_control_plane
+from kubelet_secrets.testing.images import build_busybox_image
+from tests.cli.command import run_cli
+from tests.e2e.stacks import (
+    IMAGE,
+    START_TIMEOUT_S,
+    Cluster,
+    Command,
+    Node,
+    container,
+    find_leftovers,
+    mount,
+    open_cluster,
+    scrub,
+    secret_env,
+    secret_volume,
+)
+from tests.podexec import websocket_exec
+from tests.testing.programs import write_programs
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.runtime,
+    pytest.mark.skipif(
+        not os.environ.get("KUBEBUILDER_ASSETS") and not os.environ.get("KS_STAND_INS"),
+        reason="needs etcd and kube-apiserver: KUBEBUILDER_ASSETS is not set",
+    ),
+]
+
+
+@dataclass
+class PlaneNode(Node):
+    """A node that joins *plane* with a bootstrap token, as kubeadm's do."""
+
+    plane: ControlPlane = field(kw_only=True)
+
+    def start(self) -> None:
+        self.kubeconfig = self.plane.kubeconfig
+        bootstrap = self.directory / "bootstrap.kubeconfig"
+        self.plane.make_bootstrap_kubeconfig(bootstrap)
+        notifications = NotifySocket()
+        arguments = [
+            *("-v", "agent", "--bootstrap-kubeconfig", str(bootstrap), "--rotate-server-certificates"),
+            *("--client-ca-file", str(self.plane.client_ca_file), "--kubelet-port", "0"),
+            *("--node-labels", "example.org/rack=7", *self.node_options),
+        ]
+        self.agent = Command(arguments, self.directory / "agent.log", env={"NOTIFY_SOCKET": notifications.address})
+        readable, _, _ = select.select([notifications.socket], [], [], START_TIMEOUT_S)
+        notifications.close()
+        assert readable, self.agent.stderr
+
+    def stop(self) -> None:
+        assert self.agent.stop() == 0, self.agent.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PlaneNode]:
+    with tempfile.TemporaryDirectory(prefix="ks-plane-") as place:
+        directory = Path(place)
+        for each in ("plane", "programs", "images", "n"):
+            (directory / each).mkdir(mode=0o700)
+        layout = build_busybox_image(directory / "busybox")
+        done = run_cli("image", "import", layout, IMAGE, "--image-dir", directory / "images")
+        assert done.returncode == 0, done.stderr
+        name = f"plane-{token_hex(4)}"
+        stand_ins = write_programs(directory / "programs", local_node=name)
+        assets = find_assets() or find_assets({"KUBEBUILDER_ASSETS": str(stand_ins)})
+        assert assets is not None
+        with run_control_plane(assets, directory / "plane") as plane:
+            made = PlaneNode(directory / "n", directory / "images", node_name=name, plane=plane)
+            try:
+                made.start()
+                yield made
+                made.stop()
+            finally:
+                if hasattr(made, "agent") and made.agent.process.poll() is None:
+                    made.agent.stop()
+                scrub(made.directory, made.node_name)
+        assert find_leftovers(made.directory, made.node_name) == []
+
+
+@pytest.fixture
+async def cluster(node: PlaneNode) -> AsyncIterator[Cluster]:
+    with trio.fail_after(240):
+        async with open_cluster(node) as opened:
+            yield opened
+
+
+async def test_node_is_ready_and_alive(cluster: Cluster) -> None:
+    def is_ready(found: NodeObject) -> bool:
+        return any((each.type, each.status) == ("Ready", "True") for each in found.status.conditions)
+
+    client, name = cluster.client, cluster.stack.node_name
+
+    async def has_lease() -> bool:
+        return name in [each.metadata.name for each in await client.list(LEASES, "kube-node-lease", Lease)]
+
+    async def asks_for_a_serving_certificate() -> bool:
+        requests = await client.list(CERTIFICATE_SIGNING_REQUESTS, "", dict)
+        return any(each["spec"]["signerName"] == "kubernetes.io/kubelet-serving" for each in requests)
+
+    async def has_become_ready() -> bool:
+        nodes = await client.list(NODES, "", NodeObject, field_selector=f"metadata.name={name}")
+        return any(map(is_ready, nodes))
+
+    for holds in (has_become_ready, has_lease, asks_for_a_serving_certificate):
+        while not await holds():  # noqa: ASYNC110  # a cluster of somebody else's is looked at, not waited on
+            await trio.sleep(0.2)
+    found = await client.get(NODES, "", name, NodeObject)
+    assert found.metadata.labels["example.org/rack"] == "7"
+    assert found.status.allocatable["pods"] == "110"
+    assert found.status.node_info.container_runtime_version.partition("://")[2]
+
+
+async def test_pod_with_a_secret_from_first_to_last(cluster: Cluster) -> None:
+    await cluster.put_secret("real", {"key": "before"})
+    await cluster.run_pod(
+        "real",
+        container(
+            script="echo $KEY; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done",
+            volumeMounts=[mount("v", "/v")],
+            env=[secret_env("KEY", "real", "key")],
+        ),
+        volumes=[secret_volume("v", "real")],
+        nodeName=cluster.stack.node_name,
+    )
+    log = await cluster.client.request_text("/api/v1/namespaces/default/pods/real/log")
+    assert log == "before\n"
+    done = await websocket_exec(load_kubeconfig(cluster.stack.kubeconfig), "default", "real", ("cat", "/v/key"))
+    assert (done.out[1], done.status["status"]) == (b"before", "Success")
+    await cluster.put_secret("real", {"key": "after"})
+    await cluster.exec("real", "until grep -q after /v/key; do sleep 0.05; done")
+    await cluster.delete_pod("real")
+    await cluster.wait_gone("real")
+
+
+async def test_outage_of_the_api_server(cluster: Cluster, node: PlaneNode) -> None:
+    await cluster.put_secret("outage", {"key": "before"})
+    await cluster.run_pod(
+        "outage",
+        container(volumeMounts=[mount("v", "/v")]),
+        volumes=[secret_volume("v", "outage")],
+        nodeName=cluster.stack.node_name,
+    )
+    inside = await cluster.exec_command("outage", "cat /v/key")
+    await trio.to_thread.run_sync(lambda: node.plane.stop_apiserver(at_once=True))
+    done = await trio.run_process(inside, capture_stdout=True)
+    assert done.stdout == b"before"
+    await trio.to_thread.run_sync(node.plane.start_apiserver)
+    await cluster.put_secret("outage", {"key": "after"})
+    await cluster.exec("outage", "until grep -q after /v/key; do sleep 0.05; done")
+    await cluster.delete_pod("outage")
+    await cluster.wait_gone("outage")
