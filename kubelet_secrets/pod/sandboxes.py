@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kubelet_secrets.api.core import Pod, PodSpec
+from kubelet_secrets.pod.podlimits import pod_resources
 from kubelet_secrets.runtime.cni import PortMapping
 from kubelet_secrets.runtime.podfiles import Dns, parse_resolv_conf, pod_dns, resolv_conf
 from kubelet_secrets.runtime.sandbox import SandboxSettings
@@ -56,6 +57,7 @@ def make_sandbox_settings(
         resolv_conf=resolv_conf(dns),
         sysctls={each.name: each.value for each in spec.security_context.sysctls},
         port_mappings=_port_mappings(spec),
+        resources=pod_resources(pod),
         host_ips=tuple(host_ips),
     )
 

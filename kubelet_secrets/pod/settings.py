@@ -81,7 +81,7 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         unmasked_proc=bool(security and security.proc_mount == "Unmasked"),
         seccomp=_seccomp_mode(pod, container),
         seccomp_profile=gathered.seccomp_profile,
-        resources=_resources(container),
+        resources=container_resources(pod, container),
         oom_score_adj=oom_score_adj(
             qos_class(pod),
             memory_request_bytes=_amount(container, "memory", value) or 0,
@@ -113,8 +113,10 @@ def _stop_signal(container: Container, image: Image) -> str:
     return own or image.config.stop_signal or "SIGTERM"
 
 
-def _resources(container: Container) -> Resources:
-    limits = container.resources.limits
+def container_resources(pod: Pod, container: Container) -> Resources:
+    """A container without a limit of its own has the pod's, where that has one. Source: getCPULimit, getMemoryLimit."""
+    of_pod = pod.spec.resources.limits if pod.spec.resources is not None else {}
+    limits = {**of_pod, **container.resources.limits}
     return linux_resources(
         cpu_request_milli=_amount(container, "cpu", milli_value),
         cpu_limit_milli=milli_value(limits["cpu"]) if "cpu" in limits else None,

@@ -7,7 +7,7 @@ the parents::
     /kubelet-secrets/<instance>/monitor            the conmon processes
 
 Paths handed around are relative to the cgroup root ("/kubelet-secrets/…"), as ``/proc/<pid>/cgroup`` prints them: ``access``
-compares exactly those. Not a resource manager: limits go into the OCI spec.
+compares exactly those. Not a resource manager: limits of containers go into the OCI spec, a pod's are written once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubelet_secrets.errors import HostError
+from kubelet_secrets.runtime.cgrouplimits import CONTROLLERS, apply_limits
+from kubelet_secrets.runtime.settings import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +174,7 @@ class CgroupTree:
         path = f"{self.instance_path}/monitor"
         if self.layout.is_v2:
             assert self.layout.unified is not None
-            self._enable_memory(path)
+            self._enable("memory", path)
             self._adopt(pid, _below(self.layout.unified, path), "memory.swap.max")
             return
         for controller in ("name=systemd", "memory"):
@@ -189,16 +191,16 @@ class CgroupTree:
         except OSError as error:
             logger.debug("conmon %d stays in the agent's cgroup: %s", pid, error.strerror)
 
-    def _enable_memory(self, path: str) -> None:
-        """Have the cgroups above *path* account for memory; the runtime does the same for containers."""
+    def _enable(self, controller: str, path: str) -> None:
+        """Have the cgroups above *path* hand *controller* on; the runtime does the same for containers."""
         assert self.layout.unified is not None
         try:
             for parent in [*reversed(Path(path).parents)]:
                 directory = _below(self.layout.unified, str(parent))
                 directory.mkdir(exist_ok=True)
-                directory.joinpath("cgroup.subtree_control").write_text("+memory")
+                directory.joinpath("cgroup.subtree_control").write_text(f"+{controller}")
         except OSError as error:
-            logger.debug("no memory controller for %s: %s", path, error.strerror)
+            logger.debug("no %s controller for %s: %s", controller, path, error.strerror)
 
     def place(self, pid: int, path: str) -> None:
         """Move a process into *path*, in every hierarchy, so that it can be found again there.
@@ -225,14 +227,36 @@ class CgroupTree:
         for hierarchy in self.layout.hierarchies:
             _remove_tree(_below(hierarchy, path))
 
-    def make_pod(self, pod_uid: str) -> None:
+    def make_pod(self, pod_uid: str, resources: Resources | None = None) -> None:
         """Make the parent of a pod's cgroups, in every hierarchy. While it is there :meth:`remove_idle` keeps its parents.
+
+        Args:
+            resources: what all its containers may have together; None: no limits.
 
         Raises:
             OSError: a hierarchy refused.
         """
+        path = self.pod_path(pod_uid)
         for hierarchy in self.layout.hierarchies:
-            _below(hierarchy, self.pod_path(pod_uid)).mkdir(parents=True, exist_ok=True)
+            _below(hierarchy, path).mkdir(parents=True, exist_ok=True)
+        if resources is not None:
+            self.limit(path, resources)
+
+    def limit(self, path: str, resources: Resources) -> None:
+        """Give the cgroup *path* these limits, as far as this host has the controllers.
+
+        Raises:
+            OSError: the kernel refused a value.
+        """
+        layout = self.layout
+        if layout.unified is None or not layout.is_v2:
+            found = {name: layout.controllers[name] for name in CONTROLLERS if name in layout.controllers}
+        else:
+            for controller in CONTROLLERS:
+                self._enable(controller, path)
+            found = dict.fromkeys(CONTROLLERS, layout.unified)
+        directories = {name: _below(hierarchy, path) for name, hierarchy in found.items()}
+        apply_limits(directories, resources, is_v2=layout.is_v2)
 
     def remove_idle(self) -> None:
         """Remove this node's cgroup if no pod and no conmon is in it, and the common root if no other node uses it.

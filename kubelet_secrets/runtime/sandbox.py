@@ -39,7 +39,7 @@ from kubelet_secrets.runtime.cni import CniNetwork, NetworkFailed, PortMapping
 from kubelet_secrets.runtime.netns import make_namespaces
 from kubelet_secrets.runtime.pause import kill_pause, start_pause
 from kubelet_secrets.runtime.podfiles import hosts_file
-from kubelet_secrets.runtime.settings import NamespacePaths
+from kubelet_secrets.runtime.settings import NamespacePaths, Resources
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class SandboxSettings:
     resolv_conf: str = ""  # the text; ``podfiles.resolv_conf``
     sysctls: Mapping[str, str] = field(default_factory=dict)
     port_mappings: tuple[PortMapping, ...] = ()  # hostPorts, for a CNI plugin that can
+    resources: Resources | None = None  # of all containers together; None: no limits
     host_ips: tuple[str, ...] = ()  # podIPs of a pod on the host's network
 
 
@@ -220,7 +221,7 @@ class SandboxManager:
         """(1) directory and cgroup, (2) namespaces, (3) /dev/shm. The rest is :meth:`_finish`'s."""
         directory = self._path(settings.pod_uid)
         directory.mkdir(mode=0o700)
-        self._cgroups.make_pod(settings.pod_uid)
+        self._cgroups.make_pod(settings.pod_uid, settings.resources)
         targets = {kind: directory / kind for kind in _own_kinds(settings)}
         for target in targets.values():
             target.touch(mode=0o600)
