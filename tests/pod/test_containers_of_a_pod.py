@@ -25,8 +25,8 @@ def told(directory: Path) -> dict[str, Any]:
     return {"name": "told", "hostPath": {"path": str(directory), "type": "Directory"}}
 
 
-def teller(name: str, script: str = "sleep 1000", **spec: Any) -> dict[str, Any]:
-    """A container that writes its beginning and its SIGTERM down."""
+def teller(name: str, at_end: str = ":", **spec: Any) -> dict[str, Any]:
+    """A container that writes its beginning and its end down; at SIGTERM it does *at_end* first."""
     return {
         "name": name,
         "image": "busybox:test",
@@ -34,7 +34,7 @@ def teller(name: str, script: str = "sleep 1000", **spec: Any) -> dict[str, Any]
         "command": [
             "sh",
             "-c",
-            f"echo {name} starts >> /told/all; trap 'echo {name} ends >> /told/all; exit 0' TERM; {script} & wait $!",
+            f"echo {name} starts >> /told/all; trap '{at_end}; echo {name} ends >> /told/all; exit 0' TERM; sleep 1000 & wait $!",
         ],
         "volumeMounts": [TOLD],
         **spec,
@@ -61,7 +61,8 @@ async def test_sidecars_start_in_order_and_end_in_reverse(lab: Cluster, tmp_path
     async with lab.agent():
         await lab.create(
             "web",
-            teller("app", lifecycle=hook("app")),
+            # It does not end before the sidecar's hook has run: hooks do not wait for their containers' turn.
+            teller("app", at_end='until grep -q "one hook" /told/all; do sleep 0.1; done', lifecycle=hook("app")),
             initContainers=[
                 teller(
                     "one",
