@@ -23,7 +23,8 @@ from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import served
 
 _NODES = served(meta.NODES)
-_PREFERRED = ("Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP")
+# As kubeadm has it. kube-apiserver's own default begins with the host's name, which is no use where no DNS knows nodes.
+_PREFERRED = ("InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS")
 _LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 10250
 CONNECT_TIMEOUT_S = 10.0
