@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from kubelet_secrets.testing.controlplane import find_assets, run_control_plane
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.cli.command import run_cli
 from tests.conformance.framework import AGNHOST, BUSYBOX, PAUSE, Cluster
-from tests.e2e.stacks import Pair, scrub
+from tests.conformance.joined import JoinedNode
+from tests.e2e.stacks import Command, Pair, scrub
 
 
 @pytest.fixture(scope="session")
@@ -37,20 +40,45 @@ def e2e_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def cluster(images: Path) -> Iterator[Cluster]:
-    """The embedded API server with its authorizers, its controllers and its scheduler; the agent has a node's credentials."""
+    """An API server, with this machine as a node of it for the length of the block. The agent is the ordinary one.
+
+    ``KUBECONFIG`` names a cluster, ``KUBEBUILDER_ASSETS`` the programs of a control plane; without either it is the embedded
+    API server with its authorizers, controllers and scheduler.
+    """
+    patience_s = float(os.environ.get("KS_CONFORMANCE_PATIENCE_S", "3"))
     # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="ks-e2e-") as directory:
-        pair = Pair(Path(directory), images)
-        try:
-            pair.start()
-            yield Cluster(kubeconfig=pair.kubeconfig, node_name=pair.node_name)
-            pair.stop()
-        finally:
-            for name in ("agent", "server"):
-                command = getattr(pair, name, None)
-                if command is not None and command.process.poll() is None:
-                    command.stop()
-            scrub(pair.directory, pair.node_name)
+    with tempfile.TemporaryDirectory(prefix="ks-e2e-") as name, ExitStack() as stack:
+        directory = Path(name)
+        node: JoinedNode | Pair
+        if kubeconfig := os.environ.get("KUBECONFIG"):
+            node = JoinedNode(directory, images, kubeconfig=Path(kubeconfig).absolute())
+            found = Cluster(node.kubeconfig, node.node_name, is_shared=True, patience_s=patience_s)
+        elif assets := find_assets():
+            plane_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ks-plane-")))
+            plane = stack.enter_context(run_control_plane(assets, plane_dir))
+            node = JoinedNode(directory, images, kubeconfig=plane.kubeconfig)
+            found = Cluster(
+                node.kubeconfig,
+                node.node_name,
+                has_scheduler=plane.has_scheduler,
+                has_controllers=plane.has_controllers,
+                patience_s=patience_s,
+            )
+        else:
+            node = Pair(directory, images)
+            found = Cluster(directory / "admin.kubeconfig", node.node_name, patience_s=patience_s)
+        stack.callback(scrub, directory, node.node_name)  # nothing to do, unless stopping fails
+        stack.callback(kill_all, node)
+        node.start()
+        yield found
+        node.stop()
+
+
+def kill_all(node: JoinedNode | Pair) -> None:
+    for name in ("agent", "server"):
+        command: Command | None = getattr(node, name, None)
+        if command is not None and command.process.poll() is None:
+            command.stop()
 
 
 @pytest.fixture(scope="session")

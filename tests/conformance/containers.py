@@ -1,18 +1,14 @@
-"""[sig-node] Containers, Container Runtime: what is run, what is told of its end, where its image comes from.
+"""[sig-node] Containers, Container Runtime: what is run, and what is told of its end.
 
-Source: kubernetes test/e2e/common/node/{containers,runtime}.go; semantics §14.12, §8, §9.
+Source: kubernetes test/e2e/common/node/{containers,runtime}.go; semantics §8.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from functools import partial
 from typing import Any
 
-from kubelet_secrets.api.meta import SECRETS
 from tests.conformance.framework import (
-    AGNHOST,
     Case,
     Framework,
     Json,
@@ -81,50 +77,6 @@ async def _message(f: Framework, script: str, wanted: str, *, phase: str = "Succ
     await f.delete_pod(pod)
 
 
-# --- images -----------------------------------------------------------------------------------------------------------------
-
-
-async def _pull(f: Framework, image: str, *, runs: bool, secret: Json | None = None, policy: str = "Always") -> None:
-    fields: Json = {}
-    if secret is not None:
-        name = unique("image-pull-secret-")
-        data = {".dockerconfigjson": base64.b64encode(json.dumps(secret).encode()).decode()}
-        await f.create(SECRETS, name, {"type": "kubernetes.io/dockerconfigjson", "data": data})
-        fields["imagePullSecrets"] = [{"name": name}]
-    container = {
-        "name": "image-pull-test",
-        "image": image,
-        "imagePullPolicy": policy,
-        "command": ["/bin/sh", "-c", "trap exit TERM; while true; do sleep 1; done"],
-    }
-    pod = await f.create_pod(pod_body(unique("image-pull-test-"), [container], **fields))
-
-    def is_as_wanted(found: Json) -> bool:
-        for status in found["status"].get("containerStatuses") or ():
-            if runs:
-                return found["status"]["phase"] == "Running" and "running" in status["state"]
-            assert "running" not in status["state"], status
-            return found["status"]["phase"] == "Pending" and status["state"]["waiting"]["reason"] in (
-                *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"),
-            )
-        return False
-
-    await f.wait(pod, is_as_wanted)
-    await f.delete_pod(pod)
-
-
-async def _private(f: Framework, *, with_secret: bool) -> None:
-    registry = f.cluster.registry
-    assert registry is not None
-    await _pull(f, registry.image, runs=with_secret, secret=registry.docker_config if with_secret else None)
-
-
-async def _public(f: Framework) -> None:
-    """Upstream pulls agnhost anew. Where no registry has it, the image that is there is run."""
-    registry = f.cluster.registry
-    await _pull(f, AGNHOST, runs=True, policy="Always" if registry is None else "IfNotPresent")
-
-
 def _cases() -> list[Case]:
     agnhost_2 = {"command": ["/agnhost-2"]}
     fallback = {"terminationMessagePolicy": "FallbackToLogsOnError"}
@@ -190,22 +142,6 @@ def _cases() -> list[Case]:
                 **fallback,
             ),
             "NC",
-        ),
-        (
-            "when running a container with a new image should not be able to pull image from invalid registry",
-            partial(_pull, image="localhost:1/invalid/alpine:3.1", runs=False),
-            "N",
-        ),
-        ("when running a container with a new image should be able to pull image", _public, "N"),
-        (
-            "when running a container with a new image should not be able to pull from private registry without secret",
-            partial(_private, with_secret=False),
-            "N",
-        ),
-        (
-            "when running a container with a new image should be able to pull from private registry with secret",
-            partial(_private, with_secret=True),
-            "N",
         ),
     )
     return [

@@ -1,6 +1,7 @@
 """[sig-storage] EmptyDir volumes, EmptyDir wrapper volumes.
 
-Source: kubernetes test/e2e/common/storage/empty_dir.go, test/e2e/storage/empty_dir_wrapper.go; semantics §14.5.
+Source: kubernetes test/e2e/common/storage/empty_dir.go, test/e2e/storage/empty_dir_wrapper.go,
+test/e2e_node/emptydir_bidirectional_teardown_linux_test.go; semantics §14.5.
 Not here: the wrapper test for git_repo volumes, which are gone.
 """
 
@@ -129,6 +130,28 @@ async def _no_race(f: Framework) -> None:
                 nursery.start_soon(f.delete_pod, pod)
 
 
+async def _bidirectional(f: Framework) -> None:
+    """What the runtime mounts in the volume, the termination message's file, spreads to the host. It must not stay there."""
+    f.namespace = await f.create_namespace(level="privileged")
+    message, path = "bidirectional-teardown-ok", "/cache/log.txt"
+    writer = busybox(
+        "writer",
+        "sh",
+        "-c",
+        f"echo '{message}' > {path}",
+        mounts=[mount("cache-volume", "/cache", mountPropagation="Bidirectional")],
+        terminationMessagePath=path,
+        securityContext={"privileged": True},
+    )
+    pod = await f.create_pod(
+        pod_body("bidirectional-emptydir", [writer], volumes=[{"name": "cache-volume", "emptyDir": {}}])
+    )
+    await f.wait_success(pod)
+    (status,) = (await f.get(pod))["status"]["containerStatuses"]
+    assert message in status["state"]["terminated"]["message"]
+    await f.delete_pod(pod)
+
+
 def _cases() -> list[Case]:
     found: list[Case] = []
 
@@ -174,6 +197,11 @@ def _cases() -> list[Case]:
     return [
         *found,
         Case("EmptyDir wrapper volumes should not conflict", _no_conflict, "C"),
+        Case(
+            "EmptyDir bidirectional teardown should read terminationMessagePath inside a Bidirectional emptyDir and tear down "
+            "cleanly after deletion",
+            _bidirectional,
+        ),
         Case("EmptyDir wrapper volumes should not cause race condition when used for configmaps", _no_race, "C"),
     ]
 

@@ -12,6 +12,7 @@ from typing import Any
 from kubelet_secrets.api.meta import CONFIG_MAPS, SECRETS, SERVICES, Resource
 from tests.conformance.framework import AGNHOST, Case, Framework, Json, pod_body, secret_body, shell, unique
 
+RESOURCE_QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota", True)
 PREFIXES = ("1-", "$_-", "ABC_", "#@!")
 IP = r"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]+)"
 AMOUNTS = {"requests": {"cpu": "250m", "memory": "32Mi"}, "limits": {"cpu": "1250m", "memory": "64Mi"}}
@@ -83,6 +84,23 @@ async def _config_map_lifecycle(f: Framework) -> None:
     selector = f"test-configmap-static={constant}"
     await f.client.request_json("DELETE", CONFIG_MAPS.path(f.namespace), params={"labelSelector": selector})
     assert len(await f.client.list(CONFIG_MAPS, f.namespace, dict, label_selector=selector)) == 0
+
+
+async def _quota(f: Framework, resource: Resource) -> None:
+    """[sig-api-machinery] ResourceQuota: an object counts from its creation to its deletion."""
+    f.needs_controllers()
+    start = len(await f.client.list(resource, f.namespace, dict))
+    await f.create(RESOURCE_QUOTAS, "test-quota", {"spec": {"hard": {resource.plural: str(start + 1)}}})
+
+    async def uses(count: int) -> bool:
+        status = (await f.client.get(RESOURCE_QUOTAS, f.namespace, "test-quota", dict)).get("status") or {}
+        return bool(status.get("used", {}).get(resource.plural) == str(count))
+
+    await f.eventually(partial(uses, start))
+    name = await _three_keys(f, resource)
+    await f.eventually(partial(uses, start + 1))
+    await f.client.delete(resource, f.namespace, name)
+    await f.eventually(partial(uses, start))
 
 
 # --- downward API -----------------------------------------------------------------------------------------------------------
@@ -169,6 +187,14 @@ def _cases() -> list[Case]:
         Case("[sig-node] Secrets should patch a secret", _patch_secret, "C"),
         Case("[sig-node] ConfigMap should update ConfigMap successfully", _update_config_map, "NC"),
         Case("[sig-node] ConfigMap should run through a ConfigMap lifecycle", _config_map_lifecycle, "C"),
+        *(
+            Case(
+                f"ResourceQuota should create a ResourceQuota and capture the life of a {what}",
+                partial(_quota, resource=resource),
+                "C",
+            )
+            for what, resource in (("secret", SECRETS), ("configMap", CONFIG_MAPS))
+        ),
         Case("[sig-node] Pods should contain environment variables for services", _services, "NC"),
     ]
 

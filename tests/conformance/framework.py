@@ -58,7 +58,8 @@ class Cluster:
     Attributes:
         node_name: the node under test.
         has_scheduler: pods without a node get one; otherwise the test binds them by ``spec.nodeName``.
-        has_controllers: namespaces get their ServiceAccount and root CA from somebody; otherwise from the test.
+        is_shared: there are other nodes, and others' pods: the test asks for this node.
+        has_controllers: kube-controller-manager's, beyond what a node needs to join and a namespace to hold pods.
         patience_s: how long "stays Pending" and "stays stable" are watched. The framework: 300 and 60 s.
         registry: a private registry's image and the dockerconfigjson that pulls it, where there is one.
     """
@@ -66,6 +67,7 @@ class Cluster:
     kubeconfig: Path
     node_name: str
     has_scheduler: bool = True
+    is_shared: bool = False
     has_controllers: bool = True
     patience_s: float = 3.0
     registry: PrivateImage | None = None
@@ -111,15 +113,14 @@ class Framework:
         labels = {f"pod-security.kubernetes.io/{mode}": level for mode in ("enforce", "audit", "warn")}
         await self.client.create(NAMESPACES, "", {"metadata": {"name": name, "labels": labels}} | _type(NAMESPACES))
         self.others.append(name)
-        if not self.cluster.has_controllers:
-            await self.client.create(
-                SERVICE_ACCOUNTS, name, {"metadata": {"name": "default"}} | _type(SERVICE_ACCOUNTS)
-            )
-            root_ca = {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": self.config.ca_pem.decode()}}
-            await self.client.create(CONFIG_MAPS, name, root_ca | _type(CONFIG_MAPS))
         for resource, wanted in ((SERVICE_ACCOUNTS, "default"), (CONFIG_MAPS, "kube-root-ca.crt")):
             await self.eventually(lambda r=resource, w=wanted: self._exists(r, name, w))  # type: ignore[misc]
         return name
+
+    def needs_controllers(self) -> None:
+        """Skip the test where there is no controller manager: it is about one of its controllers."""
+        if not self.cluster.has_controllers:
+            pytest.skip("needs kube-controller-manager beside kube-apiserver in KUBEBUILDER_ASSETS")
 
     async def _exists(self, resource: Resource, namespace: str, name: str) -> bool:
         try:
@@ -149,10 +150,23 @@ class Framework:
     # --- pods ---
 
     async def create_pod(self, pod: Json) -> str:
+        spec = pod["spec"]
+        if self.cluster.is_shared and "nodeName" not in spec:
+            spec["nodeSelector"] = {"kubernetes.io/hostname": self.cluster.node_name}
+            spec["tolerations"] = [{"operator": "Exists"}]
         if not self.cluster.has_scheduler:
-            pod["spec"]["nodeName"] = self.cluster.node_name
-        created = await self.client.create(PODS, self.namespace, {**_type(PODS), **pod})
-        return str(created["metadata"]["name"])
+            spec["nodeName"] = self.cluster.node_name
+        while True:
+            created = await self.client.create(PODS, self.namespace, {**_type(PODS), **pod})
+            name = str(created["metadata"]["name"])
+            if self.cluster.has_scheduler or await self._has_room(name):
+                return name
+            await self.client.delete(PODS, self.namespace, name, grace_period_s=0)
+
+    async def _has_room(self, name: str) -> bool:
+        """Whether the node has taken the pod: a scheduler would not have given it one that is full, and would have waited."""
+        pod = await self.wait(name, lambda found: found["status"].get("startTime"))
+        return not str(pod["status"].get("reason", "")).startswith("OutOf")
 
     async def create_sync(self, pod: Json) -> str:
         """Create a pod and wait until it is Running and Ready."""

@@ -43,9 +43,7 @@ async def _api_token(f: Framework) -> None:
     ]
     root_ca = await f.client.get(CONFIG_MAPS, f.namespace, "kube-root-ca.crt", dict)
     assert (ca, namespace) == (root_ca["data"]["ca.crt"].strip(), f.namespace)
-    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
-    answer = await f.client.request_json("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=review)
-    status = answer["status"]
+    status = await _review(f, token)
     assert (status["authenticated"], status.get("error", "")) == (True, "")
     user = status["user"]
     assert user["username"] == f"system:serviceaccount:{f.namespace}:mount-test"
@@ -60,6 +58,13 @@ async def _api_token(f: Framework) -> None:
         "pod-name": [pod],
         "pod-uid": [found["metadata"]["uid"]],
     }
+
+
+async def _review(f: Framework, token: str) -> Json:
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
+    answer: Json = await f.client.request_json("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=review)
+    status: Json = answer["status"]
+    return status
 
 
 async def _opting_out(f: Framework) -> None:
@@ -130,8 +135,7 @@ async def _lifecycle(f: Framework) -> None:
 
 
 async def _root_ca(f: Framework) -> None:
-    if not f.cluster.has_controllers:
-        return  # nobody publishes it
+    f.needs_controllers()
     name = "kube-root-ca.crt"
     before = await f.client.get(CONFIG_MAPS, f.namespace, name, dict)
 
@@ -151,6 +155,19 @@ async def _update_account(f: Framework) -> None:
     await f.create(SERVICE_ACCOUNTS, "e2e-sa", {"automountServiceAccountToken": False})
     updated = await f.replace(SERVICE_ACCOUNTS, "e2e-sa", {"automountServiceAccountToken": True})
     assert updated["automountServiceAccountToken"] is True
+
+
+async def _token_review(f: Framework) -> None:
+    """A token that nothing but the account is bound to."""
+    await f.create(SERVICE_ACCOUNTS, "e2e-sa", {})
+    path = SERVICE_ACCOUNTS.path(f.namespace, "e2e-sa", "token")
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    token = (await f.client.request_json("POST", path, body=request))["status"]["token"]
+    status = await _review(f, token)
+    assert (status["authenticated"], status["user"]["username"]) == (
+        True,
+        f"system:serviceaccount:{f.namespace}:e2e-sa",
+    )
 
 
 # --- the Node authorizer ----------------------------------------------------------------------------------------------------
@@ -200,6 +217,7 @@ CASES = [
             ("should run through the lifecycle of a ServiceAccount", _lifecycle, "C"),
             ("should guarantee kube-root-ca.crt exist in any namespace", _root_ca, "C"),
             ("should update a ServiceAccount", _update_account, "C"),
+            ("should create a serviceAccountToken and ensure a successful TokenReview", _token_review, "C"),
         )
     ),
     *(
