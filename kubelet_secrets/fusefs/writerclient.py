@@ -31,6 +31,7 @@ from kubelet_secrets.fusefs.orders import (
     decode_answer,
     encode_order,
 )
+from kubelet_secrets.fusefs.sibling import Sibling
 from kubelet_secrets.volume.atomicwriter import FileLike, WriteResult
 
 _ATTEMPTS = 3
@@ -63,7 +64,7 @@ class WriterClient:
 
     def __init__(self, orders: socket.socket, *, writer_pid: int) -> None:
         self._orders = trio.socket.from_stdlib_socket(orders)
-        self._writer_pid = writer_pid
+        self._writer = Sibling(writer_pid)
         # Random, so that answers to an earlier agent's orders mean nothing here.
         self._next_id = int.from_bytes(os.urandom(7), "little")
         self._sending = trio.Lock()
@@ -75,7 +76,12 @@ class WriterClient:
 
         0 is nobody's: a caller outside our pid namespace shows it, and so does the keeper's handover when no writer runs.
         """
-        return tid == self._writer_pid and tid > 0
+        return tid == self._writer.pid and self._writer.is_alive()
+
+    def _meet_writer(self, pid: int) -> None:
+        if pid != self._writer.pid or not self._writer.is_alive():
+            self._writer.close()
+            self._writer = Sibling(pid)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read answers for ever; started when the writer has told that all earlier orders are done.
@@ -203,7 +209,7 @@ class WriterClient:
         """Greet the writer there is; repeated for every new one."""
         done = await self._give(Synchronize())
         if isinstance(done, Done):
-            self._writer_pid = done.pid
+            self._meet_writer(done.pid)
             self._synchronized.set()
 
     async def _read_answers(self, nursery: trio.Nursery) -> None:
@@ -211,7 +217,7 @@ class WriterClient:
             answer = decode_answer(datagram)
             if isinstance(answer, Hello):
                 # A new writer, which waits to be greeted. Whatever is under way was its predecessor's.
-                self._writer_pid = answer.pid
+                self._meet_writer(answer.pid)
                 if self._synchronized.is_set():
                     self._synchronized = trio.Event()
                 for pending in self._pending.values():

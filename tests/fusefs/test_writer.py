@@ -284,10 +284,10 @@ async def scripted_writer(pair: Pair, nursery: trio.Nursery) -> AsyncIterator[Ca
 
 async def test_caller_without_a_pid_is_never_the_writer(store: int) -> None:
     async with open_pair(store) as (pair, _):
-        for writer_pid in (0, 77):
+        for writer_pid in (0, os.getpid()):
             client = WriterClient(pair.agent_end.dup(), writer_pid=writer_pid)
             assert client.is_writer(0) is False
-            assert client.is_writer(77) is (writer_pid == 77)
+            assert client.is_writer(os.getpid()) is (writer_pid == os.getpid())
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await client.run()  # closes its end
