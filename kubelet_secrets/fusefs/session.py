@@ -13,6 +13,7 @@ whom every pod's news depends, does not wait its turn.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -32,6 +33,7 @@ from kubelet_secrets.fusefs.unanswered import Unanswered
 from kubelet_secrets.fusefs.wellformed import is_known, is_well_formed
 from kubelet_secrets.fusefs.wire import (
     IN_HEADER,
+    NEVER_ANSWERED,
     Header,
     Opcode,
     limit_read,
@@ -78,7 +80,7 @@ async def serve(
 
     Raises:
         HostError: the kernel ended the connection: aborted, or unmounted everywhere. In a group, as it comes from a nursery.
-        ExceptionGroup: a handler had a bug; expected failures are errno (``operations``).
+        ExceptionGroup: a handler had a bug; expected failures are errno (``operations``). Whoever asked has been told EIO.
     """
     # The device can become readable and then have nothing to read (the caller was killed): never block on it.
     os.set_blocking(fuse_fd, False)
@@ -182,11 +184,23 @@ class _Counter:
                 return size
 
     def _serve_buffer(self, size: int) -> None:
-        self._serve(parse_header(self._buffer), self._view[:size])
-        if self._unanswered is not None:
-            self._unanswered.done()
+        try:
+            self._serve(parse_header(self._buffer), self._view[:size])
+        finally:
+            if self._unanswered is not None:
+                self._unanswered.done()
 
     def _serve(self, header: Header, request: bytearray | memoryview) -> None:
+        """Have a request answered, or part with it: what ends this agent by a bug must not be left to end the next one too."""
+        try:
+            self._pass_on(header, request)
+        except Exception:
+            with contextlib.suppress(OSError):
+                if header.opcode not in NEVER_ANSWERED:
+                    self._tell(make_error(header.unique, errno.EIO))
+            raise
+
+    def _pass_on(self, header: Header, request: bytearray | memoryview) -> None:
         if not is_known(header):
             self._tell(make_error(header.unique, errno.ENOSYS))  # upon which the kernel does without
             return

@@ -17,13 +17,12 @@ import mmap
 import os
 import struct
 
-from kubelet_secrets.fusefs.wire import Opcode, parse_header
+from kubelet_secrets.fusefs.wire import NEVER_ANSWERED, Opcode, parse_header
 
 NAME = b".unanswered"
 """Of the file, in the store's root."""
 
 _LENGTH = struct.Struct("<I")  # a request begins with its length; zero: none is being answered
-_NEVER_ANSWERED = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 _CARRIES_DATA = frozenset({Opcode.WRITE, Opcode.SETXATTR})
 
 
@@ -59,7 +58,7 @@ class Unanswered:
         """
         (length,) = _LENGTH.unpack_from(self.buffer)
         # What is never answered keeps nobody waiting, and a FORGET must not be counted twice.
-        return 0 if not length or parse_header(self.buffer).opcode in _NEVER_ANSWERED else int(length)
+        return 0 if not length or parse_header(self.buffer).opcode in NEVER_ANSWERED else int(length)
 
     def done(self) -> None:
         """The request in the buffer is answered."""

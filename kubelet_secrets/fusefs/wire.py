@@ -66,6 +66,10 @@ class Opcode(enum.IntEnum):
     RENAME2 = 45
 
 
+NEVER_ANSWERED = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+"""What keeps nobody waiting."""
+
+
 class OpenFlag(enum.IntFlag):
     """What an answer to OPEN may say."""
 

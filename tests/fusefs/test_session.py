@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -220,6 +221,36 @@ async def test_agent_that_ends_over_a_crowd_leaves_it_to_the_next(kernel: Kernel
     answered += [struct.unpack_from("<IiQ", each)[2] for each in kernel.rest()]
     assert answered == list(range(0, 2 * len(answered), 2))
     assert len(answered) < 50
+
+
+@pytest.mark.parametrize("has_resend", [True, False])
+@pytest.mark.parametrize("opcode", [Opcode.OPEN, Opcode.READLINK, Opcode.FORGET])
+async def test_request_that_trips_over_a_bug_is_not_left_to_the_next_agent(
+    kernel: Kernel, store: int, monkeypatch: pytest.MonkeyPatch, opcode: Opcode, has_resend: bool
+) -> None:
+    """It would end that one as well, and the one after it, and nobody would be served any more."""
+
+    def trip(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(kernel.guard, "may_open", trip)
+    monkeypatch.setattr(kernel.tree, "read_link", trip)
+    monkeypatch.setattr(kernel.tree, "forget", trip)
+    unanswered = None if has_resend else Unanswered(store, size_bytes=REQUEST_BYTES)
+    key = find(kernel.tree, f"{UID}/v/{TS}/key").number
+
+    async def serve_and_ask() -> None:
+        async with serving(kernel, unanswered=unanswered):
+            kernel.ask(make_request(opcode, bytes(8), unique=2, node=key))
+            await trio.sleep_forever()
+
+    with trio.fail_after(10):
+        with pytest.raises(ExceptionGroup) as caught:
+            await serve_and_ask()
+    assert caught.group_contains(ZeroDivisionError)
+    said = [struct.unpack("<IiQ", answer) for answer in kernel.rest()]
+    assert said == ([] if opcode == Opcode.FORGET else [(16, -errno.EIO, 2)])
+    assert unanswered is None or unanswered.left_behind() == 0
 
 
 async def test_ended_service_leaves_what_it_has_not_read_to_the_next(kernel: Kernel) -> None:
