@@ -17,7 +17,6 @@ from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.fusefs.kept import FORMAT
 from kubelet_secrets.stateformat import OtherVersion, check_format, claim_format
 from tests.fusefs.running_node import AGENT, RunningNode, wait_end
-from tests.test_keeper import is_running
 
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 PREFLIGHT = (sys.executable, "-P", "-m", "kubelet_secrets.preflight")
@@ -93,7 +92,8 @@ def test_reload_changes_over_to_the_program_that_is_installed_now(node: RunningN
     assert (after["version"], after["resume"]) == ("two", True)
     assert after["writer"] != before["writer"], "the writer is of the new program as well"
     assert set(reads) == {"one"}
-    assert [pid for pid in children if is_running(pid)] == []
+    for pid in children:  # on a busy machine the last of them is still ending
+        wait_end(pid)
     assert len(mounts.mounts_below(node.root)) == 5
     node.call("update", pod=UID, volume="v", files={"key": "two"})
     assert path.read_text() == "two"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
+pytestmark = [pytest.mark.fuse, pytest.mark.runtime, pytest.mark.timeout(300)]
 
 SOAK = Path(__file__).parents[2] / "scripts" / "benchmarks" / "crash.py"
 

@@ -40,6 +40,7 @@ UNIT = "node.service"
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.runtime,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not installed: scripts/setup --tests"),
 ]
 
