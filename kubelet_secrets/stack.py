@@ -236,8 +236,7 @@ async def run_stack(
         # The node has its own certificate by now, and nobody else is to come in by this token.
         await client.delete(SECRETS, bootstraptoken.NAMESPACE, token.name)
         bootstrap.unlink()
-        with trio.fail_after(START_TIMEOUT_S):
-            await wait_node_ready(client, options.node_name)
+        await wait_node_ready(client, options.node_name, progress=progress)
         progress(f"node {options.node_name} is Ready")
         yield Stack(
             options=options,
@@ -264,16 +263,30 @@ async def _create_join_token(client: ApiClient, node_name: str) -> BootstrapToke
     return token
 
 
-async def wait_node_ready(client: ApiClient, name: str) -> None:
-    """Return once the Node's condition Ready is True. Polls: this happens once per start."""
-    while True:
-        try:
-            node = await client.get(NODES, "", name, Node)
-            if any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions):
-                return
-        except (NotFound, ApiUnavailable):
-            pass  # not registered yet
-        await trio.sleep(0.05)
+async def wait_node_ready(client: ApiClient, name: str, *, progress: Callable[[str], None] = lambda line: None) -> None:
+    """Return once the Node's condition Ready is True. Polls: this happens once per start.
+
+    Args:
+        progress: told, each time it changes, what the node waits for: a network that somebody has yet to configure.
+
+    Raises:
+        HostError: it was not Ready within ``START_TIMEOUT_S``; the message says why.
+    """
+    reason = ""
+    with trio.move_on_after(START_TIMEOUT_S):
+        while True:
+            try:
+                node = await client.get(NODES, "", name, Node)
+                ready = next((each for each in node.status.conditions if each.type == "Ready"), None)
+                if ready is not None and ready.status == "True":
+                    return
+                if ready is not None and ready.message != reason:
+                    reason = ready.message
+                    progress(f"node {name} is not Ready yet: {reason}")
+            except (NotFound, ApiUnavailable):
+                pass  # not registered yet
+            await trio.sleep(0.05)
+    raise HostError(f"node {name} was not Ready within {START_TIMEOUT_S} s: {reason or 'it has not been registered'}")
 
 
 def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:

@@ -79,6 +79,17 @@ def test_addresses() -> None:
     assert addresses({}) == ()
 
 
+def test_node_says_what_its_network_lacks(tmp_path: Path) -> None:
+    """The Node's Ready condition, as long as a cluster's network has not installed itself."""
+    network = CniNetwork(tmp_path, [PLUGINS])
+    assert network.problem() == (
+        "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns "
+        f"error: cni plugin not initialized: no network config found in {tmp_path}"
+    )
+    (tmp_path / "10-net.conflist").write_text('{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge"}]}')
+    assert network.problem() == ""
+
+
 def test_first_configuration_counts(tmp_path: Path) -> None:
     network = CniNetwork(tmp_path / "missing", [])
     with pytest.raises(NetworkFailed, match=r"cni plugin not initialized: .*: No such file or directory"):
