@@ -5,7 +5,7 @@ Who may read them has been decided before (``default_roles.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import trio
@@ -34,13 +34,11 @@ def general_routes(
         count_keys: how many stored objects lie under which key.
     """
 
-    async def health(_request: Request) -> Response:
-        return PlainTextResponse("ok")
+    async def health(request: Request) -> Response:
+        return _health(request, {"ping": True})
 
-    async def readiness(_request: Request) -> Response:
-        if is_ready():
-            return PlainTextResponse("ok")
-        return PlainTextResponse("[-]shutdown failed: process is shutting down\nreadyz check failed", 500)
+    async def readiness(request: Request) -> Response:
+        return _health(request, {"ping": True, "shutdown": is_ready()})
 
     async def version(_request: Request) -> Response:
         major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
@@ -90,6 +88,17 @@ def general_routes(
         ],
         default=_not_found,
         redirect_slashes=False,
+    )
+
+
+def _health(request: Request, checks: Mapping[str, bool]) -> Response:
+    """``ok``, or with ``?verbose`` and when something is wrong a line for each check. Source: apiserver healthz.go."""
+    name, is_well = request.url.path.strip("/"), all(checks.values())
+    if is_well and "verbose" not in request.query_params:
+        return PlainTextResponse("ok")
+    lines = [f"[+]{check} ok" if passed else f"[-]{check} failed: reason withheld" for check, passed in checks.items()]
+    return PlainTextResponse(
+        "\n".join((*lines, f"{name} check {'passed' if is_well else 'failed'}\n")), 200 if is_well else 500
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import trio
 from starlette.requests import ClientDisconnect, Request
 
 from kubelet_secrets.apiserver import negotiation, statuses, strictness
@@ -17,8 +18,10 @@ from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.conform import conform
 from kubelet_secrets.apiserver.duplicate_fields import duplicate_fields
 from kubelet_secrets.apiserver.negotiation import PROTOBUF, YAML
+from kubelet_secrets.apiserver.patch import APPLY
 from kubelet_secrets.apiserver.resources import ServedResource
 
+_LARGE_BYTES = 64 * 1024
 MODES = ("Strict", "Warn", "Ignore")
 
 
@@ -39,12 +42,45 @@ async def read_body(request: Request) -> bytes:
             return b"".join(chunks)
 
 
+class BodyDecoder:
+    """Bodies as objects. YAML is read at some 100 kB a second, so a large one is read in a thread, one at a time: whoever sends
+    the largest there may be keeps nobody else waiting. One per server."""
+
+    def __init__(self) -> None:
+        self._one_at_a_time = trio.CapacityLimiter(1)
+
+    async def decode(self, content_type: str, body: bytes, mode: str) -> tuple[Object, list[str]]:
+        """The object in *body*, and what :func:`repeated_fields` finds.
+
+        Args:
+            mode: one of :data:`MODES`.
+
+        Raises:
+            Invalid: 415 or 400.
+
+        Cancellation: the thread is left to itself; nobody reads what it finds.
+        """
+        if len(body) <= _LARGE_BYTES or not _is_yaml(content_type):
+            return _decode(content_type, body, mode)
+        return await trio.to_thread.run_sync(
+            _decode, content_type, body, mode, abandon_on_cancel=True, limiter=self._one_at_a_time
+        )
+
+
+def _decode(content_type: str, body: bytes, mode: str) -> tuple[Object, list[str]]:
+    return negotiation.decode_object(content_type, body), repeated_fields(content_type, body, mode)
+
+
+def _is_yaml(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() in (YAML, APPLY)
+
+
 def repeated_fields(content_type: str, body: bytes, mode: str) -> list[str]:
     """The fields that a well-formed *body* names twice; not looked for when *mode* is to ignore them."""
     media_type = content_type.partition(";")[0].strip().lower()
     if mode == "Ignore" or media_type == PROTOBUF:
         return []
-    return duplicate_fields(body, is_yaml=media_type in (YAML, "application/apply-patch+yaml"))
+    return duplicate_fields(body, is_yaml=_is_yaml(content_type))
 
 
 def check_kind(row: ServedResource, obj: Object) -> None:

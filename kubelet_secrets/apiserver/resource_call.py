@@ -27,6 +27,7 @@ from kubelet_secrets.apiserver.list_options import parse_list_options
 from kubelet_secrets.apiserver.listing import Page, Stored
 from kubelet_secrets.apiserver.negotiation import JSON, Answer, View
 from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.request_body import BodyDecoder
 from kubelet_secrets.apiserver.requestinfo import RequestInfo, is_true
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.reviews import Reviews
@@ -48,6 +49,7 @@ class ResourceCall:
         registry: Registry,
         subresources: Subresources,
         reviews: Reviews,
+        decoder: BodyDecoder,
         row: ServedResource,
         info: RequestInfo,
         query: Query,
@@ -57,6 +59,7 @@ class ResourceCall:
         self._registry = registry
         self._subresources = subresources
         self._reviews = reviews
+        self._decoder = decoder
         self._row = row
         self._info = info
         self._query = query
@@ -214,8 +217,7 @@ class ResourceCall:
     async def _apply(self, body: bytes) -> Response:
         """Server-side apply: creates what is absent."""
         info, row = self._info, self._row
-        applied = negotiation.decode_object(patch.APPLY, body)
-        self._note_repeated(body)
+        applied = await self._decode(patch.APPLY, body)
         request_body.check_kind(row, applied)
         self._check_fields(applied)
         applied.setdefault("metadata", {}).setdefault("name", info.name)
@@ -269,7 +271,7 @@ class ResourceCall:
         body = await self._read_body()
         options: Object = {}
         if body:
-            options = negotiation.decode_object(self._content_type, body)
+            options = await self._decode(self._content_type, body)
             request_body.check_types(options, "v1", "DeleteOptions")
         if is_dry_run(options):
             self._write = replace(self._write, is_dry_run=True)
@@ -292,9 +294,10 @@ class ResourceCall:
         return await request_body.read_body(self._request)
 
     async def _read_object(self) -> Object:
-        body = await self._read_body()
-        obj = negotiation.decode_object(self._content_type, body)
-        self._note_repeated(body)
+        return await self._decode(self._content_type, await self._read_body())
+
+    async def _decode(self, content_type: str, body: bytes) -> Object:
+        obj, self._repeated = await self._decoder.decode(content_type, body, self._field_validation)
         return obj
 
     def _note_repeated(self, body: bytes) -> None:

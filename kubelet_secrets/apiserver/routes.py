@@ -29,6 +29,7 @@ from kubelet_secrets.apiserver.impersonation import impersonate
 from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.pod_streams import PodStreams
 from kubelet_secrets.apiserver.registry import Registry
+from kubelet_secrets.apiserver.request_body import BodyDecoder
 from kubelet_secrets.apiserver.requestinfo import RequestInfo, parse_request
 from kubelet_secrets.apiserver.resource_call import ResourceCall
 from kubelet_secrets.apiserver.reviews import Reviews
@@ -64,6 +65,7 @@ class ApiApplication:
         self._authorizers = authorizers
         self._others = others
         self._pod_streams = pod_streams
+        self._decoder = BodyDecoder()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -141,7 +143,8 @@ class ApiApplication:
             raise statuses.bad_request(
                 "Upgrade request required: commands are served over WebSockets (kubectl 1.31 or later)"
             )
-        call = ResourceCall(self._registry, self._subresources, self._reviews, row, info, query, user, request)
+        parts = (self._registry, self._subresources, self._reviews, self._decoder)
+        call = ResourceCall(*parts, row, info, query, user, request)
         if info.verb == "watch":  # has a time of its own
             return await call.respond()
         with trio.move_on_after(_timeout_s(query)):

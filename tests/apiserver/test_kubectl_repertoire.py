@@ -201,6 +201,8 @@ async def test_what_the_server_says_of_itself(kubectl: Kubectl, server: ServerHa
     assert "namespaces" in cluster_wide
     assert "secrets" not in cluster_wide
     assert (await kubectl("get", "--raw", "/readyz")).out == "ok"
+    verbose = (await kubectl("get", "--raw", "/readyz?verbose")).out
+    assert verbose == "[+]ping ok\n[+]shutdown ok\nreadyz check passed\n"
     raw = json.loads((await kubectl("get", "--raw", "/api/v1/namespaces/default/configmaps?limit=1")).out)
     assert raw["kind"] == "ConfigMapList"
     assert server.url in (await kubectl("config", "view")).out

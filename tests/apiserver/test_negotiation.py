@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import pytest
+import trio
 
 from kubelet_secrets.apiserver import negotiation, patch
 from kubelet_secrets.apiserver.duplicate_fields import duplicate_fields
+from kubelet_secrets.apiserver.request_body import BodyDecoder
 from kubelet_secrets.errors import Invalid
 
 TOO_DEEP = "the body nests deeper than 300 levels"
@@ -53,6 +55,23 @@ def test_yaml_is_read_as_kubectl_reads_it() -> None:
         "d": {"e": "f"},
         "g": {"e": "f"},
     }
+
+
+@pytest.mark.parametrize(("lines", "lets_others_go_on"), [(10, False), (10_000, True)], ids=["small", "large"])
+async def test_large_yaml_keeps_nobody_waiting(lines: int, lets_others_go_on: bool) -> None:
+    went_on = False
+
+    async def other() -> None:
+        nonlocal went_on
+        went_on = True
+
+    body = "data:\n" + "".join(f"  k{n}: v\n" for n in range(lines))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        obj, repeated = await BodyDecoder().decode("application/yaml", f"{body}data: {{}}\n".encode(), "Warn")
+        assert went_on is lets_others_go_on
+    assert obj == {"data": {}}
+    assert repeated == [f'yaml: unmarshal errors:\n  line {lines + 2}: key "data" already set in map']
 
 
 def test_repeated_fields_are_looked_for_once_behind_many_aliases() -> None:
