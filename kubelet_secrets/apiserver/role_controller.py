@@ -93,13 +93,13 @@ _OPERATORS = {
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Whether a ``meta/v1`` LabelSelector matches; an unknown operator matches nothing."""
+    """Whether a ``meta/v1`` LabelSelector matches; one that breaks the rules, as an older server let in, matches nothing."""
     requirements = [
         LabelRequirement(key, Operator.EQUALS, (value,)) for key, value in (selector.get("matchLabels") or {}).items()
     ]
     for expression in selector.get("matchExpressions") or ():
         operator = _OPERATORS.get(expression.get("operator", ""))
-        if operator is None:
+        if operator is None or not expression.get("key"):
             return False
         requirements.append(LabelRequirement(expression["key"], operator, tuple(expression.get("values") or ())))
     return LabelSelector(tuple(requirements)).matches(labels)

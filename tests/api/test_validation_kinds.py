@@ -7,6 +7,17 @@ import pytest
 from kubelet_secrets.api.validation.objects import validate_object
 
 Obj = dict[str, Any]
+SELECTORS = "aggregationRule.clusterRoleSelectors"
+NAME_PART = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric "
+    "character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+LABEL_VALUE = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end "
+    "with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -95,6 +106,36 @@ def test_namespaced_kinds(kind: str, obj: Obj, errors: list[str]) -> None:
             [],
         ),
         ("ClusterRole", {"metadata": {"name": "a/b"}}, ["metadata.name: Invalid value: \"a/b\": may not contain '/'"]),
+        (
+            "ClusterRole",
+            {"aggregationRule": {}},
+            [
+                "aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if "
+                "aggregationRule is non-nil"
+            ],
+        ),
+        (
+            "ClusterRole",
+            {
+                "aggregationRule": {
+                    "clusterRoleSelectors": [
+                        {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]},
+                        {"matchExpressions": [{"operator": "Near"}, {"key": "a", "operator": "In"}]},
+                        {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["/"]}]},
+                    ]
+                }
+            },
+            [
+                f'{SELECTORS}[1].matchExpressions[0].operator: Invalid value: "Near": not a valid selector operator',
+                f'{SELECTORS}[1].matchExpressions[0].key: Invalid value: "": name part must be non-empty',
+                f'{SELECTORS}[1].matchExpressions[0].key: Invalid value: "": {NAME_PART}',
+                f"{SELECTORS}[1].matchExpressions[1].values: Required value: must be specified when `operator` is 'In' "
+                "or 'NotIn'",
+                f"{SELECTORS}[2].matchExpressions[0].values: Forbidden: may not be specified when `operator` is 'Exists' "
+                "or 'DoesNotExist'",
+                f'{SELECTORS}[2].matchExpressions[0].values[0]: Invalid value: "/": {LABEL_VALUE}',
+            ],
+        ),
         (
             "ClusterRoleBinding",
             {"roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "r"}},

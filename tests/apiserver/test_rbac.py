@@ -235,6 +235,7 @@ def test_compact_joins_verbs_of_one_resource_only() -> None:
         ({"matchExpressions": [{"key": "a", "operator": "Exists"}]}, {"a": ""}, True),
         ({"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}, {"a": ""}, False),
         ({"matchExpressions": [{"key": "a", "operator": "Near"}]}, {"a": ""}, False),
+        ({"matchExpressions": [{"operator": "Exists"}]}, {"a": ""}, False),
         ({}, {}, True),
     ],
 )

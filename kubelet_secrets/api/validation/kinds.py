@@ -12,7 +12,12 @@ from typing import Any
 
 from kubelet_secrets.api.validation import fields
 from kubelet_secrets.api.validation.fields import SPEC, FieldError, Path
-from kubelet_secrets.api.validation.metadata import NameRule, validate_metadata, validate_metadata_update
+from kubelet_secrets.api.validation.metadata import (
+    NameRule,
+    validate_label_selector,
+    validate_metadata,
+    validate_metadata_update,
+)
 from kubelet_secrets.api.validation.names import (
     dns1035_label_errors,
     dns1123_label_errors,
@@ -138,6 +143,13 @@ def validate_role(role: Obj, old: Obj | None = None) -> list[FieldError]:
     """A Role or a ClusterRole: every rule says what may be done to what."""
     is_namespaced = role.get("kind") == "Role"
     errors = _metadata(role, old, path_segment_errors, is_namespaced=is_namespaced)
+    if (aggregation := role.get("aggregationRule")) is not None:
+        path, selectors = Path("aggregationRule.clusterRoleSelectors"), aggregation.get("clusterRoleSelectors") or []
+        if not selectors:
+            text = "at least one clusterRoleSelector required if aggregationRule is non-nil"
+            errors.append(fields.required(path, text))
+        for index, selector in enumerate(selectors):
+            errors += validate_label_selector(selector, path.index(index))
     for index, rule in enumerate(role.get("rules") or ()):
         here = Path("rules").index(index)
         if not rule.get("verbs"):

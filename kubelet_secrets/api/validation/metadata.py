@@ -69,6 +69,28 @@ def validate_labels(labels: Mapping[str, str], path: Path) -> list[FieldError]:
     return errors
 
 
+def validate_label_selector(selector: Obj, path: Path) -> list[FieldError]:
+    """Source: apimachinery pkg/apis/meta/v1/validation, ValidateLabelSelector."""
+    errors = validate_labels(selector.get("matchLabels") or {}, path.child("matchLabels"))
+    for index, entry in enumerate(selector.get("matchExpressions") or ()):
+        here = path.child("matchExpressions").index(index)
+        operator, values, key = entry.get("operator", ""), entry.get("values") or [], entry.get("key", "")
+        if operator in ("In", "NotIn"):
+            if not values:
+                text = "must be specified when `operator` is 'In' or 'NotIn'"
+                errors.append(fields.required(here.child("values"), text))
+        elif operator in ("Exists", "DoesNotExist"):
+            if values:
+                text = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                errors.append(fields.forbidden(here.child("values"), text))
+        else:
+            errors.append(fields.invalid(here.child("operator"), operator, "not a valid selector operator"))
+        errors += fields.each_invalid(here.child("key"), key, qualified_name_errors(key))
+        for place, value in enumerate(values):
+            errors += fields.each_invalid(here.child("values").index(place), value, label_value_errors(value))
+    return errors
+
+
 def validate_annotations(annotations: Mapping[str, str], path: Path) -> list[FieldError]:
     """Keys are qualified names of any case; keys and values together stay below 256 KiB."""
     errors: list[FieldError] = []
