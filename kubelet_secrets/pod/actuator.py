@@ -143,6 +143,7 @@ class PodActuator:
             volumes=volumes,
             envs=envs,
             volume_manager=parts.volumes,
+            pod_uid=pod.metadata.uid,
             logs_dir=parts.logs_dir,
             seccomp_dir=parts.seccomp_dir,
             turns=parts.turns,

@@ -72,6 +72,7 @@ class ContainerStarter:
         volumes: PodVolumes,
         envs: ContainerEnvs,
         volume_manager: VolumeManager,
+        pod_uid: str,
         logs_dir: Path,
         seccomp_dir: Path,
         turns: Turns,
@@ -86,6 +87,7 @@ class ContainerStarter:
         self._volumes = volumes
         self._envs = envs
         self._volume_manager = volume_manager
+        self._pod_uid = pod_uid
         self._logs_dir = logs_dir
         self._seccomp_dir = seccomp_dir
         self._turns = turns
@@ -114,10 +116,11 @@ class ContainerStarter:
         try:
             version, mounts = await self._gather(pod, container, sandbox)  # (2)
             _verify_non_root(pod, container, image)
+            pid_namespace = self._find_pid_namespace(container)
         except (ContainerConfigError, SetUpError) as error:
             return self._refuse("CreateContainerConfigError", str(error), report)
         try:
-            settings = await self._settings(pod, action, image, version, mounts, sandbox)
+            settings = await self._settings(pod, action, image, version, mounts, sandbox, pid_namespace)
         except ContainerRunError as error:
             return self._refuse("CreateContainerError", str(error), report)
         return await self._run(pod, action, image, settings, version, sandbox, report)
@@ -162,6 +165,7 @@ class ContainerStarter:
         version: EnvVersion,
         mounts: tuple[tuple[PlannedMount, Path], ...],
         sandbox: Sandbox,
+        pid_namespace: Path | None,
     ) -> ContainerSettings:
         container, container_id = action.container, new_container_id()
         user, seccomp = await trio.to_thread.run_sync(self._look_up, pod, container, image)
@@ -176,6 +180,7 @@ class ContainerStarter:
             sandbox=sandbox,
             node_memory_bytes=self._node_memory_bytes,
             seccomp_profile=seccomp,
+            pid_namespace=pid_namespace,
         )
         identity = ContainerIdentity(
             pod_uid=pod.metadata.uid,
@@ -188,6 +193,23 @@ class ContainerStarter:
         )
         self._registry.register(identity)  # (3); without a mount namespace nothing opens yet
         return make_settings(pod, container, version.environment, gathered)
+
+    def _find_pid_namespace(self, container: Container) -> Path | None:
+        """Of the container that an ephemeral one names as its target.
+
+        Raises:
+            ContainerConfigError: it does not run.
+
+        Source: kuberuntime_container.go, startSpec.getTargetID.
+        """
+        target = container.target_container_name
+        if not target:
+            return None
+        for handle in self._runtime.list():
+            record = handle.record
+            if (record.pod_uid, record.container_name) == (self._pod_uid, target) and handle.pid is not None:
+                return Path(f"/proc/{handle.pid}/ns/pid")
+        raise ContainerConfigError(f"unable to find target container {target}")
 
     def _look_up(self, pod: Pod, container: Container, image: Image) -> tuple[UserIds, dict[str, Any]]:
         """Blocking: reads files of the image and of the node."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.api.core import Container, Pod, Quantity, SeccompProfile
@@ -44,6 +45,7 @@ class Gathered:
     sandbox: Sandbox
     node_memory_bytes: int
     seccomp_profile: Mapping[str, Any] = field(default_factory=dict)  # the file's, where one is asked for
+    pid_namespace: Path | None = None  # another container's, which this one is to look into
 
 
 def make_settings(pod: Pod, container: Container, environment: Environment, gathered: Gathered) -> ContainerSettings:
@@ -94,7 +96,7 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         hostname_path=sandbox.hostname_path,
         shm_path=sandbox.shm_path,
         termination_message_path=container.termination_message_path,
-        namespaces=sandbox.namespaces,
+        namespaces=replace(sandbox.namespaces, pid=gathered.pid_namespace or sandbox.namespaces.pid),
         cgroup_path=gathered.cgroup_path,
         tty=container.tty,
         stdin=container.stdin,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.api.core import ContainerStatus, Pod
+from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.meta import PODS
 from tests.pod.cluster import Cluster, container
 from tests.pod.test_worker import is_ready
@@ -34,7 +35,8 @@ def teller(name: str, at_end: str = ":", **spec: Any) -> dict[str, Any]:
         "command": [
             "sh",
             "-c",
-            f"echo {name} starts >> /told/all; trap '{at_end}; echo {name} ends >> /told/all; exit 0' TERM; sleep 1000 & wait $!",
+            f"echo {name} starts >> /told/all; "
+            f"trap '{at_end}; echo {name} ends >> /told/all; exit 0' TERM; sleep 1000 & wait $!",
         ],
         "volumeMounts": [TOLD],
         **spec,
@@ -209,3 +211,33 @@ async def test_readiness_is_told_to_the_last_moment(lab: Cluster) -> None:
         assert status_of(pod, "c").started is True
         await agent.exec("web", "touch", "/go")
         await lab.wait_gone("web")
+
+
+async def test_ephemeral_container_looks_into_its_target(lab: Cluster) -> None:
+    """What ``kubectl debug --target`` adds: it runs once, and sees the target's processes."""
+
+    async def add(*containers: dict[str, Any]) -> None:
+        pod = await lab.get("web")
+        known = [to_builtins(each) for each in pod.spec.ephemeral_containers]
+        patch = {"spec": {"ephemeralContainers": [*known, *containers]}}
+        await lab.admin.patch(PODS, "default", "web", patch, subresource="ephemeralcontainers")
+
+    def debug(name: str, script: str, **spec: Any) -> dict[str, Any]:
+        return {**container(), "name": name, "command": ["sh", "-c", script], **spec}
+
+    async with lab.agent():
+        await lab.create("web", container())
+        await lab.wait("web", is_ready)
+        look = "tr '\\0' ' ' < /proc/1/cmdline; exit 3"
+        await add(debug("inside", look, targetContainerName="c"), debug("beside", "tr '\\0' ' ' < /proc/1/cmdline"))
+        pod = await lab.wait(
+            "web",
+            lambda pod: len([each for each in pod.status.ephemeral_container_statuses if each.state.terminated]) == 2,
+        )
+        ended = {each.name: each.state.terminated for each in pod.status.ephemeral_container_statuses}
+        assert ended["inside"] is not None
+        assert (ended["inside"].exit_code, ended["inside"].reason) == (3, "Error")
+        assert "trap 'exit 143' TERM" in lab.log(pod, "inside")
+        assert "trap" not in lab.log(pod, "beside")
+        assert (is_ready(pod), pod.status.phase) == (True, "Running")
+        assert [each.restart_count for each in pod.status.ephemeral_container_statuses] == [0, 0]
