@@ -38,6 +38,7 @@ from kubelet_secrets.pod.plan import (
     StartContainer,
     restart_key,
 )
+from kubelet_secrets.pod.podlimits import pod_resources
 from kubelet_secrets.pod.probes import Probes
 from kubelet_secrets.pod.sandboxes import make_sandbox_settings, sandbox_refusal
 from kubelet_secrets.pod.state import (
@@ -113,6 +114,7 @@ class PodActuator:
         self._sandbox = parts.sandboxes.get(pod.metadata.uid)
         self._sandbox_attempts = 1 if self._sandbox is not None else 0
         self._sandbox_retry_at: datetime | None = None
+        self._resources = pod_resources(pod)  # of the pod's cgroup
         self._told_back_off: dict[str, int] = {}  # container → attempt whose back-off has been reported
         self._told_missing: list[str] = []  # pull secrets reported as missing
         self.instances = Instances(
@@ -298,6 +300,7 @@ class PodActuator:
         if action.finished_at is not None:
             self._parts.restart_back_off.advance(restart_key(self.pod, container), action.finished_at, now)
         await self.instances.prune(name, keep=1)
+        await self._follow_resources()
         action = dataclasses.replace(action, attempt=max(action.attempt, _restart_count(published, name)))
         report = partial(self._report, (action.kind, container))
         outcome = await self._starter.start(self.pod, action, self._sandbox, secrets, report)
@@ -317,6 +320,18 @@ class PodActuator:
             await self._terminator.stop_container(
                 self.pod, outcome.instance, message="FailedPostStartHook", pod_ip=self._pod_ip, network=self._network
             )
+
+    async def _follow_resources(self) -> None:
+        """The container that is about to start takes on what the spec says now: so must the cgroup above it."""
+        wanted = pod_resources(self.pod)
+        if wanted == self._resources:
+            return
+        path = self._parts.cgroups.pod_path(self.pod.metadata.uid)
+        try:
+            await trio.to_thread.run_sync(self._parts.cgroups.limit, path, wanted)
+        except OSError as error:
+            logger.warning("pod %s keeps its old limits: %s", format_pod(self.pod), error.strerror)
+        self._resources = wanted
 
     async def _create_sandbox(self) -> bool:
         parts, now = self._parts, self._parts.clock()

@@ -14,7 +14,10 @@ from kubelet_secrets.api.core import ContainerStatus, Pod, PodCondition
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.pod.state import is_sidecar
 
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+OWN_CONDITIONS = (
+    "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending",
+)  # fmt: skip
+NO_RESIZE = "In-place resize of a running container is not supported by this node; a restart takes the new resources on"
 
 
 def make_conditions(
@@ -24,12 +27,14 @@ def make_conditions(
     init_statuses: Sequence[ContainerStatus],
     statuses: Sequence[ContainerStatus],
     sandbox_ready: bool,
+    is_resized: bool,
     previous: Sequence[PodCondition],
     now: datetime,
 ) -> tuple[PodCondition, ...]:
     """The conditions of *pod*: others' first, as they were, then the node's own.
 
     Args:
+        is_resized: the spec gives a running container other resources than it was started with.
         previous: the conditions as published last; the time of a transition stays while the status does.
     """
     foreign = [each for each in previous if each.type not in OWN_CONDITIONS]
@@ -42,6 +47,9 @@ def make_conditions(
         containers_ready,
         PodCondition(type="PodScheduled", status="True"),
     ]
+    if is_resized:
+        # Source: pkg/kubelet/allocation, for what a node cannot do in place.
+        own.append(PodCondition(type="PodResizePending", status="True", reason="Infeasible", message=NO_RESIZE))
     old = {each.type: each for each in previous}
     return (*foreign, *(_dated(each, old.get(each.type), pod.metadata.generation, now) for each in own))
 

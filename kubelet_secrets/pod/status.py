@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from kubelet_secrets.api import quantity
 from kubelet_secrets.api.core import Container, ContainerState, ContainerStatus, Pod, PodIP, PodStatus
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.times import rfc3339
@@ -76,6 +77,7 @@ def make_status(
             init_statuses=init_statuses,
             statuses=statuses,
             sandbox_ready=state.sandbox_ready,
+            is_resized=_is_resized(pod, state),
             previous=previous.conditions,
             now=now,
         ),
@@ -91,6 +93,20 @@ def make_status(
         container_statuses=statuses,
         ephemeral_container_statuses=ephemeral_statuses,
     )
+
+
+def _is_resized(pod: Pod, state: RuntimeState) -> bool:
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        latest = state.latest(container.name)
+        if latest is not None and latest.is_running and latest.resources is not None:
+            wanted, given = container.resources, latest.resources
+            if any(
+                quantity.parse(new.get(name, 0)) != quantity.parse(old.get(name, 0))
+                for new, old in ((wanted.requests, given.requests), (wanted.limits, given.limits))
+                for name in ("cpu", "memory")
+            ):
+                return True
+    return False
 
 
 def make_rejected_status(pod: Pod, *, reason: str, message: str, now: datetime) -> PodStatus:
@@ -238,7 +254,11 @@ def make_status_patch(pod: Pod, published: PodStatus, wanted: PodStatus) -> dict
     changed: dict[str, Any] = {key: new.get(key) for key in {**old, **new} if old.get(key) != new.get(key)}
     if "conditions" in changed:
         before = {each["type"]: each for each in old.get("conditions", ())}
-        changed["conditions"] = [_condition_patch(before.get(each["type"], {}), each) for each in changed["conditions"]]
+        present = [each["type"] for each in new.get("conditions", ())]
+        changed["conditions"] = [
+            *(_condition_patch(before.get(each["type"], {}), each) for each in new.get("conditions", ())),
+            *({"$patch": "delete", "type": condition} for condition in before if condition not in present),
+        ]
     for key in ("podIPs", "hostIPs"):  # lists that merge by ip: what is gone has to be named
         if key in changed:
             present = [each["ip"] for each in new.get(key, ())]
