@@ -129,7 +129,11 @@ class ContainerEnvs:
             ContainerConfigError, SetUpError: it cannot be made; the text is the waiting message.
         """
         self._pod_ips = pod_ips
-        environment = await self._compute(container)
+        try:
+            environment = await self._compute(container)
+        except (ContainerConfigError, SetUpError) as error:
+            self._note_problem(container.name, error)
+            raise
         return self._note(container.name, environment)
 
     def adopt(self, container_name: str, process_environment: bytes, *, pod_ips: tuple[str, ...]) -> None:
@@ -163,13 +167,10 @@ class ContainerEnvs:
                     await self._refresh(container)
 
     async def _refresh(self, container: Container) -> None:
-        state = self._states[container.name]
         try:
             environment = await self._compute(container)
         except (ContainerConfigError, SetUpError) as error:
-            self._publish(
-                EnvState(container=container.name, started=state.started, current=state.current, problem=str(error))
-            )
+            self._note_problem(container.name, error)
             return
         inherited = self._inherited.pop(container.name, None)
         if inherited is not None:
@@ -208,6 +209,9 @@ class ContainerEnvs:
                 content = await trio.to_thread.run_sync(read_confined, root, path)
                 files[volume_name, path] = EnvFile(host_path=str(root / path), content=content)
         return files
+
+    def _note_problem(self, name: str, error: Exception) -> None:
+        self._publish(replace(self._states[name], problem=str(error)))
 
     def _note(self, name: str, environment: Environment) -> EnvVersion:
         state = self._states[name]

@@ -107,6 +107,18 @@ async def running(**data: bytes) -> AsyncIterator[Lab]:
         nursery.cancel_scope.cancel()
 
 
+async def test_what_keeps_a_container_from_its_start_is_told_until_it_is_there() -> None:
+    async with running() as lab:
+        del lab.objects.secrets["db"]
+        with pytest.raises(MissingObject):
+            await lab.envs.make(APP, pod_ips=())
+        assert (lab.state.problem, lab.state.current) == ('secret "db" not found', None)
+        assert lab.told == 1
+        lab.objects.secrets["db"] = {"a": b"1"}
+        await lab.envs.make(APP, pod_ips=())
+        assert (lab.state.problem, lab.state.current is None) == ("", False)
+
+
 async def test_versions_count_what_differs_and_say_since_when() -> None:
     async with running(a=b"1", b=b"1", c=b"1") as lab:
         first = await lab.envs.make(APP, pod_ips=())
