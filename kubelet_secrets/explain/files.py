@@ -24,6 +24,7 @@ from kubelet_secrets.errors import ContainerConfigError, MissingKey, MissingObje
 from kubelet_secrets.explain.lookup import ManifestSource, is_run_time
 from kubelet_secrets.explain.model import FileView, MountView, Problem, Severity
 from kubelet_secrets.explain.variables import is_known
+from kubelet_secrets.volume.mountpoints import mount_point, topmost
 from kubelet_secrets.volume.ownership import file_ownership, fs_group_of
 from kubelet_secrets.volume.paths import MAX_NAME_LENGTH
 from kubelet_secrets.volume.payload import FileProjection, Payload, has_payload, make_volume_payload
@@ -255,7 +256,6 @@ def explain_files(
     mounts: list[MountView] = []
     files: list[tuple[MountView, FileView]] = []
     problems: list[Problem] = []
-    taken: set[str] = set()
     for index, mount in enumerate(container.volume_mounts):
         spot = f"{where}.volumeMounts[{index}]"
         volume = volumes.by_name.get(mount.name)
@@ -265,14 +265,7 @@ def explain_files(
                 Problem(severity=Severity.BLOCKS, code="unknown-volume", message=message, where=f"{spot}.name")
             )
             continue
-        path = posixpath.normpath("/" + mount.mount_path.lstrip("/"))
-        if path in taken:
-            message = f"Invalid value: {go_quote(mount.mount_path)}: must be unique"
-            problems.append(
-                Problem(severity=Severity.BLOCKS, code="mount-collision", message=message, where=f"{spot}.mountPath")
-            )
-            continue
-        taken.add(path)
+        path = mount_point(mount.mount_path)
         try:
             sub_path = resolve_sub_path(mount, environment)
         except ContainerConfigError as error:
@@ -379,21 +372,18 @@ def _sub_path_problems(
 def _split_hidden(
     files: Sequence[tuple[MountView, FileView]], mounts: Sequence[MountView]
 ) -> tuple[list[FileView], list[tuple[FileView, MountView]]]:
-    """What can be seen, and what lies under a deeper mount. Mounts are made in the order of their paths."""
+    """What can be seen, and what lies under another mount."""
     visible: list[FileView] = []
     hidden: list[tuple[FileView, MountView]] = []
+    points = [mount.path for mount in mounts]
     for own, file in files:
-        covering = [mount for mount in mounts if file.path == mount.path or file.path.startswith(_prefix(mount.path))]
-        deepest = max(covering, key=lambda mount: len(mount.path))
-        if deepest is own:
+        seen = topmost(points, file.path)
+        assert seen is not None, "its own mount covers it"
+        if mounts[seen] is own:
             visible.append(file)
         else:
-            hidden.append((file, deepest))
+            hidden.append((file, mounts[seen]))
     return visible, hidden
-
-
-def _prefix(path: str) -> str:
-    return path if path.endswith("/") else path + "/"
 
 
 def _hidden_problems(hidden: Sequence[tuple[FileView, MountView]], where: str) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from kubelet_secrets.errors import UsageError
 from kubelet_secrets.explain.inventory import Manifest, PodManifest
 from kubelet_secrets.explain.model import Problem, Severity
 
-_REPEATABLE = frozenset({"unknown-volume", "mount-collision", "volume-fails", "env-invalid", "sub-path-invalid"})
+_REPEATABLE = frozenset({"unknown-volume", "volume-fails", "env-invalid", "sub-path-invalid"})
 """Codes of this room's own findings that the API's rules may name too, in their words."""
 _VOLUME = re.compile(r".*?\.volumes\[\d+\]")
 

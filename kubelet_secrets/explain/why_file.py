@@ -24,6 +24,7 @@ from kubelet_secrets.explain.why import (
     object_step,
     problems_below,
 )
+from kubelet_secrets.volume.mountpoints import is_below, mount_point, topmost
 from kubelet_secrets.volume.ownership import Ownership
 from kubelet_secrets.volume.paths import clean_path
 from kubelet_secrets.volume.payload import has_payload
@@ -71,10 +72,14 @@ class FileContext:
 
 def why_file(context: FileContext, path: str) -> Chain:
     """Say what is at *path* in the container and where it comes from, or why it is not there."""
-    target = posixpath.normpath("/" + path.lstrip("/"))
+    target = mount_point(path)
     found = _find_mount(context.container, target)
     if found is None:
-        below = [each.mount_path for each in context.container.volume_mounts if _is_below(_mount_path(each), target)]
+        below = [
+            each.mount_path
+            for each in context.container.volume_mounts
+            if is_below(mount_point(each.mount_path), target)
+        ]
         rule = f"no volume is mounted at {target} or above it: what is there comes from the image"
         hint = f"below it: {enumerate_names(below)}" if below else _mounts_hint(context.container)
         return Chain(kind="nothing", target=target, steps=(), rule=rule, hint=hint)
@@ -84,7 +89,7 @@ def why_file(context: FileContext, path: str) -> Chain:
     hidden = [
         f"{context.base}.volumeMounts[{other}]"
         for other, each in enumerate(context.container.volume_mounts)
-        if other != index and _covers(each, target)
+        if other != index and is_below(target, mount_point(each.mount_path))
     ]
     steps += [Step(where=each, text="lies under it: hidden at this path") for each in hidden]
     position, volume = _find_volume(context.pod, mount.name)
@@ -119,7 +124,7 @@ def _in_volume(
     sub_path: str,
     payload: Mapping[str, ShownFile],
 ) -> Chain:
-    relative = _strip_machinery(posixpath.join(sub_path, posixpath.relpath(target, _mount_path(mount))))
+    relative = _strip_machinery(posixpath.join(sub_path, posixpath.relpath(target, mount_point(mount.mount_path))))
     frozen = bool(sub_path)
     if relative in payload:
         file = payload[relative]
@@ -173,22 +178,10 @@ def _in_volume(
 # --- mounts ----------------------------------------------------------------------------------------------------------
 
 
-def _mount_path(mount: VolumeMount) -> str:
-    return posixpath.normpath("/" + mount.mount_path.lstrip("/"))
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory if directory.endswith("/") else f"{directory}/")
-
-
-def _covers(mount: VolumeMount, target: str) -> bool:
-    return _is_below(target, _mount_path(mount))
-
-
 def _find_mount(container: Container, target: str) -> tuple[int, VolumeMount] | None:
-    """The deepest mount at or above *target*: the runtime makes mounts in the order of their paths."""
-    covering = [(index, mount) for index, mount in enumerate(container.volume_mounts) if _covers(mount, target)]
-    return max(covering, key=lambda found: len(_mount_path(found[1]))) if covering else None
+    """The mount that is seen at *target*."""
+    index = topmost([mount_point(mount.mount_path) for mount in container.volume_mounts], target)
+    return (index, container.volume_mounts[index]) if index is not None else None
 
 
 def _mount_text(mount: VolumeMount) -> str:

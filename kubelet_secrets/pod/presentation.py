@@ -5,6 +5,7 @@ Called by ``inspection``. Values are in the answer only where they were asked fo
 
 from __future__ import annotations
 
+import posixpath
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from kubelet_secrets.pod.state import containers_of
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.pod.volumes import FileInfo, VolumeEdition, VolumeState, failed_mount
 from kubelet_secrets.volume.modes import EntryKind, with_fs_group
+from kubelet_secrets.volume.mountpoints import mount_point, topmost
 from kubelet_secrets.volume.ownership import fs_group_of
 from kubelet_secrets.volume.store import StoredFile
 
@@ -101,7 +103,9 @@ def make_file_rows(
     """
     rows: list[FileRow] = []
     spec = next((each for _, each in containers_of(pod.pod) if each.name == container.name), None)
-    for mount in spec.volume_mounts if spec is not None else ():
+    mounts = spec.volume_mounts if spec is not None else ()
+    points = [mount_point(mount.mount_path) for mount in mounts]
+    for index, mount in enumerate(mounts):
         state = pod.volumes.get(mount.name)
         if state is None or state.version is None:
             continue
@@ -113,7 +117,7 @@ def make_file_rows(
         found = _mount_rows(pod, container, mount, sub_path, state, files.get(mount.name, ()), bound)
         if mount.name in revoked:
             found = [msgspec.structs.replace(row, revoked=True) for row in found]
-        rows += found
+        rows += [row for row in found if topmost(points, row.path) == index]
     return tuple(rows)
 
 
@@ -138,7 +142,7 @@ def _mount_rows(
     bound: Mapping[str, str],
 ) -> list[FileRow]:
     assert state.version is not None
-    held = bound.get(mount.mount_path, "") if sub_path else ""
+    held = bound.get(mount_point(mount.mount_path), "") if sub_path else ""
     if held in ("", state.version.name):
         return [
             _row(mount, sub_path, state, shown, each, started=_version_at_start(state, container))
@@ -149,7 +153,7 @@ def _mount_rows(
     if edition is None:  # older than this agent: what was in it is forgotten
         return [
             FileRow(
-                path=mount.mount_path,
+                path=mount_point(mount.mount_path),
                 mode="?",
                 uid=0,
                 gid=0,
@@ -248,7 +252,7 @@ def _version_at_start(state: VolumeState, container: ContainerView) -> str:
 
 
 def _join(mount: VolumeMount, shown: str) -> str:
-    return "/".join(part for part in (mount.mount_path.rstrip("/"), shown) if part)
+    return posixpath.join(mount_point(mount.mount_path), shown) if shown else mount_point(mount.mount_path)
 
 
 def _below(path: str, sub_path: str) -> str | None:

@@ -208,6 +208,18 @@ def test_sub_path_expr_of_a_run_time_value_is_left_as_it_is_written() -> None:
     assert not explanation.is_blocked
 
 
+@pytest.mark.parametrize(("first", "second"), [("/v/", "/v"), ("v", "/v/."), ("/v//", "/v")])
+def test_of_two_volumes_at_one_place_the_later_mount_is_seen(first: str, second: str) -> None:
+    """For the API these are two paths; the runtime makes the later mount over the earlier one."""
+    mounts = f"volumeMounts: [{{name: v, mountPath: '{first}'}}, {{name: w, mountPath: '{second}'}}]"
+    volumes = "[{name: v, secret: {secretName: db}}, {name: w, secret: {secretName: db2}}]"
+    explanation = explain_yaml(secret("db", a="1") + secret("db2", b="2") + pod(mounts, volumes=volumes))
+    assert [file.path for file in only_container(explanation).files] == ["/v/b"]
+    assert not explanation.is_blocked
+    (problem,) = problems(explanation, "file-hidden")
+    assert problem.message == "/v/a of volume v is hidden by volume w, mounted at /v"
+
+
 def test_file_under_a_deeper_mount_is_hidden() -> None:
     mounts = "volumeMounts: [{name: w, mountPath: /etc/v/sub}, {name: v, mountPath: /etc/v}]"
     items = "[{key: user, path: sub/u}, {key: user, path: u}]"

@@ -304,6 +304,17 @@ def test_deeper_mount_hides_the_file() -> None:
     ]
 
 
+def test_of_two_mounts_at_one_place_the_later_one_is_asked() -> None:
+    mounts = "volumeMounts: [{name: w, mountPath: /v/}, {name: v, mountPath: /v}]"
+    volumes = "[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]"
+    view = ask(OBJECTS + pod(mounts, volumes=volumes), path="/v/password")
+    assert view.origin == "secret/db key password"
+    assert chain(view)[:2] == [
+        ("spec.containers[0].volumeMounts[1]", "volume v at /v"),
+        ("spec.containers[0].volumeMounts[0]", "lies under it: hidden at this path"),
+    ]
+
+
 def test_directory_lists_its_files() -> None:
     view = ask(OBJECTS + pod(MOUNT, volumes=WHOLE), path="/etc/v")
     assert view.kind == "directory"

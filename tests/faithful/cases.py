@@ -233,6 +233,10 @@ VOLUMES = {
         "{volumeMounts: [{name: v, mountPath: v}, {name: w, mountPath: /w/.//x/}]}",
         volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
     ),
+    "two-volumes-at-one-place": pod(
+        "{volumeMounts: [{name: v, mountPath: /v/}, {name: w, mountPath: /v}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
+    ),
     "one-volume-twice": pod(
         "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w/}]}",
         volumes="[{name: v, secret: {secretName: db}}]",

@@ -163,3 +163,20 @@ def test_version_older_than_the_agent_is_named_all_the_same() -> None:
 
 def test_directory_below_a_sub_path() -> None:
     assert tree(VolumeMount(name="v", mount_path="/d", sub_path="..data/sub")) == [("/d/b", 3, NEW, NEW, False, False)]
+
+
+def test_what_lies_under_another_mount_is_not_shown() -> None:
+    whole = VolumeMount(name="v", mount_path="/etc/v")
+    assert [row[0] for row in tree(whole, VolumeMount(name="v", mount_path="/etc/v/sub", sub_path="sub"))] == [
+        "/etc/v/a",
+        "/etc/v/sub/b",
+    ]
+    one = VolumeMount(name="v", mount_path="/etc/v//", sub_path="sub")
+    assert [row[0] for row in tree(whole, one)] == ["/etc/v/b"]
+    assert [row[0] for row in tree(one, whole)] == ["/etc/v/a", "/etc/v/sub/b"]
+
+
+def test_mount_paths_are_shown_as_the_container_has_them() -> None:
+    held = VolumeMount(name="v", mount_path="f/.//", sub_path="a")
+    assert tree(held, f=OLD) == [("/f", 2, OLD, OLD, False, True)]
+    assert tree(VolumeMount(name="v", mount_path="/"))[0][0] == "/a"
