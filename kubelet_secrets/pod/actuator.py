@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -57,6 +58,7 @@ from kubelet_secrets.runtime.oci import ContainerHandle
 logger = logging.getLogger(__name__)
 
 SANDBOX_RETRY_S = 10.0
+BACK_OFF_PERIOD_S = 10.0  # up to half more at random: pod_workers.go, backOffPeriod
 
 
 class Report(Protocol):
@@ -115,7 +117,8 @@ class PodActuator:
         self._sandbox_attempts = 1 if self._sandbox is not None else 0
         self._sandbox_retry_at: datetime | None = None
         self._resources = pod_resources(pod)  # of the pod's cgroup
-        self._told_back_off: dict[str, int] = {}  # container → attempt whose back-off has been reported
+        # Container → the attempt whose back-off has been reported, and when it is to be reported again.
+        self._told_back_off: dict[str, tuple[int, datetime]] = {}
         self._told_missing: list[str] = []  # pull secrets reported as missing
         self.instances = Instances(
             parts.runtime, parts.registry, nursery, find_container=self.find_container, changed=self._containers_ended
@@ -218,8 +221,14 @@ class PodActuator:
                 freed = True
         return freed
 
-    def note_back_offs(self, actions: Sequence[Action]) -> None:
-        """Let containers that wait for their restart say so: reason CrashLoopBackOff, one BackOff event per run."""
+    def note_back_offs(self, actions: Sequence[Action]) -> datetime | None:
+        """Let containers that wait for their restart say so: reason CrashLoopBackOff, and a BackOff event as often as the
+        kubelet syncs such a pod.
+
+        Returns:
+            When the next of these events is due.
+        """
+        now, due = self._parts.clock(), []
         for action in actions:
             if not isinstance(action, BackOffRestart):
                 continue
@@ -228,10 +237,14 @@ class PodActuator:
             self.failures[name] = StartFailure(reason="CrashLoopBackOff", message=message)
             latest = self.observe().latest(name)
             attempt = latest.attempt if latest is not None else 0
-            if self._told_back_off.get(name) != attempt:
-                self._told_back_off[name] = attempt
+            told_attempt, again_at = self._told_back_off.get(name, (-1, now))
+            if told_attempt != attempt or now >= again_at:
+                again_at = now + timedelta(seconds=BACK_OFF_PERIOD_S * random.uniform(1.0, 1.5))
+                self._told_back_off[name] = (attempt, again_at)
                 text = f"Back-off restarting failed container {name} in pod {pod}"
                 self._report((action.kind, action.container), WARNING, "BackOff", text)
+            due.append(again_at)
+        return min(due, default=None)
 
     async def carry_out(self, actions: Sequence[Action], published: PodStatus) -> datetime | None:
         """Do everything in *actions* that is not a wait, in order.

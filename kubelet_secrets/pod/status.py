@@ -15,6 +15,7 @@ import msgspec
 from kubelet_secrets.api import quantity
 from kubelet_secrets.api.core import Container, ContainerState, ContainerStatus, Pod, PodIP, PodStatus
 from kubelet_secrets.api.decode import to_builtins
+from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.pod.conditions import OWN_CONDITIONS, has_regular_container_started, make_conditions
 from kubelet_secrets.pod.container_status import lost_container, make_container_statuses
@@ -54,10 +55,11 @@ def make_status(
             (ContainerKind.EPHEMERAL, previous.ephemeral_container_statuses),
         )
     )
-    phase = make_phase(pod, init_statuses, statuses, is_terminal=is_terminal)
+    ends_for_good = is_terminal and not is_static_pod(pod)  # a static pod is stopped, never finished, by others
+    phase = make_phase(pod, init_statuses, statuses, is_terminal=ends_for_good)
     if previous.phase in TERMINAL_PHASES:
         phase = previous.phase  # it never leaves these
-    elif verdict is not None or (is_terminal and phase not in TERMINAL_PHASES):
+    elif verdict is not None or (ends_for_good and phase not in TERMINAL_PHASES):
         phase = "Failed"
     reason, message = verdict or (previous.reason, previous.message)
     if phase in TERMINAL_PHASES and phase != previous.phase and any(each.is_running for each in state.instances):

@@ -289,10 +289,11 @@ class PodWorker:
                 failures=actuator.failures,
                 now=self._parts.clock(),
             )
-            actuator.note_back_offs(actions)
+            told_again_at = actuator.note_back_offs(actions)
             self._publish()
             if all(isinstance(each, BackOffRestart | HoldStart) for each in actions):
-                return next_wake(actions)
+                times = [each for each in (next_wake(actions), told_again_at) if each is not None]
+                return min(times, default=None)
             await trio.lowlevel.checkpoint()  # an action may find that there is nothing left to do
             retry_at = await actuator.carry_out(actions, self._publisher.wanted)
             if retry_at is not None:
@@ -318,6 +319,7 @@ class PodWorker:
         await self._publisher.wait_published()
         await actuator.remove()
         await actuator.remove_sandbox()
+        self._parts.admission.forget(PodUID(self._pod.metadata.uid))  # a static pod has no end that is published
         self._publish(is_terminal=True)
         await self._wait_deleted()
         meta = self._pod.metadata

@@ -108,6 +108,15 @@ def test_deleted_pod_ends_in_a_terminal_phase(instances: tuple[Instance, ...], p
     assert status_of(make_pod("a", deleted=True), state(*instances), is_terminal=True).phase == phase
 
 
+def test_static_pod_that_is_stopped_has_not_ended() -> None:
+    """§8.6, §13: neither Succeeded nor Failed by its termination."""
+    pod = make_pod("a")
+    meta = msgspec.structs.replace(pod.metadata, annotations={"kubernetes.io/config.source": "file"})
+    static = msgspec.structs.replace(pod, metadata=meta)
+    assert status_of(static, state(exited("a", 143)), is_terminal=True).phase == "Running"
+    assert status_of(pod, state(exited("a", 143)), is_terminal=True).phase == "Failed"
+
+
 def test_phase_never_leaves_a_terminal_one() -> None:
     status = status_of(make_pod("a", policy="Never"), state(running("a")), previous=PodStatus(phase="Failed"))
     assert status.phase == "Failed"
