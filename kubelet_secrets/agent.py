@@ -76,7 +76,7 @@ from kubelet_secrets.node.status import make_node
 from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.admitting import Admission
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
-from kubelet_secrets.pod.events import WARNING, EventRecorder, node_reference
+from kubelet_secrets.pod.events import NORMAL, WARNING, EventRecorder, node_reference
 from kubelet_secrets.pod.garbage import collect_after
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.manifestdir import ManifestDirectory
@@ -223,6 +223,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             problems=lambda: [problem] if network is not None and (problem := network.problem()) else [],
             clock=wall_clock,
         )
+        node = node_reference(options.node_name)
         reporter = NodeReporter(
             client,
             facts,
@@ -230,6 +231,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             observe=observer,
             labels=options.node_labels,
             taints=options.node_taints,
+            record=lambda reason, message: events.record(node, NORMAL, reason, message),
         )
 
         def node_info() -> NodeInfo:
@@ -281,7 +283,6 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             image_pull_rate=TokenBucket(options.registry_qps, options.registry_burst),
         )
         pods = PodManager(parts)
-        node = node_reference(options.node_name)
         collector = parts.images.collector(
             ImageGcPolicy(
                 high_threshold_percent=options.image_gc_high_percent, low_threshold_percent=options.image_gc_low_percent

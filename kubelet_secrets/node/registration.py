@@ -28,6 +28,7 @@ from kubelet_secrets.node.status import (
     make_allocatable,
     make_node,
     make_node_status,
+    transitions,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,10 @@ class NodeReporter:
         clock: wall time, aware.
         labels, taints: of the object when it is registered; of an object that is there already, only labels of Kubernetes's
             own that are the node's to set are brought up to date, as upstream.
+        record: told reason and message of each event about the node; must not wait.
 
     Attributes:
-        node: the object as the API server has it (status as sent last); None until registered.
+        node: the object as the API server had it at the last look; None until registered.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class NodeReporter:
         observe: Callable[[], Observations] = Observations,
         labels: Mapping[str, str] = {},
         taints: Sequence[Taint] = (),
+        record: Callable[[str, str], None] = lambda reason, message: None,
     ) -> None:
         self.node: Node | None = None
         self._client = client
@@ -69,8 +72,8 @@ class NodeReporter:
         self._observe = observe
         self._labels = labels
         self._taints = taints
+        self._record = record
         self._wake = trio.Event()
-        self._sent: NodeStatus | None = None
         self._sent_at: datetime | None = None
 
     @property
@@ -83,6 +86,7 @@ class NodeReporter:
 
         Started with the Node as soon as the API server has it. An API server that is away is waited for.
         """
+        self._record("Starting", "Starting kubelet.")
         self.node = await self._register()
         task_status.started(self.node)
         await self.report()  # an object found from earlier has an old status
@@ -97,29 +101,41 @@ class NodeReporter:
         self._wake.set()
 
     async def report(self) -> bool:
-        """Compute the status, and send it if it changed or was last sent :data:`REPORT` ago.
+        """Compute the status, and send it if the API server has another or was last sent one :data:`REPORT` ago.
+
+        What it has is read each time: the control plane may have declared this node lost while it was out of reach.
 
         Returns:
             Whether it was sent. Failures are tried :data:`UPDATE_TRIES` times, then left to the next call.
+
+        Source: tryUpdateNodeStatus.
         """
-        now = self._clock()
-        previous = self._sent or (self.node.status if self.node is not None else NodeStatus())
-        status = make_node_status(self._facts, previous=previous, seen=self._observe(), now=now)
-        is_due = self._sent is None or self._sent_at is None or now - self._sent_at >= REPORT
-        if not is_due and self._sent is not None and not is_changed(self._sent, status):
-            return False
         for attempt in range(1, UPDATE_TRIES + 1):
             try:
-                await self._client.patch(
-                    NODES, "", self._facts.name, _status_patch(self._sent, status), subresource="status"
-                )
+                # The first look may be at the API server's cache: this is asked for all the time.
+                version = "0" if attempt == 1 else ""
+                node = await self._client.get(NODES, "", self._facts.name, Node, resource_version=version)
+                return await self._report(node)
             except (ApiError, ApiUnavailable) as error:
                 logger.info("node status, try %d of %d: %s", attempt, UPDATE_TRIES, error)
-                continue
-            self._sent, self._sent_at = status, now
-            return True
         logger.warning("unable to update node status: update node status exceeds retry count")
         return False
+
+    async def _report(self, node: Node) -> bool:
+        self.node = node
+        now = self._clock()
+        status = make_node_status(self._facts, previous=node.status, seen=self._observe(), now=now)
+        is_due = self._sent_at is None or now - self._sent_at >= REPORT
+        if not is_due and not is_changed(node.status, status):
+            return False
+        await self._client.patch(NODES, "", self._facts.name, _status_patch(node.status, status), subresource="status")
+        self._tell(node.status, status)
+        self._sent_at = now
+        return True
+
+    def _tell(self, old: NodeStatus, new: NodeStatus) -> None:
+        for reason in transitions(old, new):
+            self._record(reason, f"Node {self._facts.name} status is now: {reason}")
 
     async def _register(self) -> Node:
         pause_s = REGISTER_FIRST_PAUSE_S
@@ -139,6 +155,7 @@ class NodeReporter:
             )
             node = await self._client.create(NODES, "", wanted)
             logger.info("registered node %s", name)
+            self._tell(NodeStatus(), wanted.status)
             return node
         except AlreadyExists:
             existing = await self._client.get(NODES, "", name, Node)
@@ -161,10 +178,10 @@ def _reconciliation(existing: Node, labels: Mapping[str, str]) -> dict[str, Any]
     return {"metadata": stale} if stale else {}
 
 
-def _status_patch(old: NodeStatus | None, new: NodeStatus) -> dict[str, Any]:
+def _status_patch(old: NodeStatus, new: NodeStatus) -> dict[str, Any]:
     """Strategic merge: conditions merge by type. Addresses do too, which would keep old ones of a type: they replace."""
     status = to_builtins(new)
-    if old is None or old.addresses != new.addresses:
+    if old.addresses != new.addresses:
         # Source: fixupPatchForNodeStatusAddresses.
         status["addresses"] = [*status["addresses"], {"$patch": "replace"}]
     else:

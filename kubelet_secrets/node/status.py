@@ -31,6 +31,7 @@ from kubelet_secrets.api.core import (
     Taint,
 )
 from kubelet_secrets.api.meta import ObjectMeta
+from kubelet_secrets.api.quantity import canonical
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.node.facts import NodeFacts
 from kubelet_secrets.node.pressure import DISK, MEMORY, PID
@@ -198,13 +199,49 @@ def _binary(size_bytes: int) -> str:
 
 
 def is_changed(old: NodeStatus, new: NodeStatus) -> bool:
-    """Whether *new* tells more than that time has passed. Source: nodeStatusHasChanged."""
-    return _without_heartbeats(old) != _without_heartbeats(new)
+    """Whether *new* tells more than that time has passed.
+
+    Args:
+        old: as the API server has it: with conditions and resources that are others'.
+        new: of :func:`make_node_status`.
+
+    Source: nodeStatusHasChanged.
+    """
+    return _comparable(old, new) != _comparable(new, new)
 
 
-def _without_heartbeats(status: NodeStatus) -> NodeStatus:
-    conditions = tuple(msgspec.structs.replace(each, last_heartbeat_time=None) for each in status.conditions)
-    return msgspec.structs.replace(status, conditions=conditions)
+def _comparable(status: NodeStatus, own: NodeStatus) -> NodeStatus:
+    """*status* without heartbeats, and of it no more than what *own* speaks of."""
+    types = [each.type for each in own.conditions]
+    conditions = sorted(
+        (msgspec.structs.replace(each, last_heartbeat_time=None) for each in status.conditions if each.type in types),
+        key=lambda each: types.index(each.type),
+    )
+    return msgspec.structs.replace(
+        status,
+        conditions=tuple(conditions),
+        # The API server writes amounts in a form of its own: 4096Mi is 4Gi.
+        capacity={name: canonical(amount) for name, amount in status.capacity.items() if name in own.capacity},
+        allocatable={name: canonical(amount) for name, amount in status.allocatable.items() if name in own.allocatable},
+    )
+
+
+_EVENTS = {
+    (MEMORY, "True"): "NodeHasInsufficientMemory",
+    (MEMORY, "False"): "NodeHasSufficientMemory",
+    (DISK, "True"): "NodeHasDiskPressure",
+    (DISK, "False"): "NodeHasNoDiskPressure",
+    (PID, "True"): "NodeHasInsufficientPID",
+    (PID, "False"): "NodeHasSufficientPID",
+    ("Ready", "True"): "NodeReady",
+    ("Ready", "False"): "NodeNotReady",
+}
+
+
+def transitions(old: NodeStatus, new: NodeStatus) -> list[str]:
+    """The reasons of the events that tell what has become of the conditions. Source: setters.go, recordNodeStatusEvent."""
+    before = {each.type: each.status for each in old.conditions}
+    return [_EVENTS[each.type, each.status] for each in new.conditions if before.get(each.type) != each.status]
 
 
 def _ready(problems: Sequence[str]) -> NodeCondition:

@@ -15,6 +15,7 @@ from kubelet_secrets.api.core import Pod, PodStatus
 from kubelet_secrets.api.meta import PODS
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import ApiError, ApiUnavailable, Conflict, NotFound
+from kubelet_secrets.pod.conditions import OWN_CONDITIONS
 from kubelet_secrets.pod.status import make_status_patch
 from kubelet_secrets.pod.turns import Turns
 from kubelet_secrets.pod.wake import Wake
@@ -55,6 +56,7 @@ class StatusPublisher:
         self._lane = lane if lane is not None else trio.Semaphore(1)
         self._has_mirror = has_mirror
         self._pod: Pod | None = None if has_mirror else pod
+        self._version = ""  # the pod's resourceVersion after what was sent last: what is older says nothing about it
         self._wake = Wake()
         self._done = Wake()
 
@@ -62,6 +64,18 @@ class StatusPublisher:
         """Make *status* the wanted one. Does not wait; of several in a row only the last may be sent."""
         if status != self.wanted:
             self.wanted = status
+            self._wake.ring()
+
+    def seen(self, pod: Pod) -> None:
+        """The API server has *pod* like this now. What somebody else has made of the node's own conditions is put right.
+
+        A node that was out of reach has its pods declared not ready (MarkPodsNotReady), and nothing of them may have changed.
+        Source: pkg/kubelet/status/status_manager.go, needsReconcile.
+        """
+        if self._pod is None or pod.metadata.uid != self._pod.metadata.uid or _is_older(pod, self._version):
+            return
+        if _essence(pod.status) != _essence(self.published):
+            self.published = pod.status
             self._wake.ring()
 
     def address(self, mirror: Pod | None) -> None:
@@ -111,7 +125,8 @@ class StatusPublisher:
         patch = make_status_patch(pod, self.published, wanted)
         if patch is not None:
             try:
-                await self._client.patch(PODS, meta.namespace, meta.name, patch, subresource="status")
+                answer = await self._client.patch(PODS, meta.namespace, meta.name, patch, Pod, subresource="status")
+                self._version = answer.metadata.resource_version
             except (NotFound, Conflict) as error:
                 # 409: the name belongs to another pod by now (the patch carries the uid).
                 logger.info("status of pod %s/%s has no addressee: %s", meta.namespace, meta.name, error)
@@ -146,3 +161,14 @@ class StatusPublisher:
                 self._wake.clear()
                 await self._wake.wait(timeout_s=pause_s)
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+
+def _essence(status: PodStatus) -> tuple[str, dict[str, str]]:
+    """What others, controllers foremost, may write though it is the node's to say."""
+    return status.phase, {each.type: each.status for each in status.conditions if each.type in OWN_CONDITIONS}
+
+
+def _is_older(pod: Pod, version: str) -> bool:
+    """Whether *pod* comes from before *version*. Versions of one resource grow (KEP-5504)."""
+    mine = pod.metadata.resource_version
+    return mine.isdecimal() and version.isdecimal() and int(mine) < int(version)

@@ -123,6 +123,7 @@ class PodWorker:
         self._pod = pod
         if self._actuator is not None:
             self._actuator.pod = pod
+        self._publisher.seen(pod)
         self._volumes.update(pod)
         self._envs.update(pod)
         if self._is_ending:
@@ -150,6 +151,8 @@ class PodWorker:
     def mirrored(self, mirror: Pod | None) -> None:
         """For a static pod: the API server knows it as *mirror* now; None: not (any more)."""
         self._publisher.address(mirror)
+        if mirror is not None:
+            self._publisher.seen(mirror)
 
     def object_changed(self, *, secret: str = "", config_map: str = "") -> None:
         """A Secret or ConfigMap that the pod refers to has become known, changed, or gone."""

@@ -43,6 +43,30 @@ async def test_node_gets_the_labels_and_taints_it_is_to_have(cluster: Cluster) -
     assert "dedicated" in [each.key for each in node.spec.taints]
 
 
+async def test_node_that_was_declared_lost_says_at_once_that_it_is_not(cluster: Cluster) -> None:
+    """Out of reach for a minute, it has changed nothing, and would have nothing to send for four minutes more."""
+    told: list[str] = []
+    reporter = NodeReporter(cluster.node, facts(), clock=Clock(), record=lambda reason, message: told.append(reason))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reporter.run)
+        nursery.cancel_scope.cancel()
+    await reporter.report()
+    assert not await reporter.report()
+    unknown = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "stopped posting"}
+    network = {"type": "NetworkUnavailable", "status": "False", "reason": "RouteCreated"}
+    patch = {"status": {"conditions": [unknown, network], "capacity": {"example.org/dongle": "4"}}}
+    await cluster.admin.patch(NODES, "", NODE, patch, subresource="status")
+    assert await reporter.report()
+    node = await get_node(cluster)
+    assert ready(node) == "True"
+    assert node.status.capacity["example.org/dongle"] == "4"
+    assert not await reporter.report(), "what is others' is not a change"
+    assert told == [
+        *("Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"),
+        "NodeReady",
+    ]
+
+
 async def test_nudge_reports_at_once(cluster: Cluster) -> None:
     seen = Observations()
     reporter = NodeReporter(cluster.node, facts(), clock=Clock(), observe=lambda: seen)

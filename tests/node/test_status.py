@@ -9,7 +9,14 @@ import pytest
 from kubelet_secrets.api.core import NodeStatus, Taint
 from kubelet_secrets.errors import UsageError
 from kubelet_secrets.node.facts import default_ips, read_facts
-from kubelet_secrets.node.status import Observations, describe_images, is_changed, make_node, make_node_status
+from kubelet_secrets.node.status import (
+    Observations,
+    describe_images,
+    is_changed,
+    make_node,
+    make_node_status,
+    transitions,
+)
 from tests.node.facts import T0, after, facts
 
 
@@ -73,6 +80,13 @@ def test_pressure_is_a_condition(name: str, reason: str, message: str) -> None:
     bad = [(each.type, each.reason, each.message) for each in made.conditions if each.status == "True"][:-1]
     assert bad == [(name, reason, message)]
     assert made.conditions[-1].status == "True"  # of Ready: pods go on
+
+
+def test_what_becomes_of_conditions_is_told_in_events() -> None:
+    good, bad = status(), status(seen=Observations(problems=("x",), pressures={"DiskPressure"}))
+    assert transitions(good, bad) == ["NodeHasDiskPressure", "NodeNotReady"]
+    assert transitions(bad, good) == ["NodeHasNoDiskPressure", "NodeReady"]
+    assert transitions(good, good) == []
 
 
 def test_images_are_the_fifty_largest_with_five_names_each() -> None:

@@ -584,3 +584,27 @@ async def test_sub_path_shows_one_key(lab: Cluster) -> None:
         assert [each.mounts for each in agent.parts.registry.containers()] == [frozenset({("v", "password")})]
         await lab.admin.delete(PODS, "default", "web")
         await lab.wait_gone("web")
+
+
+async def test_pod_that_was_declared_not_ready_is_ready_again(lab: Cluster) -> None:
+    """The node was out of reach, and its pods were taken out of service. Source: needsReconcile."""
+    async with lab.agent():
+        await lab.create("web", container())
+        await lab.wait("web", is_ready)
+        lost = {"type": "Ready", "status": "False", "reason": "NodeStatusUnknown", "message": "the node is lost"}
+        await lab.admin.patch(PODS, "default", "web", {"status": {"conditions": [lost]}}, subresource="status")
+        pod = await lab.wait("web", is_ready)
+        ready = next(each for each in pod.status.conditions if each.type == "Ready")
+        assert (ready.reason, ready.message) == ("", "")
+
+
+async def test_what_controllers_say_of_a_pod_stays(lab: Cluster) -> None:
+    async with lab.agent():
+        await lab.create("web", container())
+        await lab.wait("web", is_ready)
+        foreign = {"type": "example.org/Checked", "status": "True"}
+        await lab.admin.patch(PODS, "default", "web", {"status": {"conditions": [foreign]}}, subresource="status")
+        changed = await lab.get("web")
+        await lab.admin.patch(PODS, "default", "web", {"metadata": {"labels": {"seen": "yes"}}})
+        await lab.wait("web", lambda pod: pod.metadata.labels.get("seen") == "yes")
+        assert (await lab.get("web")).status == changed.status
