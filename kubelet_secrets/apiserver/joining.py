@@ -17,7 +17,7 @@ from kubelet_secrets.apiserver.bootstrap_signer import CONFIG_MAPS, SECRETS, Boo
 from kubelet_secrets.apiserver.csr_approving import REQUESTS, Approver
 from kubelet_secrets.apiserver.csr_cleaning import Cleaner
 from kubelet_secrets.apiserver.csr_signing import Signer
-from kubelet_secrets.apiserver.loops import follow, sweep_every
+from kubelet_secrets.apiserver.loops import contained, follow, sweep_every
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES, served
@@ -51,7 +51,8 @@ async def run_joining(
         # Unreadable, its key being lost or away: joining by discovery waits for it, the server does not.
         log.warning("%s is not published: %s", kubeadm_objects.CLUSTER_INFO, error)
     approver, signer, cleaner = Approver(registry, authorizers), Signer(registry, authority), Cleaner(registry)
-    await cleaner.sweep()  # what a former server has left
+    with contained("cleaning of certificate requests"):
+        await cleaner.sweep()  # what a former server has left
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, registry, REQUESTS, approver.handle)
         nursery.start_soon(follow, registry, REQUESTS, signer.handle)

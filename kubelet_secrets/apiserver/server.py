@@ -174,12 +174,25 @@ class Listener:
             await anyio.aclose_forcefully(stream)
             return
         try:
-            await _Connection(application, config, worker, {}, tls).run()  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_close_when_cancelled, stream)
+                await _Connection(application, config, worker, {}, tls).run()  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
+                nursery.cancel_scope.cancel()
         except Exception as error:
             # A connection's border: whatever a peer provokes in the protocol code ends this connection only.
             log.warning("connection ended: %s", _kind(error))
             with trio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
+
+
+async def _close_when_cancelled(stream: anyio.abc.SocketStream) -> None:
+    """Close the socket when the connection is to end. anycorn's protocol code sends behind a shield, which cancelling does not
+    reach: one client that has stopped reading would keep the server from ever stopping."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(stream)
 
 
 def _kind(error: BaseException) -> str:

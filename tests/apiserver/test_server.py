@@ -16,7 +16,9 @@ import priority
 import pytest
 import trio
 
+from kubelet_secrets.apiserver import pki
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
+from kubelet_secrets.apiserver.resources import BY_PATH
 from kubelet_secrets.apiserver.roundrobin import RoundRobin
 from kubelet_secrets.apiserver.server import MAX_STREAMS
 from kubelet_secrets.errors import HostError
@@ -166,6 +168,23 @@ async def test_shutdown_ends_watches_cleanly_and_returns(admin: Http, server: Se
         with trio.fail_after(10):
             events = await watch.rest()  # a stream cut short would raise
     assert [event["object"]["metadata"]["name"] for event in events] == ["last"]
+
+
+async def test_shutdown_does_not_wait_for_who_does_not_read() -> None:
+    """What is being sent to them is behind a shield in the protocol code."""
+    row = BY_PATH["", "v1", "configmaps"]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(runs_scheduler=False))
+            for number in range(12):  # more than fits into the buffers of two sockets
+                large = {"metadata": {"name": f"x{number}"}, "data": {"a": "x" * 1_000_000}}
+                await server.registry.create(row, "default", large)
+            context = pki.kubelet_client_context(server.authority.issue_admin(), server.ca_pem)
+            stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", server.port, ssl_context=context)
+            await stream.send_all(b"GET /api/v1/configmaps HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert await stream.receive_some(100)  # the answer has begun
+            server.shut_down()
+    await trio.aclose_forcefully(stream)
 
 
 async def test_port_in_use_is_one_line(server: ServerHandle) -> None:
