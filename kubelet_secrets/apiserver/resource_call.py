@@ -20,6 +20,7 @@ from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.api.validation.warnings import warnings_for
 from kubelet_secrets.apiserver import negotiation, patch, request_body, statuses, tables
 from kubelet_secrets.apiserver.attributes import DeleteOptions, User, Write
+from kubelet_secrets.apiserver.authz import Authorizers
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.conform import conform
 from kubelet_secrets.apiserver.delete_options import is_dry_run, parse_delete_options
@@ -49,6 +50,7 @@ class ResourceCall:
         registry: Registry,
         subresources: Subresources,
         reviews: Reviews,
+        authorizers: Authorizers,
         decoder: BodyDecoder,
         row: ServedResource,
         info: RequestInfo,
@@ -59,6 +61,7 @@ class ResourceCall:
         self._registry = registry
         self._subresources = subresources
         self._reviews = reviews
+        self._authorizers = authorizers
         self._decoder = decoder
         self._row = row
         self._info = info
@@ -184,6 +187,7 @@ class ResourceCall:
         except NotFound:
             if not row.create_on_update or info.subresource or (obj.get("metadata") or {}).get("uid"):
                 raise
+            await self._check_create()
             obj.setdefault("metadata", {})["name"] = info.name
             created = await self._registry.create(row, info.namespace_of(row), obj, self._write)
             return self._respond_object(created, 201)
@@ -242,9 +246,17 @@ class ResourceCall:
         except NotFound:
             if info.subresource:
                 raise
+            await self._check_create()
             new = change(None)
             return self._respond_object(await self._registry.create(row, info.namespace_of(row), new, write), 201)
         return self._respond_object(updated)
+
+    async def _check_create(self) -> None:
+        """What an update or an apply makes of an absent object is a creation, and takes the right to create.
+
+        Raises: Forbidden. Source: apiserver pkg/endpoints/handlers/{update,patch}.go, withAuthorization.
+        """
+        await self._authorizers.check(self._write.user, replace(self._info, verb="create"))
 
     async def _delete(self) -> Response:
         info, row = self._info, self._row

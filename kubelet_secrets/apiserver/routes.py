@@ -143,7 +143,7 @@ class ApiApplication:
             raise statuses.bad_request(
                 "Upgrade request required: commands are served over WebSockets (kubectl 1.31 or later)"
             )
-        parts = (self._registry, self._subresources, self._reviews, self._decoder)
+        parts = (self._registry, self._subresources, self._reviews, self._authorizers, self._decoder)
         call = ResourceCall(*parts, row, info, query, user, request)
         if info.verb == "watch":  # has a time of its own
             return await call.respond()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from kubelet_secrets.apiserver.patch import APPLY
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.apiserver.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, served
 from tests.apiserver.harness import SECRETS, Http, http_client, secret
@@ -150,6 +151,27 @@ async def test_bind_and_escalate_are_permissions_of_their_own(admin: Http, jane:
     bound = await jane.post(ROLE_BINDINGS, binding("d", "ClusterRole/nodes", user="june"))
     made = await jane.post(ROLES, role("r", ["delete"], ["nodes"]))
     assert (bound.status, made.status) == ((201, 403) if verb == "bind" else (403, 201))
+
+
+async def test_what_an_apply_or_an_update_creates_takes_the_right_to_create(admin: Http, jane: Http) -> None:
+    leases, rule = "coordination.k8s.io", {"verbs": ["patch", "update"], "resources": ["secrets", "leases"]}
+    await _make(admin, ROLES, {"metadata": {"name": "r"}, "rules": [{**rule, "apiGroups": ["", leases]}]})
+    await _make(admin, ROLE_BINDINGS, binding("b", "Role/r"))
+    lease_path = f"/apis/{leases}/v1/namespaces/default/leases/new"
+    lease = {"apiVersion": f"{leases}/v1", "kind": "Lease", "metadata": {"name": "new"}}
+    applied = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "new"}}
+    assert (await jane.put(lease_path, lease)).message == (
+        f'leases.{leases} "new" is forbidden: User "jane" cannot create resource "leases" in API group "{leases}" in the '
+        'namespace "default"'
+    )
+    apply = (f"{SECRETS}/new?fieldManager=jane", applied, APPLY)
+    assert (await jane.patch(*apply)).status == 403
+    await _make(admin, SECRETS, secret("new"))
+    assert (await jane.patch(*apply)).status == 200
+    await admin.delete(f"{SECRETS}/new")
+    await _make(admin, ROLES, role("c", ["create"], ["secrets"]))
+    await _make(admin, ROLE_BINDINGS, binding("c", "Role/c"))
+    assert (await jane.patch(*apply)).status == 201
 
 
 async def test_aggregation_is_for_those_who_have_everything(admin: Http, jane: Http) -> None:
