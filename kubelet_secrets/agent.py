@@ -351,7 +351,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 async with trio.open_nursery() as working:
                     working.start_soon(_cancel_on_signal, signals, working.cancel_scope)
                     listen = partial(serve_control, options.socket, inspection.handlers, takes_over=handover.resume)
-                    await base.start(listen)
+                    await base.start(partial(listen, may_ask=guard.may_ask))
                     working.start_soon(partial(reporter.run, task_status=trio.TASK_STATUS_IGNORED))
                     working.start_soon(lease.run)
                     if identity.files is not None:

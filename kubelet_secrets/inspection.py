@@ -342,9 +342,11 @@ def make_audit_view(entry: Entry, *, dropped: int = 0) -> AuditView:
 
 
 def _audit_file(record: AuditRecord) -> str:
-    """What was asked for: a file within the pod, the volume itself, or to run something in a container."""
+    """What was asked for: a file within the pod, the volume itself, to run something in a container, or the agent."""
     if record.kind == Kind.EXEC:
         return f"exec in {record.container}"
+    if record.kind == Kind.ASK:
+        return "the agent's socket"
     return "/".join(part for part in (record.volume, record.path) if part) or ("/" if record.verdict else "-")
 
 

@@ -1,4 +1,4 @@
-"""The guard: what the filesystem asks on every open and every listing.
+"""The guard: what the filesystem asks on every open and every listing, and the control socket of who speaks to it.
 
 Identity, policy and audit in one call that never waits: a few reads of ``/proc`` about a thread that is blocked in the very
 request. Most opens are repeats, and a repeat is answered as before at a tenth of the cost, if nothing that the verdict hangs on
@@ -19,8 +19,8 @@ from kubelet_secrets.access.folding import Window
 from kubelet_secrets.access.identity import Caller, CallerIdentifier, Sighting
 from kubelet_secrets.access.policy import Reason, Verdict, decide, split_version
 from kubelet_secrets.access.procfs import CallerUnknown, CallerVanished, printable
-from kubelet_secrets.access.record import AuditRecord
-from kubelet_secrets.access.registry import ContainerRegistry
+from kubelet_secrets.access.record import AuditRecord, Kind
+from kubelet_secrets.access.registry import ContainerIdentity, ContainerRegistry
 from kubelet_secrets.access.revocations import RevocationList
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,37 @@ class ContainerGuard:
         if verdict.allowed or verdict.reason is Reason.REVOKED:
             return True
         self._audit.append(self._record(verdict, caller, ctx, pod_uid, volume, path, "lookup"))
+        return False
+
+    def may_ask(self, pid: int) -> bool:
+        """Whether a process of root's may speak to the agent, which tells of all pods; recorded when not.
+
+        Not from a container, whose root may reach the socket by hostPath; nor what cannot be looked at.
+        """
+        try:
+            caller = self._identifier.identify(pid, uid=0, gid=0) if pid > 0 else None
+        except CallerUnknown:
+            caller = None
+        containers: tuple[ContainerIdentity, ...] = ()
+        if caller is not None:
+            entered = self._registry.find_by_mount_namespace(caller.mnt_ns)
+            containers = self._registry.find_by_cgroups(caller.cgroup_paths) or ((entered,) if entered else ())
+            if not containers:
+                return True
+        container = containers[0] if len(containers) == 1 else None
+        self._audit.append(
+            AuditRecord(
+                time=self._now(),
+                verdict="denied",
+                reason=Reason.ASKED if caller is not None else Reason.UNREADABLE,
+                kind=Kind.ASK,
+                container=str(container) if container else "",
+                container_id=container.container_id if container else "",
+                tid=pid,
+                pid=pid,
+                exe=caller.exe if caller else "",
+            )
+        )
         return False
 
     def group(self, tid: int) -> str:

@@ -126,6 +126,10 @@ def _message(record: AuditRecord) -> str:
         return f"audit trail: {record.reason}"
     if record.kind == Kind.EXEC:
         return f"{record.verdict} exec in {record.container} by user {record.user}: {record.reason}"
+    if record.kind == Kind.ASK:
+        return (
+            f"{record.verdict} question to the agent by {record.container or f'process {record.pid}'}: {record.reason}"
+        )
     who = record.container or f"host process {record.pid} ({record.exe or 'unknown'})"
     if record.merged and not record.container:
         who += " and others"

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     NOT_MOUNTED = "the container does not mount the volume"
     OUTSIDE_SUB_PATH = "outside the container's subPath"
     REVOKED = "access to the volume was revoked"
+    ASKED = "a container may not ask the agent"
 
 
 @dataclass(frozen=True, slots=True)

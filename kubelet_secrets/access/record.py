@@ -33,6 +33,7 @@ class Kind(StrEnum):
     READDIR = "readdir"
     LOOKUP = "lookup"
     EXEC = "exec"  # ``user`` may run a command in ``container``, or may not: the kubelet's API was asked to
+    ASK = "ask"  # refused: a process of ``container``'s, or one that was in its mount namespace, spoke to the agent's socket
     START = "start"  # an agent begins here; ``pid`` is its own
     STOP = "stop"  # an agent was told to stop; a start without one before it follows a kill
     GAP = "gap"  # an outlet was too slow: the ``count`` records from ``first`` to ``last`` are missing there

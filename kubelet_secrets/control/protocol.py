@@ -2,7 +2,7 @@
 
 A request is ``{"method": …, "params": {…}}``. Each answer line is ``{"item": …}`` or, last, ``{"error": …}`` or
 ``{"end": true}``. Values of secrets appear only in :class:`EnvRow` and only when ``show_values`` was asked; the socket is
-0600 and the server checks the peer's uid besides.
+0600, and the server looks at who connects besides: root, and of no container.
 """
 
 from __future__ import annotations

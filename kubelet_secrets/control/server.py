@@ -6,11 +6,14 @@ request ends its own connection and nothing else; a reader that stops reading is
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,10 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024
 SEND_TIMEOUT_S = 30
+_REFUSED_S = 1.0
+
+_SO_PEERPIDFD = 77
+"""Since Linux 6.5. Source: include/uapi/asm-generic/socket.h."""
 
 Send = Callable[[Any], Awaitable[None]]
 Handler = Callable[[Mapping[str, Any], Send], Awaitable[None]]
@@ -33,6 +40,7 @@ async def serve_control(
     path: Path,
     handlers: Mapping[str, Handler],
     *,
+    may_ask: Callable[[int], bool] = lambda pid: True,
     takes_over: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -41,6 +49,7 @@ async def serve_control(
     A socket left by an agent that was killed is replaced.
 
     Args:
+        may_ask: whether this process of root's may; containers have roots as well.
         takes_over: whoever listens there is an agent of this very node that is about to be gone.
 
     Raises:
@@ -63,12 +72,9 @@ async def serve_control(
         raise HostError(f"cannot listen on {path}: {error.strerror or error}") from error
     try:
         task_status.started()
-        async with trio.open_nursery() as nursery:
-            while True:
-                connection, _ = await listener.accept()
-                nursery.start_soon(_serve_connection, trio.SocketStream(connection), handlers)
+        serve = partial(_serve_connection, handlers=handlers, may_ask=may_ask)
+        await trio.serve_listeners(serve, [trio.SocketListener(listener)])  # waits when descriptors are short
     finally:
-        listener.close()
         path.unlink(missing_ok=True)
 
 
@@ -83,7 +89,9 @@ def _is_listening(path: Path) -> bool:
     return True
 
 
-async def _serve_connection(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
+async def _serve_connection(
+    stream: trio.SocketStream, handlers: Mapping[str, Handler], may_ask: Callable[[int], bool]
+) -> None:
     async def send(item: Any) -> None:
         await send_answer(Answer(item=item))
 
@@ -93,10 +101,12 @@ async def _serve_connection(stream: trio.SocketStream, handlers: Mapping[str, Ha
 
     async with stream:
         try:
-            if _peer_uid(stream) != 0:
-                await send_answer(Answer(error="only root may ask the agent"))
+            refusal = _judge(stream, may_ask)
+            # Also of who is refused, and would find nobody to say it to.
+            request = await _receive_request(stream, _REFUSED_S if refusal else SEND_TIMEOUT_S)
+            if refusal:
+                await send_answer(Answer(error=refusal))
                 return
-            request = await _receive_request(stream)
             handler = handlers.get(request.method)
             if handler is None:
                 await send_answer(
@@ -125,9 +135,9 @@ async def _cancel_on_hangup(stream: trio.SocketStream, scope: trio.CancelScope) 
     scope.cancel()
 
 
-async def _receive_request(stream: trio.SocketStream) -> Request:
+async def _receive_request(stream: trio.SocketStream, timeout_s: float) -> Request:
     data = b""
-    with trio.move_on_after(SEND_TIMEOUT_S):
+    with trio.move_on_after(timeout_s):
         while not data.endswith(b"\n"):
             chunk = await stream.receive_some(4096)
             data += chunk
@@ -139,11 +149,31 @@ async def _receive_request(stream: trio.SocketStream) -> Request:
         raise KubeletSecretsError("not a request of this protocol") from None
 
 
-def _peer_uid(stream: trio.SocketStream) -> int:
-    """SO_PEERCRED, unix(7): the uid of whoever called connect()."""
+def _judge(stream: trio.SocketStream, may_ask: Callable[[int], bool]) -> str:
+    """Why the peer gets no answer; empty when it does.
+
+    By SO_PEERCRED, unix(7): who called connect(). Its pid may be another process's by now, if it has ended: the pidfd tells.
+    """
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _pid, uid, _gid = struct.unpack("3i", credentials)
-    return int(uid)
+    pid, uid, _ = struct.unpack("3i", credentials)
+    if uid != 0:
+        return "only root may ask the agent"
+    is_allowed = may_ask(pid)
+    if not _is_alive(stream):
+        return "the asker has ended"
+    return "" if is_allowed else "only processes of the host may ask the agent, containers may not"
+
+
+def _is_alive(stream: trio.SocketStream) -> bool:
+    """Whether who connected has not ended; True where the kernel does not tell."""
+    try:
+        pidfd = stream.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        return error.errno == errno.ENOPROTOOPT  # else: it has ended, and been reaped
+    try:
+        return not select.select([pidfd], [], [], 0)[0]
+    finally:
+        os.close(pidfd)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

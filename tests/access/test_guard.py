@@ -177,3 +177,24 @@ def test_a_look_is_recorded_when_refused(guard: ContainerGuard, audit: AuditLog)
 def test_names_that_would_steer_a_terminal_are_escaped(guard: ContainerGuard, audit: AuditLog) -> None:
     ask(guard, threading.get_native_id(), "..v/\x1b[2Jpass\nword")
     assert only(audit).path == "\\x1b[2Jpass\\nword"
+
+
+def test_who_is_in_no_container_may_ask_the_agent(guard: ContainerGuard, audit: AuditLog) -> None:
+    assert guard.may_ask(os.getpid())
+    assert audit.records() == []
+
+
+def test_who_has_a_containers_mount_namespace_may_not_ask_the_agent(
+    guard: ContainerGuard, registry: ContainerRegistry, audit: AuditLog
+) -> None:
+    registry.learn_mount_namespace(APP.container_id, mount_namespace(os.getpid()))
+    assert not guard.may_ask(os.getpid())
+    record = only(audit)
+    assert (record.kind, record.verdict, record.reason) == ("ask", "denied", Reason.ASKED)
+    assert (record.container, record.pid) == ("default/web/app", os.getpid())
+
+
+@pytest.mark.parametrize("pid", [0, 2**22 + 1])
+def test_who_cannot_be_looked_at_may_not_ask_the_agent(guard: ContainerGuard, audit: AuditLog, pid: int) -> None:
+    assert not guard.may_ask(pid)
+    assert only(audit).reason == Reason.UNREADABLE

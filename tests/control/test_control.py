@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +17,7 @@ import trio
 
 from kubelet_secrets.control.client import ask, ask_one
 from kubelet_secrets.control.protocol import EnvRow
-from kubelet_secrets.control.server import Send, serve_control
+from kubelet_secrets.control.server import Send, _serve_connection, serve_control
 from kubelet_secrets.errors import HostError, UsageError
 
 ROW = EnvRow(name="A", origin="secret/s key a", size=3, value="abc")
@@ -54,6 +57,54 @@ async def test_answer_comes_back_typed(address: str) -> None:
 
 async def test_socket_is_for_root_only(address: str) -> None:
     assert stat.S_IMODE(os.stat(address).st_mode) == 0o600
+
+
+async def test_who_may_not_ask_is_told_and_gets_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
+    asked: list[int] = []
+
+    def may_ask(pid: int) -> bool:
+        asked.append(pid)
+        return False
+
+    path = tmp_path / "agent.sock"
+    await nursery.start(partial(serve_control, path, HANDLERS, may_ask=may_ask))
+    with pytest.raises(UsageError, match="only processes of the host may ask the agent, containers may not"):
+        await in_thread(ask_one, str(path), "one", EnvRow)
+    assert asked == [os.getpid()]
+
+
+CONNECT_AND_END = """
+import os, socket, sys
+asker = socket.socket(socket.AF_UNIX)
+asker.connect(sys.argv[1])
+asker.sendall(b'{"method":"one"}\\n')
+if os.fork() == 0:
+    sys.stdin.read()  # until the one that connected has ended, and been reaped
+    print(asker.recv(1000).decode())
+"""
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 5), reason="SO_PEERPIDFD needs Linux 6.5"
+)
+async def test_who_inherits_the_connection_of_one_that_ended_gets_nothing(tmp_path: Path) -> None:
+    """Its number may be another process's by then, who might ask."""
+    path = tmp_path / "agent.sock"
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, trio.fail_after(20):
+        await listener.bind(str(path))
+        listener.listen()
+        command = [sys.executable, "-c", CONNECT_AND_END, str(path)]
+        asker = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert asker.stdin is not None
+        assert asker.stdout is not None
+        await asker.wait()
+        stream = await trio.SocketListener(listener).accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(_serve_connection, handlers=HANDLERS, may_ask=lambda pid: True), stream)
+            await asker.stdin.aclose()
+            async with asker.stdout:
+                said = b"".join([chunk async for chunk in asker.stdout])
+    assert said.strip() == b'{"error":"the asker has ended"}'
 
 
 async def test_refusal_is_a_usage_error(address: str) -> None:

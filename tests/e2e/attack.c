@@ -169,6 +169,21 @@ static int send_to(const char *path, const char *address) {
     return 0;
 }
 
+/* Asks the agent over its socket, as the command line does. */
+static int ask(const char *address) {
+    static const char question[] = "{\"method\":\"status\"}\n";
+    struct sockaddr_un peer = {.sun_family = AF_UNIX};
+    strncpy(peer.sun_path, address, sizeof peer.sun_path - 1);
+    int sock = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(sock, (struct sockaddr *)&peer, sizeof peer)) stop("connect");
+    if (write(sock, question, sizeof question - 1) < 0) stop("write");
+    char answer[8192];
+    ssize_t size = read(sock, answer, sizeof answer);
+    if (size < 0) stop("read");
+    printf("%.*s\n", (int)size, answer);
+    return 0;
+}
+
 /* A descriptor goes where its holder takes it: here to a mount namespace that may open nothing itself. */
 static int inherit(const char *path) {
     int fd = open(path, O_RDONLY);
@@ -244,6 +259,7 @@ int main(int count, char **words) {
     if (!strcmp(way, "open-tree")) return by_tree(one, two);
     if (!strcmp(way, "fanotify")) return by_fanotify(one);
     if (!strcmp(way, "send")) return send_to(one, two);
+    if (!strcmp(way, "ask")) return ask(one);
     if (!strcmp(way, "inherit")) return inherit(one);
     if (!strcmp(way, "hold")) return hold(one, two);
     if (!strcmp(way, "opener")) return opener();

@@ -162,8 +162,13 @@ async def make_scene(cluster: Cluster, attack_dir: Path) -> None:
         volumes=[secret_volume("v", POD, defaultMode=0o400), node, attack],
         shareProcessNamespace=True,
     )
+    agent = {"name": "agent", "hostPath": {"path": str(cluster.stack.socket), "type": "Socket"}}
+    asks = mount("agent", "/agent.sock")
     await cluster.run_pod(
-        NEIGHBOUR, container(volumeMounts=[reaches, tools], **privileged), volumes=[node, attack], hostPID=True
+        NEIGHBOUR,
+        container(volumeMounts=[reaches, asks, tools], **privileged),
+        volumes=[node, agent, attack],
+        hostPID=True,
     )
     await cluster.run_pod(
         USERS,
@@ -398,6 +403,19 @@ async def test_process_that_leaves_the_cgroup_while_it_waits(scene: Scene) -> No
             os.kill(agent, signal.SIGCONT)
         assert await opener.hear() == REFUSED
     assert (await scene.trail())[-1].why == Reason.ENTERED
+
+
+async def test_containers_root_does_not_ask_the_agent(scene: Scene) -> None:
+    """It tells of all pods, and shows values on request."""
+    socket_path = scene.cluster.stack.socket
+    assert '"agent_pid"' in await scene.run("host", f"{{attack}} ask {socket_path}")
+    said = await scene.run(NEIGHBOURS, "{attack} ask /agent.sock")
+    assert said == '{"error":"only processes of the host may ask the agent, containers may not"}'
+    records = await in_thread(scene.cluster.stack.ask, "audit", AuditView, denied=True)
+    asked = [each for each in records if each.kind == "ask"]
+    assert [(each.who, each.why, each.exe) for each in asked] == [
+        (f"default/{NEIGHBOUR}/app", Reason.ASKED, "/attack/attack")
+    ]
 
 
 # --- names and sizes --------------------------------------------------------------------------------------------------
