@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx2
 import trio
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, TextMessage
 from wsproto.events import Request as Handshake
 
 from kubelet_secrets.client.kubeconfig import ClusterConfig, ssl_context
@@ -40,11 +41,13 @@ async def websocket_exec(
     *,
     stdin: bytes | None = None,
     user: str = "",
+    protocol: str = "v5.channel.k8s.io",
     **flags: str,
 ) -> Command:
     """Run *command* to its end.
 
     Args:
+        protocol: a subprotocol; "" offers none. Only v5 can tell where the input ends.
         user: whom to impersonate.
         flags: further parameters of the URL: ``container``.
     """
@@ -66,7 +69,9 @@ async def websocket_exec(
     headers = [(b"Impersonate-User", user.encode())] if user else []
     if config.token is not None:
         headers.append((b"Authorization", b"Bearer " + config.token.reveal()))
-    handshake = Handshake(host=url.netloc, target=target, subprotocols=["v5.channel.k8s.io"], extra_headers=headers)
+    handshake = Handshake(
+        host=url.netloc, target=target, subprotocols=[protocol] if protocol else [], extra_headers=headers
+    )
     with trio.fail_after(60):
         async with stream:
             await stream.send_all(machine.send(handshake))
@@ -82,6 +87,10 @@ async def websocket_exec(
                             if event.message_finished:
                                 found.add(bytes(message))
                                 message.clear()
+                        case TextMessage():
+                            assert event.message_finished
+                            number, data = event.data[0], event.data[1:]
+                            found.add(bytes([int(number)]) + base64.b64decode(data, validate=True))
                         case RejectConnection():
                             found.out[3] = json.dumps({"code": event.status_code}).encode()
                             return found

@@ -17,7 +17,16 @@ import h11
 import trio
 from starlette.types import Receive, Scope, Send
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Message, Ping, RejectConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Message,
+    Ping,
+    RejectConnection,
+    TextMessage,
+)
 from wsproto.events import Request as Handshake
 from wsproto.utilities import ProtocolError
 
@@ -260,8 +269,8 @@ async def _pump_to_kubelet(
                 await stream.send_all(machine.send(CloseConnection(code=1000)))
                 break
             data = message.get("bytes")
-            content = data if data is not None else str(message.get("text") or "").encode()
-            await stream.send_all(machine.send(BytesMessage(data=content)))
+            piece = BytesMessage(data=data) if data is not None else TextMessage(data=str(message.get("text") or ""))
+            await stream.send_all(machine.send(piece))
         except (trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
             break
     scope.cancel()
@@ -278,7 +287,10 @@ async def _pump_to_client(stream: trio.abc.Stream, machine: WSConnection, send: 
             elif isinstance(event, Message):
                 message += event.data if isinstance(event.data, bytes | bytearray) else str(event.data).encode()
                 if event.message_finished:
-                    await send({"type": "websocket.send", "bytes": bytes(message)})
+                    if isinstance(event, TextMessage):  # of the protocols in base64
+                        await send({"type": "websocket.send", "text": message.decode()})
+                    else:
+                        await send({"type": "websocket.send", "bytes": bytes(message)})
                     message.clear()
             elif isinstance(event, CloseConnection):
                 code = event.code

@@ -1,40 +1,63 @@
-"""A command's streams over a WebSocket: ``v5.channel.k8s.io`` and ``v4.channel.k8s.io``.
+"""A command's streams over a WebSocket: ``v5.channel.k8s.io`` and all before it.
 
-Every message's first byte names its channel; v5 adds a message that says that one channel is at its end, without which the
-end of input cannot be told. wsproto does the protocol.
+Every message's first byte names its channel, in base64's protocols as a digit. v5 adds a message that says that one channel is
+at its end, without which the end of input cannot be told; before v4, how a command ended was told by text, and only if it
+failed. What a client speaks of them comes through the API server as it is, unless it is v5. wsproto does the protocol.
 
-Source: RFC 6455; k8s.io/apimachinery/pkg/util/httpstream/wsstream/conn.go; KEP-4006; semantics §12.2.
+Source: RFC 6455; k8s.io/apimachinery/pkg/util/httpstream/wsstream/conn.go; k8s.io/cri-streaming remotecommand/websocket.go;
+KEP-4006; semantics §12.2.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping
+from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
 from kubelet_secrets.kubeletapi.channels import Channel, Channels, Wanted
 from kubelet_secrets.kubeletapi.http1 import Exchange, HttpRequest
 
-V5 = "v5.channel.k8s.io"
-V4 = "v4.channel.k8s.io"
-PROTOCOLS = (V5, V4)
 CLOSE = 255  # v5: the next byte names a channel that is at its end
 _CHUNK_BYTES = 64 * 1024
 LARGEST_MESSAGE_BYTES = 1 << 20
 
 
-def choose_protocol(request: HttpRequest) -> str | None:
-    """The best of the offered protocols that is spoken here."""
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One of the subprotocols."""
+
+    name: str
+    version: int
+    is_base64: bool = False
+
+
+_PROTOCOLS = {
+    each.name: each
+    for each in (
+        Protocol("", 1),  # a client that names none
+        Protocol("channel.k8s.io", 1),
+        Protocol("base64.channel.k8s.io", 1, is_base64=True),
+        Protocol("v4.channel.k8s.io", 4),
+        Protocol("v4.base64.channel.k8s.io", 4, is_base64=True),
+        Protocol("v5.channel.k8s.io", 5),
+    )
+}
+
+
+def choose_protocol(request: HttpRequest) -> Protocol | None:
+    """The first of the offered protocols that is spoken here."""
     offered = [each.strip() for each in request.headers.get("sec-websocket-protocol", "").split(",")]
-    return next((each for each in PROTOCOLS if each in offered), None)
+    return next((_PROTOCOLS[each] for each in offered if each in _PROTOCOLS), None)
 
 
-async def accept(exchange: Exchange, protocol: str, wanted: Wanted) -> WebSocketChannels | None:
+async def accept(exchange: Exchange, protocol: Protocol, wanted: Wanted) -> WebSocketChannels | None:
     """Go on as a WebSocket; None when the handshake is not one, which is then answered."""
     headers = exchange.request.headers
     key = headers.get("sec-websocket-key", "")
@@ -46,7 +69,7 @@ async def accept(exchange: Exchange, protocol: str, wanted: Wanted) -> WebSocket
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Accept", generate_accept_token(key.encode("latin-1")).decode()),
-            ("Sec-WebSocket-Protocol", protocol),
+            *([("Sec-WebSocket-Protocol", protocol.name)] if protocol.name else []),
         ]
     )
     channels = WebSocketChannels(stream, protocol)
@@ -59,7 +82,7 @@ async def accept(exchange: Exchange, protocol: str, wanted: Wanted) -> WebSocket
 class WebSocketChannels(Channels):
     """See :class:`Channels`."""
 
-    def __init__(self, stream: trio.abc.Stream, protocol: str) -> None:
+    def __init__(self, stream: trio.abc.Stream, protocol: Protocol) -> None:
         super().__init__()
         self._stream = stream
         self._protocol = protocol
@@ -98,17 +121,29 @@ class WebSocketChannels(Channels):
     async def _receive(self, message: bytes) -> None:
         if not message:
             return
-        if message[0] == CLOSE and self._protocol == V5:
-            if message[1:] == bytes([Channel.STDIN]):
+        number, data = message[0], message[1:]
+        if self._protocol.is_base64:
+            try:
+                number, data = number - ord("0"), base64.b64decode(data, validate=True)
+            except ValueError:
+                return
+        if number == CLOSE and self._protocol.version >= 5:
+            if data == bytes([Channel.STDIN]):
                 self.end_stdin()
-        elif message[0] in tuple(Channel):
-            await self.take(Channel(message[0]), message[1:])
+        elif number in tuple(Channel):
+            await self.take(Channel(number), data)
 
     async def send(self, channel: Channel, data: bytes) -> None:
-        await self._transmit(BytesMessage(data=bytes([channel]) + data))
+        if self._protocol.is_base64:
+            await self._transmit(TextMessage(data=f"{channel:d}{base64.b64encode(data).decode()}"))
+        else:
+            await self._transmit(BytesMessage(data=bytes([channel]) + data))
 
     async def finish(self, status: Mapping[str, Any]) -> None:
-        await self.send(Channel.ERROR, json.dumps(status).encode())
+        if self._protocol.version >= 4:
+            await self.send(Channel.ERROR, json.dumps(status).encode())
+        elif status["status"] != "Success":
+            await self.send(Channel.ERROR, str(status["message"]).encode())
         await self._transmit(CloseConnection(code=1000))
         await self._stream.aclose()
 

@@ -227,6 +227,23 @@ async def test_exec_by_websocket(cluster: Cluster) -> None:
     assert (await websocket_exec(cluster, "nobody", ["ls"])).status["code"] == 404
 
 
+@pytest.mark.parametrize(
+    "protocol", ["", "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"]
+)
+async def test_exec_by_older_websocket_protocols(cluster: Cluster, protocol: str) -> None:
+    """The e2e tests' client speaks the first of them. Before v4 success is told by nothing, and failure by text."""
+    name = unique("oldws")
+    await cluster.run_pod(name, container())
+    done = await websocket_exec(cluster, name, ["echo", "remote execution test"], protocol=protocol)
+    assert done.out[1] == b"remote execution test\n"
+    failed = await websocket_exec(cluster, name, ["sh", "-c", "exit 4"], protocol=protocol)
+    if protocol.startswith("v4"):
+        assert (done.status["status"], failed.status["details"]["causes"][0]["message"]) == ("Success", "4")
+    else:
+        assert done.out.get(3, b"") == b""
+        assert failed.out[3] == b"command terminated with non-zero exit code: exit status 4"
+
+
 async def grant(cluster: Cluster, user: str, verb: str, resource: str) -> None:
     """A Role with one rule, bound to *user*."""
     group, name = "rbac.authorization.k8s.io", unique("grant")
