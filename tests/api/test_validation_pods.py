@@ -18,6 +18,10 @@ LABEL_TEXT = (
 )
 
 
+def sysctls(*names: str) -> dict[str, Any]:
+    return {"sysctls": [{"name": name, "value": "1"} for name in names]}
+
+
 def _pod(spec: Obj | None = None, metadata: Obj | None = None, **container: Any) -> Obj:
     """A valid pod with one container; *spec* and *container* replace fields; defaulted as the server does."""
     pod: Obj = {
@@ -522,6 +526,37 @@ def test_containers(container: Obj, errors: list[str]) -> None:
             [
                 'spec.hostAliases[0].ip: Invalid value: "nowhere": must be a valid IP address, (e.g. 10.9.8.7 or '
                 "2001:db8::ffff)"
+            ],
+        ),
+        (
+            {
+                "securityContext": {
+                    "sysctls": [{"name": "foo-"}, {"name": "kernel.shmmax"}, {"name": "net/ipv4/x"}, {"name": "bar.."}]
+                }
+            },
+            [
+                f'spec.securityContext.sysctls[{index}].name: Invalid value: "{name}": must have at most 253 characters and '
+                r"match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
+                for index, name in ((0, "foo-"), (3, "bar.."))
+            ],
+        ),
+        (
+            {
+                "hostNetwork": True,
+                "securityContext": {"sysctls": [{"name": "net.a"}, {"name": ""}, {"name": "b"}, {"name": "b"}]},
+            },
+            [
+                'spec.securityContext.sysctls[0].name: Invalid value: "net.a": may not be specified when '
+                "'hostNetwork' is true",
+                "spec.securityContext.sysctls[1].name: Required value",
+                'spec.securityContext.sysctls[3].name: Duplicate value: "b"',
+            ],
+        ),
+        (
+            {"hostIPC": True, "securityContext": sysctls("kernel.shm_rmid_forced")},
+            [
+                'spec.securityContext.sysctls[0].name: Invalid value: "kernel.shm_rmid_forced": may not be specified when '
+                "'hostIPC' is true"
             ],
         ),
         (

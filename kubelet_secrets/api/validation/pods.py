@@ -17,7 +17,6 @@ from kubelet_secrets.api.quoting import go_quote
 from kubelet_secrets.api.staticpod import CONFIG_MIRROR
 from kubelet_secrets.api.validation import fields
 from kubelet_secrets.api.validation.containers import (
-    id_errors,
     validate_containers,
     validate_ephemeral_containers,
     validate_init_containers,
@@ -33,6 +32,7 @@ from kubelet_secrets.api.validation.names import (
     label_value_errors,
     qualified_name_errors,
 )
+from kubelet_secrets.api.validation.podsecurity import validate_pod_security
 from kubelet_secrets.api.validation.volumes import validate_volumes
 
 Obj = dict[str, Any]
@@ -124,7 +124,7 @@ def _validate_spec(spec: Obj) -> list[FieldError]:
     dns_policies = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
     errors += fields.unless_one_of(SPEC.child("dnsPolicy"), spec.get("dnsPolicy", ""), dns_policies)
     errors += validate_labels(spec.get("nodeSelector") or {}, SPEC.child("nodeSelector"))
-    errors += _security_errors(spec.get("securityContext") or {}, spec)
+    errors += validate_pod_security(spec.get("securityContext") or {}, spec)
     errors += _dns_errors(spec)
     for index, gate in enumerate(spec.get("readinessGates") or ()):
         kind = gate.get("conditionType", "")
@@ -169,22 +169,6 @@ def _host_network_errors(spec: Obj) -> list[FieldError]:
         for position, port in enumerate(container.get("ports") or ())
         if (found := port.get("hostPort", 0)) != port.get("containerPort", 0)
     ]
-
-
-def _security_errors(context: Obj, spec: Obj) -> list[FieldError]:
-    path = SPEC.child("securityContext")
-    errors: list[FieldError] = []
-    for field in ("fsGroup", "runAsUser", "runAsGroup"):
-        errors += id_errors(context.get(field), path.child(field))
-    for index, group in enumerate(context.get("supplementalGroups") or ()):
-        errors += id_errors(group, path.child("supplementalGroups").index(index))
-    policy = context.get("fsGroupChangePolicy")
-    if policy is not None and policy not in ("Always", "OnRootMismatch"):
-        errors.append(fields.not_supported(path.child("fsGroupChangePolicy"), policy, ("Always", "OnRootMismatch")))
-    if spec.get("shareProcessNamespace") and spec.get("hostPID"):
-        text = "ShareProcessNamespace and HostPID cannot both be enabled"
-        errors.append(fields.invalid(SPEC.child("shareProcessNamespace"), True, text))
-    return errors
 
 
 def _dns_errors(spec: Obj) -> list[FieldError]:
