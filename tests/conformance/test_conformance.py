@@ -32,6 +32,8 @@ from tests.conformance import (
     images,
     init_containers,
     keyed_volumes,
+    pods,
+    security,
     service_accounts,
     subpaths,
 )
@@ -44,7 +46,7 @@ CASES: tuple[Case, ...] = (
     # Those that wait for back-off or for much come first.
     *(*subpaths.CASES, *init_containers.CASES, *empty_dirs.CASES, *containers.CASES),
     *(*keyed_volumes.CASES, *downward_volumes.CASES, *environments.CASES, *expansions.CASES),
-    *(*file_keys.CASES, *images.CASES, *service_accounts.CASES, *conditions.CASES),
+    *(*file_keys.CASES, *images.CASES, *service_accounts.CASES, *conditions.CASES, *pods.CASES, *security.CASES),
 )
 CONCURRENCY = 32
 CASE_TIMEOUT_S = 500
@@ -73,7 +75,11 @@ async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Map
                 await f.create_namespace(f.namespace)
                 await case.run(f)
             outcomes[case.title] = None
-        except (Exception, pytest.skip.Exception) as error:  # whatever is the matter with one row is that row's result
+        except (
+            Exception,
+            pytest.skip.Exception,
+            pytest.fail.Exception,
+        ) as error:  # whatever is the matter with one row is that row's result
             outcomes[case.title] = error
         finally:
             limit.release()
