@@ -19,24 +19,31 @@ from harness import IMAGE_DIR, Place
 
 from kubelet_secrets.stack import StackOptions
 
-SECTIONS = (
-    "propagation",
-    "filesystem",
-    "density",
-    "revocation",
-    "crash",
-    "limits",
-    "apiserver",
-)  # modules of this folder, in the order of a whole run
+SECTIONS = {
+    "propagation": "half a minute",
+    "filesystem": "half a minute",
+    "density": "a minute",
+    "node-scale": "four minutes, at most twenty",
+    "revocation": "half a minute",
+    "crash": "four minutes",
+    "limits": "four minutes",
+    "apiserver": "two minutes",
+}
+"""Modules of this folder, in the order of a whole run, and how long each takes on two idle cores."""
 
 
 def main(chosen: list[str]) -> None:
+    if {"-h", "--help"} & set(chosen):
+        print("usage: scripts/bench [SECTION…]    without one: all\n")
+        for name, duration in SECTIONS.items():
+            print(f"  {name:<12} {duration}")
+        return
     unknown = [name for name in chosen if name not in SECTIONS]
     if unknown:
         sys.exit(f"bench: no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
     print(f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for section in chosen or SECTIONS:
-        run = importlib.import_module(section).run
+        run = importlib.import_module(section.replace("-", "_")).run
         with tempfile.TemporaryDirectory(prefix="kubelet-secrets-bench-") as name:
             trio.run(run, make_place(Path(name)))
         sys.stdout.flush()

@@ -7,7 +7,20 @@ import time
 from pathlib import Path
 
 import trio
-from harness import Place, cpu_by_part, cpu_s, find_logs, format_cpu, pod, remove, rss_mb, secret, summary, wait_running
+from harness import (
+    Place,
+    cpu_by_part,
+    cpu_s,
+    find_logs,
+    format_cpu,
+    is_in_place,
+    pod,
+    remove,
+    rss_mb,
+    secret,
+    summary,
+    wait_running,
+)
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import PODS, SECRETS
@@ -82,11 +95,3 @@ async def density(stack: Stack, probe_dir: Path) -> None:
     before = time.monotonic()
     await remove(stack, names)
     print(f"all pods gone {time.monotonic() - before:.1f} s after their deletion")
-
-
-def is_in_place(path: Path) -> bool:
-    """The volume is attached once its first version is whole, and from then on tells the host nothing of its names."""
-    try:
-        return path.exists()
-    except PermissionError:
-        return True
