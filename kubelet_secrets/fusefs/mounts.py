@@ -341,6 +341,28 @@ def umount_lazy(target: Path, *, force: bool = False) -> None:
     linux.unmount(str(target), _UMOUNT_NOFOLLOW | _MNT_DETACH | (_MNT_FORCE if force else 0))
 
 
+def umount_at(target: Path) -> int:
+    """Lazily detach everything mounted at *target*, with what is mounted on it; returns how many mounts lay there.
+
+    Asks the kernel mount by mount: on a node with thousands of them reading the table takes a hundred times longer. What is
+    mounted below a *target* that is no mount point itself is not found.
+
+    Raises:
+        OSError: a mount could not be detached for a reason other than being gone already.
+    """
+    count = 0
+    while True:
+        try:
+            umount_lazy(target)
+        except FileNotFoundError:
+            return count
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            return count
+        count += 1
+
+
 def _decode(field: str) -> str:
     """Undo the octal escapes of mountinfo: space, tab, newline, backslash."""
     if "\\" not in field:

@@ -254,8 +254,8 @@ class VolumeManager:
 
         Raises, Cancellation: as :meth:`tear_down`.
         """
-        _, on_host = await trio.to_thread.run_sync(self._look_at_host)
-        for ref in sorted({*self._store.volumes(pod_uid), *(ref for ref in on_host if ref.pod_uid == pod_uid)}):
+        on_host = await trio.to_thread.run_sync(self._find_on_host, pod_uid)
+        for ref in sorted({*self._store.volumes(pod_uid), *on_host}):
             await self.tear_down(pod_uid, ref.volume)
         self._remover.purge_pod(pod_uid)
         if self._withdrawal is not None:
@@ -321,10 +321,9 @@ class VolumeManager:
     async def _write_next(
         self, ref: VolumeRef, pod_name: str, payload: Mapping[str, FileLike], fs_group: int | None
     ) -> None:
-        if not await trio.to_thread.run_sync(self._must_write, ref, payload):
-            return
         with contextlib.ExitStack() as room:
-            await trio.to_thread.run_sync(room.enter_context, self._store.reserve(*_key(ref), payload, pod=pod_name))
+            if not await trio.to_thread.run_sync(self._make_room, ref, pod_name, payload, room):
+                return
             self._unsettled.add(ref)
             with self._store.translate_errors(payload_usage(payload)):
                 result = await self._writer.update(*_key(ref), payload, fs_group=fs_group)
@@ -332,9 +331,14 @@ class VolumeManager:
         if result.changed:
             logger.debug("volume %s of pod %s is now at %s", ref.volume, ref.pod_uid, result.version)
 
-    def _must_write(self, ref: VolumeRef, payload: Mapping[str, FileLike]) -> bool:
-        """In a worker thread: whether there is something to write."""
-        return ref in self._unsettled or self._store.needs_write(*_key(ref), payload)
+    def _make_room(
+        self, ref: VolumeRef, pod_name: str, payload: Mapping[str, FileLike], room: contextlib.ExitStack
+    ) -> bool:
+        """In a worker thread: whether there is something to write; then *room* holds what it will take."""
+        if ref not in self._unsettled and not self._store.needs_write(*_key(ref), payload):
+            return False
+        room.enter_context(self._store.reserve(*_key(ref), payload, pod=pod_name))
+        return True
 
     async def _attach(self, ref: VolumeRef, plugin: str) -> None:
         try:
@@ -361,9 +365,13 @@ class VolumeManager:
             if found is not None:
                 attached.add(VolumeRef(*found))
         for pod_dir in _subdirectories(self._layout.pods_dir):
-            for plugin_dir in _subdirectories(self._layout.volumes_dir(pod_dir.name)):
-                on_host |= {VolumeRef(pod_dir.name, name) for name in os.listdir(plugin_dir)}
+            on_host |= self._find_on_host(pod_dir.name)
         return attached, on_host
+
+    def _find_on_host(self, pod_uid: str) -> set[VolumeRef]:
+        """In a worker thread: volumes of a pod that have a directory."""
+        plugin_dirs = _subdirectories(self._layout.volumes_dir(pod_uid))
+        return {VolumeRef(pod_uid, name) for plugin_dir in plugin_dirs for name in os.listdir(plugin_dir)}
 
     def _clear_host(self, ref: VolumeRef) -> None:
         """In a worker thread: unmount and remove what the host has of a volume."""
@@ -376,10 +384,11 @@ class VolumeManager:
                 continue
             shutil.rmtree(self._layout.ready_dir(ref.pod_uid, plugin_dir.name, ref.volume), ignore_errors=True)
             target = plugin_dir / ref.volume
-            mounts.umount_all_below(target)  # raises if it cannot: then nothing is removed through a mount
             if plugin_dir.name == EMPTY_DIR_PLUGIN:
+                mounts.umount_all_below(target)  # raises if it cannot: then nothing is removed through a mount
                 shutil.rmtree(target)
             else:
+                mounts.umount_at(target)
                 target.rmdir()
 
     def _remove_pod_directories(self, pod_uid: str) -> None:
