@@ -193,7 +193,9 @@ class ControlPlane:
     Attributes:
         kubeconfig: the administrator's.
         client_ca_file: who signs client certificates, the API server's own for kubelets among them.
-        has_scheduler, has_controllers: whether those programs run.
+        has_scheduler: pods without a node get one.
+        has_controllers: namespaces get their ServiceAccount and root certificate, requests of nodes are approved and signed:
+            by the controller manager, or by what stands in for it. Nothing else of its work is done by the latter.
         port: the API server's; it keeps it when it is started again.
     """
 
@@ -223,7 +225,7 @@ class ControlPlane:
         self.kubeconfig = directory / "admin.kubeconfig"
         self.client_ca_file = directory / "ca.crt"
         self.has_scheduler = assets.scheduler is not None and not only_apiserver
-        self.has_controllers = assets.controller_manager is not None and not only_apiserver
+        self.has_controllers = not only_apiserver
         self.port = api
 
     @property
@@ -250,7 +252,7 @@ class ControlPlane:
             arguments = scheduler_arguments(self._directory, self._ports)
             self._start("kube-scheduler", self._assets.scheduler, arguments)
         standins = ["-m", "kubelet_secrets.testing.standins", f"--kubeconfig={self.kubeconfig}"]
-        if not self.has_controllers:
+        if self._assets.controller_manager is None:
             standins.append(f"--authority={self._directory}")
         self._start("standins", Path(sys.executable), standins)
 

@@ -93,7 +93,7 @@ def test_node_joins_and_outlives_its_control_plane(plane: ControlPlane, tmp_path
     assert serialization.load_pem_private_key(private, None).public_key() == public
     for key in (tmp_path / "plane").glob("*.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600, key
-    assert (plane.has_controllers, plane.has_scheduler) == (False, False)
+    assert (plane.has_controllers, plane.has_scheduler) == (True, False)
 
     bootstrap = tmp_path / "bootstrap"
     plane.make_bootstrap_kubeconfig(bootstrap)
