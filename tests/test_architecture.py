@@ -196,6 +196,7 @@ def test_values_are_unwrapped_in_few_places() -> None:
         "apiserver.kms_messages",
         "apiserver.pki",
         "apiserver.token_request",
+        "apiserver.token_secrets",
         "apiserver.tokens",
         "cli.explain",
         "cli.token",

@@ -5,7 +5,9 @@ Source: pkg/serviceaccount/{jwt.go, claims.go (validator.Validate), util.go (Use
 
 from __future__ import annotations
 
+import hmac
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +16,9 @@ from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.apiserver.admission import Finder
 from kubelet_secrets.apiserver.attributes import User
 from kubelet_secrets.apiserver.authn import Credentials
+from kubelet_secrets.apiserver.bootstrap_authn import value_of
 from kubelet_secrets.apiserver.codec import Object
+from kubelet_secrets.apiserver.rbac import account_groups, account_user
 from kubelet_secrets.apiserver.resources import ServedResource, served
 from kubelet_secrets.apiserver.tokens import InvalidToken, TokenIssuer
 
@@ -35,10 +39,14 @@ class ServiceAccountAuthenticator:
 
     async def authenticate(self, credentials: Credentials) -> User | None:
         token = credentials.bearer_token
-        if token is None or not self._issuer.is_own(token):
+        if token is None:
             return None
         try:
-            return await self._user_of(self._issuer.verify(token, credentials.audiences))
+            if self._issuer.is_legacy(token):
+                return await self._legacy_user(token, credentials.audiences)
+            if self._issuer.is_own(token):
+                return await self._user_of(self._issuer.verify(token, credentials.audiences))
+            return None
         except InvalidToken as reason:
             log.info("invalid service account token: %s", reason)
             return None
@@ -72,6 +80,23 @@ class ServiceAccountAuthenticator:
             ("system:serviceaccounts", f"system:serviceaccounts:{namespace}"),
             uid,
             {_PREFIX + key: (str(value),) for key, value in extra.items()},
+        )
+
+    async def _legacy_user(self, token: str, audiences: Sequence[str]) -> User:
+        """Whose token from a Secret it is: as long as it stands there. Source: pkg/serviceaccount/legacy.go, Validate."""
+        if audiences and not set(audiences) & set(self._issuer.audiences):
+            raise InvalidToken("the token is for the API server")
+        said = self._issuer.verify_legacy(token)
+        found = await self._finder.find(_SECRETS, said.namespace, said.secret)
+        if found is None or "deletionTimestamp" in found.object["metadata"]:
+            raise InvalidToken("service account token has been invalidated")
+        data = found.object.get("data") or {}
+        if not hmac.compare_digest(value_of(data, "token"), token.encode("utf-8", "replace")):
+            raise InvalidToken("service account token does not match server's copy")
+        account = {"name": said.account.name, "uid": said.account.uid}
+        await self._check(_ACCOUNTS, said.namespace, account, "service account")
+        return User(
+            account_user(said.namespace, said.account.name), account_groups(said.namespace), said.account.uid, {}
         )
 
     async def _check(self, row: ServedResource, namespace: str, claim: dict[str, Any], what: str) -> None:

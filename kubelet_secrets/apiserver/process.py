@@ -9,7 +9,7 @@ tests.
     ├── storage (the journal's writer, with a data directory)
     ├── compaction of old revisions
     ├── encryption configuration and its plugins (when something is encrypted)
-    ├── node monitor
+    ├── node monitor, garbage collector, quotas, tokens in Secrets
     ├── controllers
     ├── joining: certificates are approved and signed
     └── listener
@@ -76,6 +76,7 @@ from kubelet_secrets.apiserver.service_addresses import OWN_ADDRESS, ServiceAddr
 from kubelet_secrets.apiserver.storage import ROOT, Storage
 from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.apiserver.subresources import Subresources
+from kubelet_secrets.apiserver.token_secrets import TokenSecrets
 from kubelet_secrets.apiserver.tokens import TokenIssuer, load_issuer
 from kubelet_secrets.apiserver.watch import WatchHub
 from kubelet_secrets.errors import HostError
@@ -246,6 +247,7 @@ async def _serve(
             nursery.start_soon(NodeMonitor(registry).run)
             await nursery.start(GarbageCollector(registry).run)
             nursery.start_soon(QuotaController(registry).run)
+            nursery.start_soon(TokenSecrets(registry, issuer, authority.certificate_pem).run)
             own_service = kubernetes_service(listener.port)
             controllers = Controllers(registry, authority.certificate_pem, own_service, options.runs_scheduler)
             await nursery.start(controllers.run)

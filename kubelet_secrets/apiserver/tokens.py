@@ -28,6 +28,7 @@ from kubelet_secrets.apiserver.pki import write_private
 from kubelet_secrets.errors import HostError
 from kubelet_secrets.sensitive import SensitiveBytes
 
+LEGACY_ISSUER = "kubernetes/serviceaccount"  # of tokens kept in Secrets
 DEFAULT_ISSUER = "https://kubernetes.default.svc.cluster.local"
 EXTENDED_LIFETIME_S = 365 * 24 * 3600  # of tokens for the API server that old clients read once and never again
 WARN_ONLY_LIFETIME_S = 3607  # by which such tokens are recognised
@@ -93,6 +94,30 @@ def make_claims(
     }
 
 
+_LEGACY_CLAIM = "kubernetes.io/serviceaccount/"
+
+
+def make_legacy_claims(namespace: str, account: Reference, secret_name: str) -> Object:
+    """The content of a token that is kept in a Secret, and lasts as long. Source: pkg/serviceaccount/legacy.go."""
+    return {
+        "iss": LEGACY_ISSUER,
+        f"{_LEGACY_CLAIM}namespace": namespace,
+        f"{_LEGACY_CLAIM}secret.name": secret_name,
+        f"{_LEGACY_CLAIM}service-account.name": account.name,
+        f"{_LEGACY_CLAIM}service-account.uid": account.uid,
+        "sub": f"system:serviceaccount:{namespace}:{account.name}",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyToken:
+    """What a token from a Secret says."""
+
+    namespace: str
+    secret: str
+    account: Reference
+
+
 class TokenIssuer:
     """Signs with one key, and knows its own signature again.
 
@@ -132,11 +157,35 @@ class TokenIssuer:
 
     def is_own(self, token: str) -> bool:
         """Whether *token* says to be from this issuer; nothing is proven by that."""
+        return _issuer_of(token) == self.issuer
+
+    def is_legacy(self, token: str) -> bool:
+        """Whether *token* says to be one that is kept in a Secret; nothing is proven by that."""
+        return _issuer_of(token) == LEGACY_ISSUER
+
+    def verify_legacy(self, token: str) -> LegacyToken:
+        """What a token says that this key has signed, and that is kept in a Secret.
+
+        Raises:
+            InvalidToken
+        """
         try:
-            claims = jwt.decode(token, options={"verify_signature": False})
-        except jwt.PyJWTError:
-            return False
-        return bool(claims.get("iss") == self.issuer)
+            claims = jwt.decode(
+                token,
+                self._key.public_key(),
+                algorithms=[self._algorithm],
+                issuer=LEGACY_ISSUER,
+                options={"require": ["iss", "sub"], "verify_aud": False},
+            )
+        except jwt.PyJWTError as error:
+            raise InvalidToken(type(error).__name__) from None
+        fields = ("namespace", "secret.name", "service-account.name", "service-account.uid")
+        namespace, secret, name, uid = (str(claims.get(_LEGACY_CLAIM + field) or "") for field in fields)
+        if not (namespace and secret and name and uid):
+            raise InvalidToken("legacy claims are missing")
+        if claims["sub"] != f"system:serviceaccount:{namespace}:{name}":
+            raise InvalidToken("service account name claim does not match subject")
+        return LegacyToken(namespace, secret, Reference(name, uid))
 
     def verify(self, token: str, audiences: Sequence[str] = ()) -> Object:
         """The claims of a token that this key has signed for one of *audiences*, and that has not expired.
@@ -181,6 +230,13 @@ class TokenIssuer:
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [self._algorithm],
         }
+
+
+def _issuer_of(token: str) -> object:
+    try:
+        return jwt.decode(token, options={"verify_signature": False}).get("iss")
+    except jwt.PyJWTError:
+        return None
 
 
 def load_issuer(directory: Path) -> TokenIssuer:
