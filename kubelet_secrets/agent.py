@@ -216,11 +216,15 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             max_parallel_pulls=options.max_parallel_image_pulls,
             verification=VerificationPolicy(options.image_verification, parse_allow_list(options.image_allow_list)),
         )
+
+        def network_problem() -> str:
+            return network.problem() if network is not None else ""
+
         observer = NodeObserver(
             options.root_dir,
             options.image_dir,
             list_images=lambda: [((*each.repo_digests, *each.names), each.size_bytes) for each in images.list()],
-            problems=lambda: [problem] if network is not None and (problem := network.problem()) else [],
+            problems=lambda: [problem] if (problem := network_problem()) else [],
             clock=wall_clock,
         )
         node = node_reference(options.node_name)
@@ -279,6 +283,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             memory_bytes=facts.memory_bytes,
             sync_policy=SyncPolicy(emulates_delays=options.emulates_delays, polls=strategy is not Strategy.WATCH),
             logs_dir=run_dir / "logs",
+            network_problem=network_problem,
             seccomp_dir=options.root_dir / "seccomp",
             image_pull_rate=TokenBucket(options.registry_qps, options.registry_burst),
         )

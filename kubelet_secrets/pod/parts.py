@@ -63,6 +63,7 @@ class NodeParts:
     logs_dir: Path  # on the run tmpfs
     seccomp_dir: Path  # the node's own profiles
     sync_policy: SyncPolicy = AT_ONCE  # whether changes of objects act at once
+    network_problem: Callable[[], str] = lambda: ""  # why pods cannot have a network now; empty: they can
     cluster_domain: str = "cluster.local"
     cluster_dns: tuple[str, ...] = ()
     resolv_conf: Path = Path("/etc/resolv.conf")

@@ -21,6 +21,7 @@ pkg/kubelet/pod_workers.go; semantics §8.0.
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -50,6 +51,7 @@ from kubelet_secrets.runtime.oci import ContainerHandle
 logger = logging.getLogger(__name__)
 
 CLEANUP_RETRY_S = 1.0
+NETWORK_RETRY_S = 1.0
 FORCED_GRACE_S = 1  # of a pod whose object is gone already
 
 
@@ -228,6 +230,7 @@ class PodWorker:
                 nursery.cancel_scope.cancel()
                 return
             if self._pod.status.phase not in TERMINAL_PHASES:
+                await self._wait_network()
                 self._register()
                 async with trio.open_nursery() as keeping:
                     keeping.start_soon(self._volumes.run)
@@ -237,6 +240,16 @@ class PodWorker:
                     keeping.cancel_scope.cancel()
             await self._end(actuator)
             nursery.cancel_scope.cancel()
+
+    async def _wait_network(self) -> None:
+        """Hold a pod that needs a network back until the node has one. Source: SyncPod, its network check; semantics §7.5."""
+        if self._pod.spec.host_network or self._adopted:
+            return
+        while not self._must_stop and (problem := self._parts.network_problem()):
+            self._wake.clear()
+            self._publish()
+            self._report(None, WARNING, "NetworkNotReady", f"network is not ready: {problem}")
+            await self._wake.wait(timeout_s=NETWORK_RETRY_S * random.uniform(1.0, 1.5))
 
     async def _admit(self) -> Rejection | None:
         """Ask whether the node takes the pod, unless it has done so, or has nothing to run."""

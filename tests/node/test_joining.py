@@ -80,6 +80,16 @@ async def test_kubeconfig_of_somebody_else_is_not_ours_to_renew(cluster: Joinabl
     assert (await cluster.join(None)).files is None
 
 
+async def test_in_a_pod_the_pods_account_is_who_the_node_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a kubeconfig. What the files say is read in test_kubeconfig.py; here there are none."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    with pytest.raises(UsageError, match=r"cannot read /var/run/secrets/kubernetes\.io/serviceaccount/token"):
+        await find_identity(
+            kubeconfig=None, bootstrap_kubeconfig=None, cert_dir=tmp_path, node_name="n1", clock=wall_clock
+        )
+
+
 async def test_expired_certificate_is_asked_for_anew(
     cluster: JoinableCluster, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from typing import Any
 
@@ -608,3 +609,19 @@ async def test_what_controllers_say_of_a_pod_stays(lab: Cluster) -> None:
         await lab.admin.patch(PODS, "default", "web", {"metadata": {"labels": {"seen": "yes"}}})
         await lab.wait("web", lambda pod: pod.metadata.labels.get("seen") == "yes")
         assert (await lab.get("web")).status == changed.status
+
+
+async def test_pod_waits_for_the_nodes_network(lab: Cluster) -> None:
+    """§7.5: nothing of it is begun; one that shares the host's network runs meanwhile: it may be what makes the network."""
+    async with lab.agent() as agent:
+        problem = "cni plugin not initialized"
+        agent.pods._parts = agent.parts = dataclasses.replace(agent.parts, network_problem=lambda: problem)
+        await lab.create("web", container(**READS_SECRET), volumes=[secret_volume("db")])
+        await lab.create("cni", container(), hostNetwork=True)
+        await lab.wait_event("web", "NetworkNotReady", "network is not ready: cni plugin not initialized")
+        await lab.wait("cni", is_ready)
+        assert waiting_reason(await lab.get("web")) == "ContainerCreating"
+        await lab.put_secret("db", password="hunter2")
+        problem = ""
+        await lab.wait("web", is_ready)
+        assert not [reason for _, reason, _ in await lab.events("web") if reason == "FailedMount"]
