@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import trio
 import trio.testing
+from msgspec import structs
 
 from kubelet_secrets.api.core import Event
 from kubelet_secrets.api.meta import EVENTS
@@ -116,3 +117,38 @@ async def test_events_of_a_long_outage_are_given_up_in_order(autojump_clock: tri
         nursery.cancel_scope.cancel()
     assert [Away.tried.count(f"m{index}") for index in range(3)] == [12, 12, 12]
     assert events.dropped == 3
+
+
+async def test_events_about_one_object_do_not_wait_for_anothers() -> None:
+    """The API server is slow about one pod; the events of others pass it, each object's own in order."""
+    done: list[str] = []
+    slow, all_others = trio.Event(), trio.Event()
+
+    class Slow:
+        async def create(self, resource: object, namespace: str, event: Event) -> Event:
+            if event.involved_object.uid == "uid-0":
+                await slow.wait()
+            done.append(event.message)
+            if len(done) == 6:
+                all_others.set()
+            return event
+
+    events = EventRecorder(Slow(), node_name=NODE, clock=wall_clock)  # type: ignore[arg-type]  # what of a client is used
+    pods = [
+        structs.replace(make_pod(), metadata=structs.replace(make_pod().metadata, uid=f"uid-{index}"))
+        for index in range(4)
+    ]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(events.run)
+            for pod in pods:
+                for what in ("a", "b"):
+                    events.record(pod_reference(pod), WARNING, f"Failed{what}", f"{pod.metadata.uid} {what}")
+            await all_others.wait()
+            assert not any(message.startswith("uid-0") for message in done)
+            slow.set()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert len(done) == 8
+    for pod in pods:
+        assert [each[-1] for each in done if each.startswith(pod.metadata.uid)] == ["a", "b"]
