@@ -40,7 +40,7 @@ from tests.conformance import (
 from tests.conformance.framework import Case, Cluster, Framework, PrivateImage
 from tests.runtime.private_registry import PASSWORD, USERNAME, serve_registry
 
-pytestmark = [pytest.mark.fuse, pytest.mark.runtime, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.fuse, pytest.mark.runtime, pytest.mark.timeout(1200)]
 
 CASES: tuple[Case, ...] = (
     # Those that wait for back-off or for much come first.
@@ -49,7 +49,7 @@ CASES: tuple[Case, ...] = (
     *(*file_keys.CASES, *images.CASES, *service_accounts.CASES, *conditions.CASES, *pods.CASES, *security.CASES),
 )
 CONCURRENCY = 32
-CASE_TIMEOUT_S = 500
+CASE_TIMEOUT_S = 600
 
 
 @asynccontextmanager
