@@ -4,7 +4,7 @@ Everything else waits for ``kubectl certificate approve``.
 
 Source: pkg/controller/certificates/approver/sarapprove.go. Differs: upstream approves no serving certificate by itself, for it
 cannot know whose addresses they are. Here the Node object says so, and the node may write only its own; without that, nobody
-could check whom ``kubectl logs`` talks to on a single machine.
+could check whom ``kubectl logs`` talks to on a single machine. Names of the API server and of other nodes are nobody's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
 from kubelet_secrets.apiserver.resources import CERTIFICATE_SIGNING_REQUESTS, served
 from kubelet_secrets.apiserver.selection import Selection
+from kubelet_secrets.apiserver.service_addresses import OWN_NAMES
 from kubelet_secrets.apiserver.watch import DELETED
 from kubelet_secrets.errors import NotFound
 
@@ -107,7 +108,10 @@ class Approver:
         return (await self._authorizers.authorize(user, request)).is_allowed
 
     async def _has_addresses(self, request: x509.CertificateSigningRequest) -> bool:
-        """Whether every name asked for is an address of the Node of that name."""
+        """Whether every name asked for is an address of the Node of that name, and none is somebody else's.
+
+        A node says itself what its addresses are. With the name of the API server, or of another node, it could pass for them.
+        """
         name = csr.common_name(request).removeprefix(csr.NODE_PREFIX)
         node = await self._registry.find(_NODES, "", name)
         if node is None:
@@ -119,4 +123,9 @@ class Approver:
             *names.get_values_for_type(x509.DNSName),
             *map(str, names.get_values_for_type(x509.IPAddress)),
         }
-        return wanted <= known
+        if not wanted <= known or wanted & OWN_NAMES:
+            return False
+        for other in wanted - {name}:
+            if await self._registry.find(_NODES, "", other) is not None:
+                return False
+        return True

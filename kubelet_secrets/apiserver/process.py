@@ -72,7 +72,7 @@ from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.role_controller import ensure_default_roles
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
-from kubelet_secrets.apiserver.service_addresses import OWN_ADDRESS, ServiceAddresses, kubernetes_service
+from kubelet_secrets.apiserver.service_addresses import OWN_NAMES, ServiceAddresses, kubernetes_service
 from kubelet_secrets.apiserver.storage import ROOT, Storage
 from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.apiserver.subresources import Subresources
@@ -216,7 +216,7 @@ async def _serve(
     registry = Registry(storage, hub, chain)
     chain.bind(registry)
     shutdown = trio.Event()
-    names = ("localhost", "127.0.0.1", "::1", OWN_ADDRESS, "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+    names = ("localhost", "127.0.0.1", "::1", *sorted(OWN_NAMES))
     serving = authority.issue_server((*names, options.host, *options.names))
     listener = await listen(options.host, options.port, pki.server_context(serving, authority.certificate_pem))
     host = f"[{options.host}]" if ":" in options.host else options.host

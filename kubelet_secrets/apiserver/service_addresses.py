@@ -24,6 +24,10 @@ from kubelet_secrets.apiserver.selection import Selection
 _SERVICES = served(meta.SERVICES)
 NETWORK = ipaddress.ip_network("10.96.0.0/16")
 OWN_ADDRESS = str(NETWORK[1])  # of the API server itself
+OWN_NAMES = frozenset(
+    {OWN_ADDRESS, *("kubernetes" + rest for rest in ("", ".default", ".default.svc", ".default.svc.cluster.local"))}
+)
+"""By which containers reach it."""
 HEADLESS = "None"
 _WITH_ADDRESS = ("ClusterIP", "NodePort", "LoadBalancer")
 

@@ -244,10 +244,17 @@ async def test_request_of_somebody_without_the_permission_waits(server: ServerHa
 
 
 async def test_serving_certificate_is_approved_for_the_addresses_of_the_node(server: ServerHandle, admin: Http) -> None:
-    known = [{"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "10.0.0.1"}]
+    known = [
+        {"type": "Hostname", "address": "n1"},
+        {"type": "InternalIP", "address": "10.0.0.1"},
+        {"type": "InternalDNS", "address": "n2"},  # it says so itself
+        {"type": "ExternalDNS", "address": "kubernetes.default.svc"},
+    ]
     await admin.post("/api/v1/nodes", {"metadata": {"name": "n1"}, "status": {"addresses": known}})
+    await admin.post("/api/v1/nodes", {"metadata": {"name": "n2"}})
+    refused = {"other": ("n1", "10.0.0.2"), "neighbour": ("n1", "n2"), "server": ("n1", "kubernetes.default.svc")}
     async with http_client(server, server.authority.issue_node("n1")) as node:
-        for name, wanted in (("other", ("n1", "10.0.0.2")), ("own", ("n1", "10.0.0.1"))):
+        for name, wanted in {**refused, "own": ("n1", "10.0.0.1")}.items():
             request = encoded_request(names=addresses(*wanted))
             body = csr(name, signer=KUBELET_SERVING, usages=SERVING_USAGES, request=request)
             assert (await node.post(CSRS, body)).status == 201
@@ -259,7 +266,8 @@ async def test_serving_certificate_is_approved_for_the_addresses_of_the_node(ser
     assert list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
         ExtendedKeyUsageOID.SERVER_AUTH
     ]
-    assert not (await admin.get(f"{CSRS}/other")).json.get("status")
+    for name in refused:  # handled in order: these were looked at before
+        assert not (await admin.get(f"{CSRS}/{name}")).json.get("status")
 
 
 async def test_what_the_signer_does_not_accept_fails_with_the_reason(admin: Http) -> None:
