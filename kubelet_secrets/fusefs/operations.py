@@ -53,6 +53,11 @@ class _ErrnoBorder:
 _AS_ERRNO = _ErrnoBorder()
 
 
+def timeouts_s(depth: int) -> tuple[int, int]:
+    """How long the kernel may keep the name, and the attributes, of a node at this depth."""
+    return (0 if depth <= VOLUME_DEPTH else FOREVER_S), (0 if depth <= POD_DEPTH else FOREVER_S)
+
+
 class Operations(pyfuse3.Operations):
     """The handlers.
 
@@ -94,33 +99,56 @@ class Operations(pyfuse3.Operations):
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         with _AS_ERRNO:
-            parent = self._tree.node(parent_inode)
-            try:
-                node, result = self._tree.lookup(parent, name)
-            except FileNotFoundError:
-                if not self._is_writer(ctx.pid) and self._departed.has(parent_inode, name):
-                    raise pyfuse3.FUSEError(errno.ESTALE) from None
-                if self._tree.depth(parent) <= VOLUME_DEPTH:
-                    raise
-                nothing = pyfuse3.EntryAttributes()  # number 0: "does not exist, and you may remember that"
+            found = self.look_up(parent_inode, name, tid=ctx.pid)
+            if found is None:
+                nothing = pyfuse3.EntryAttributes()
                 nothing.st_ino = 0
                 nothing.entry_timeout = FOREVER_S
                 return nothing
-            self._tree.remember(node)
-            return self._attributes(node, result)
+            return self._attributes(found[0], found[1])
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        for number, count in inode_list:
-            self._tree.forget(number, count)
+        self.give_back(inode_list)
 
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         with _AS_ERRNO:
-            node = self._tree.node(inode)
-            return self._attributes(node, self._tree.stat(node))
+            node, result, _ = self.look_at(inode)
+            return self._attributes(node, result)
 
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         with _AS_ERRNO:
-            return self._tree.read_link(self._tree.node(inode))
+            return self.link_target(inode)
+
+    # The same for ``infodesk``, without pyfuse3's objects. Raises: OSError with the errno to answer, UnknownNode for ESTALE.
+
+    def look_up(self, parent_number: int, name: bytes, *, tid: int) -> tuple[Node, os.stat_result, int] | None:
+        """Node, attributes and depth of a name, of which the kernel holds one reference more; None: there is no such name, and
+        the kernel may remember that."""
+        parent = self._tree.node(parent_number)
+        try:
+            node, result = self._tree.lookup(parent, name)
+        except FileNotFoundError:
+            if not self._is_writer(tid) and self._departed.has(parent_number, name):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+            if self._tree.depth(parent) <= VOLUME_DEPTH:
+                raise
+            return None
+        self._tree.remember(node)
+        return node, result, self._tree.depth(node)
+
+    def look_at(self, number: int) -> tuple[Node, os.stat_result, int]:
+        """Node, attributes and depth of a number."""
+        node = self._tree.node(number)
+        return node, self._tree.stat(node), self._tree.depth(node)
+
+    def link_target(self, number: int) -> bytes:
+        """Where a link leads."""
+        return self._tree.read_link(self._tree.node(number))
+
+    def give_back(self, references: Sequence[tuple[int, int]]) -> None:
+        """The kernel forgets (number, how many references)."""
+        for number, count in references:
+            self._tree.forget(number, count)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Positions: 0 start, 1 after ``.``, 2 after ``..``, then the number of the entry last given."""
@@ -337,12 +365,12 @@ class Operations(pyfuse3.Operations):
         return pyfuse3.readdir_reply(token, name, self._attributes(node, self._tree.stat(node)), position)
 
     def _attributes(self, node: Node, result: os.stat_result) -> pyfuse3.EntryAttributes:
-        depth = self._tree.depth(node)
+        entry_s, attributes_s = timeouts_s(self._tree.depth(node))
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node.number
         entry.generation = 0
-        entry.entry_timeout = 0 if depth <= VOLUME_DEPTH else FOREVER_S
-        entry.attr_timeout = 0 if depth <= POD_DEPTH else FOREVER_S
+        entry.entry_timeout = entry_s
+        entry.attr_timeout = attributes_s
         entry.st_mode = result.st_mode
         entry.st_nlink = result.st_nlink
         entry.st_uid = result.st_uid

@@ -3,6 +3,7 @@
 ::
 
     /dev/fuse ── session ──┬── frontdesk    open, read, close: bytes in, bytes out
+                    │      ├── infodesk     names, attributes, links
                     │      └── library      everything else: pyfuse3 and ``operations``, stepped by hand
                   crowd                     whose turn it is, when many wait
 
@@ -26,6 +27,7 @@ import trio
 from kubelet_secrets.errors import HostError
 from kubelet_secrets.fusefs.crowd import MAX_WAITING, Crowd, Waiting
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
+from kubelet_secrets.fusefs.infodesk import InfoDesk
 from kubelet_secrets.fusefs.init import make_resend_notification
 from kubelet_secrets.fusefs.library import ANSWER_BYTES, Library
 from kubelet_secrets.fusefs.operations import Operations
@@ -111,6 +113,7 @@ class _Counter:
     ) -> None:
         self._fuse_fd = fuse_fd
         self._front_desk = front_desk
+        self._info_desk = InfoDesk(operations)
         self._library = library
         self._crowd = Crowd(operations.pod_of, front_desk.whose)
         self._in_a_row = 0  # answered since it was last looked how many wait
@@ -209,8 +212,11 @@ class _Counter:
             self._tell(make_error(header.unique, errno.EIO))
             return
         answer = self._front_desk.answer(header, request)
+        if answer is None:
+            answer = self._info_desk.answer(header, request)
         if answer is not None:
-            self._tell(answer)
+            if answer:
+                self._tell(answer)
             return
         if header.opcode == Opcode.INTERRUPT:
             return  # the request it is about has been answered, or will be in its turn: a tmpfs knows no EINTR either

@@ -4,13 +4,14 @@ Most of the protocol is pyfuse3's business (``library``); here is what ``frontde
 on its own. FUSE_INIT has a module of its own (``init``).
 
 Source: Linux include/uapi/linux/fuse.h, structs fuse_in_header, fuse_out_header, fuse_open_in, fuse_open_out, fuse_read_in,
-fuse_notify_inval_inode_out.
+fuse_entry_out, fuse_attr_out, fuse_attr, fuse_forget_in, fuse_batch_forget_in, fuse_notify_inval_inode_out.
 """
 
 from __future__ import annotations
 
 import enum
 import mmap
+import os
 import struct
 from typing import NamedTuple
 
@@ -20,6 +21,16 @@ _OPEN_IN = struct.Struct("<II")  # flags open_flags
 _GETATTR_IN = struct.Struct("<II")  # getattr_flags dummy; fh follows
 _OPEN_OUT = struct.Struct("<QII")  # fh open_flags backing_id
 _READ_IN = struct.Struct("<QQI")  # fh offset size; more follows
+_FORGET_IN = struct.Struct("<Q")  # nlookup
+_BATCH_FORGET_IN = struct.Struct("<II")  # count dummy; pairs follow
+_FORGET_ONE = struct.Struct("<QQ")  # nodeid nlookup
+_ENTRY_OUT = struct.Struct("<QQQQII")  # nodeid generation entry_valid attr_valid and their nsecs; attributes follow
+_ATTR_OUT = struct.Struct("<QII")  # attr_valid nsec dummy; attributes follow
+# ino size blocks atime mtime ctime, their nsecs, mode nlink uid gid rdev blksize flags
+_ATTR = struct.Struct("<QQQQQQIIIIIIIIII")
+_NO_ATTR = bytes(_ATTR.size)
+_NS = 1_000_000_000
+
 _INVAL_INODE_OUT = struct.Struct("<Qqq")  # ino off len
 
 _NOTIFY_INVAL_INODE = 2
@@ -133,6 +144,55 @@ def make_data(unique: int, data: bytes) -> bytes:
 def make_open(unique: int, fh: int, flags: OpenFlag) -> bytes:
     """The answer to an OPEN or OPENDIR."""
     return OUT_HEADER.pack(OUT_HEADER.size + _OPEN_OUT.size, 0, unique) + _OPEN_OUT.pack(fh, flags, 0)
+
+
+def make_entry(unique: int, node: int, result: os.stat_result, entry_s: int, attributes_s: int) -> bytes:
+    """The answer to a LOOKUP: the node's number, what it looks like, and how long either may be kept."""
+    entry = _ENTRY_OUT.pack(node, 0, entry_s, attributes_s, 0, 0) + _make_attr(node, result)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(entry), 0, unique) + entry
+
+
+def make_missing(unique: int, entry_s: int) -> bytes:
+    """The answer to a LOOKUP of a name that does not exist, which may be remembered: number 0."""
+    entry = _ENTRY_OUT.pack(0, 0, entry_s, 0, 0, 0) + _NO_ATTR
+    return OUT_HEADER.pack(OUT_HEADER.size + len(entry), 0, unique) + entry
+
+
+def make_attributes(unique: int, node: int, result: os.stat_result, attributes_s: int) -> bytes:
+    """The answer to a GETATTR."""
+    body = _ATTR_OUT.pack(attributes_s, 0, 0) + _make_attr(node, result)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, unique) + body
+
+
+def _make_attr(node: int, result: os.stat_result) -> bytes:
+    times = [divmod(ns, _NS) for ns in (result.st_atime_ns, result.st_mtime_ns, result.st_ctime_ns)]
+    return _ATTR.pack(
+        node,
+        result.st_size,
+        result.st_blocks,
+        *(seconds for seconds, _ in times),
+        *(nanoseconds for _, nanoseconds in times),
+        result.st_mode,
+        result.st_nlink,
+        result.st_uid,
+        result.st_gid,
+        0,
+        result.st_blksize,
+        0,
+    )
+
+
+def parse_forget(request: Request) -> int:
+    """How many references a FORGET gives back."""
+    (count,) = _FORGET_IN.unpack_from(request, IN_HEADER.size)
+    return int(count)
+
+
+def parse_batch_forget(request: Request) -> list[tuple[int, int]]:
+    """(number, references) of each node in a BATCH_FORGET."""
+    count, _ = _BATCH_FORGET_IN.unpack_from(request, IN_HEADER.size)
+    start = IN_HEADER.size + _BATCH_FORGET_IN.size
+    return [_FORGET_ONE.unpack_from(request, start + number * _FORGET_ONE.size) for number in range(count)]
 
 
 def make_attribute_invalidation(node: int) -> bytes:
