@@ -9,6 +9,7 @@ import importlib
 import os
 import platform
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def main(chosen: list[str]) -> None:
     unknown = [name for name in chosen if name not in SECTIONS]
     if unknown:
         sys.exit(f"bench: no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is taken away again
     print(f"{platform.system()} {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for section in chosen or [each for each in SECTIONS if each not in _BY_NAME]:
         run = importlib.import_module(section.replace("-", "_")).run
