@@ -73,7 +73,7 @@ class NodeReporter:
         self._labels = labels
         self._taints = taints
         self._record = record
-        self._wake = trio.Event()
+        self._nudged = trio.Event()
         self._sent_at: datetime | None = None
 
     @property
@@ -91,14 +91,14 @@ class NodeReporter:
         task_status.started(self.node)
         await self.report()  # an object found from earlier has an old status
         while True:
-            self._wake = trio.Event()
             with trio.move_on_after(UPDATE_S):
-                await self._wake.wait()
+                await self._nudged.wait()
+            self._nudged = trio.Event()  # first: who nudges during a report, which may take long, gets another
             await self.report()
 
     def nudge(self) -> None:
         """Compute the status now: something of it has changed, or the API server answers again."""
-        self._wake.set()
+        self._nudged.set()
 
     async def report(self) -> bool:
         """Compute the status, and send it if the API server has another or was last sent one :data:`REPORT` ago.

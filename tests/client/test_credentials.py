@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import trustme
 from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.meta import SECRETS
 from kubelet_secrets.client.credentials import Credentials
-from kubelet_secrets.client.kubeconfig import ClusterConfig, ExecConfig
+from kubelet_secrets.client.kubeconfig import ClusterConfig, ExecConfig, load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.errors import ApiUnavailable, UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
@@ -235,6 +236,47 @@ async def test_changed_certificate_files_are_noticed(tmp_path: Path, autojump_cl
     await trio.sleep(61)
     await credentials.authorize()
     assert changes == ["changed"]
+
+
+async def test_certificate_changed_on_disk_drops_no_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests ride with the new one from then on; a watch that stands goes on over the old connection."""
+    monkeypatch.setattr("kubelet_secrets.client.credentials._FILE_PERIOD_S", 0)  # look at each request
+    cert_file, key_file = tmp_path / "c.pem", tmp_path / "k.pem"
+    happened = trio.Event()
+
+    async def answer(stream: ServerStream) -> None:
+        if "watch=true" not in stream.path:
+            await whoami(stream)
+            return
+        await stream.respond(200, {"content-type": "application/json"})
+        await happened.wait()
+        await stream.send(b'{"type": "ADDED", "object": {"metadata": {"name": "late"}}}\n')
+        await trio.sleep_forever()
+
+    def write(name: str) -> None:
+        cert, key = key_pair(name)
+        cert_file.write_bytes(cert)
+        key_file.write_bytes(key.reveal())
+
+    write("old@example.org")
+    document = {
+        "kind": "Config",
+        "current-context": "m",
+        "contexts": [{"name": "m", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"client-certificate": "c.pem", "client-key": "k.pem"}}],
+    }
+    with trio.fail_after(20):
+        async with serve(answer) as server:
+            cluster = {"server": server.url, "certificate-authority-data": base64.b64encode(CA_PEM).decode()}
+            document["clusters"] = [{"name": "c", "cluster": cluster}]
+            (tmp_path / "kubeconfig").write_text(json.dumps(document))
+            async with open_client(load_kubeconfig(tmp_path / "kubeconfig")) as client:
+                first = (await client.get(SECRETS, "s", "x", Secret)).metadata.name
+                async with client.watch(SECRETS, "s", Secret) as events:
+                    write("new@example.org")
+                    assert (await client.get(SECRETS, "s", "x", Secret)).metadata.name not in ("", first)
+                    happened.set()
+                    assert (await anext(events)).object.metadata.name == "late"
 
 
 async def test_changed_authority_is_noticed(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
