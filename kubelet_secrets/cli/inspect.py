@@ -189,6 +189,9 @@ def status(output: str, socket: str) -> None:
 @socket_option
 def logs(pod: str, container: str, namespace: str, follow: bool, tail: int, timestamps: bool, socket: str) -> None:
     """Print what a container wrote to its output. It is kept in memory, until the pod is deleted."""
+    from kubelet_secrets.fusefs.hardening import harden_process
+
+    harden_process()  # it may be a value
     params = {"namespace": namespace, "pod": pod, "container": container}
     for part in ask(socket, "logs", LogPart, **params, follow=follow, tail=tail, timestamps=timestamps):
         sys.stdout.buffer.write(part.data)

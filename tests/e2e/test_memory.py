@@ -13,7 +13,7 @@ import trio
 
 from kubelet_secrets.caretaker import COMMAND_NAME
 from tests.cli.command import COMMAND, environment
-from tests.e2e.stacks import Cluster, Stack, container, mount, secret_env, secret_volume
+from tests.e2e.stacks import WAIT, Cluster, Stack, container, mount, secret_env, secret_volume
 
 pytestmark = [pytest.mark.fuse, pytest.mark.runtime]
 
@@ -97,10 +97,12 @@ async def test_every_process_that_holds_values_is_locked_in_memory(cluster: Clus
         assert overwrites is name.startswith(("kubelet_secrets.agent_process", "kubelet_secrets.fusefs.writer")), name
 
 
-async def test_a_command_that_prints_values_is_locked_in_memory(cluster: Cluster) -> None:
+@pytest.mark.parametrize("command", [["env", "--show-values", "--watch"], ["logs", "--follow"]], ids=["env", "logs"])
+async def test_a_command_that_prints_values_is_locked_in_memory(cluster: Cluster, command: list[str]) -> None:
     await cluster.put_secret("printed", {"key": "a-value-on-a-screen"})
-    await cluster.run_pod("printed", container(env=[secret_env("PRINTED", "printed", "key")]))
-    command = [*COMMAND, "env", "printed", "--show-values", "--watch", "--socket", str(cluster.stack.socket)]
+    pod, variable = f"printed-by-{command[0]}", [secret_env("PRINTED", "printed", "key")]
+    await cluster.run_pod(pod, container(script=f"echo $PRINTED; {WAIT}", env=variable))
+    command = [*COMMAND, command[0], pod, *command[1:], "--socket", str(cluster.stack.socket)]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=environment())
     assert process.stdout is not None
     async with process.stdout:
