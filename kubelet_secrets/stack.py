@@ -16,9 +16,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -29,8 +30,9 @@ from kubelet_secrets.api.core import Node
 from kubelet_secrets.api.meta import NODES, SECRETS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.kubeconfigfile import make_bootstrap_kubeconfig
+from kubelet_secrets.client.patience import insist
 from kubelet_secrets.client.rest import ApiClient, open_client
-from kubelet_secrets.errors import AlreadyTold, ApiUnavailable, HostError, NotFound
+from kubelet_secrets.errors import AlreadyExists, AlreadyTold, ApiUnavailable, HostError, NotFound
 from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.fusefs.nodemounts import NodeMounts
 from kubelet_secrets.notify import NotifySocket, parse_notification
@@ -234,7 +236,10 @@ async def run_stack(
         undo.push_async_callback(_stop, keeper)
         await _wait_ready(keeper, notifications, "the node", options.log_fd)
         # The node has its own certificate by now, and nobody else is to come in by this token.
-        await client.delete(SECRETS, bootstraptoken.NAMESPACE, token.name)
+        with suppress(NotFound):
+            await insist(
+                partial(client.delete, SECRETS, bootstraptoken.NAMESPACE, token.name), within_s=START_TIMEOUT_S
+            )
         bootstrap.unlink()
         await wait_node_ready(client, options.node_name, progress=progress)
         progress(f"node {options.node_name} is Ready")
@@ -259,7 +264,9 @@ async def _create_join_token(client: ApiClient, node_name: str) -> BootstrapToke
         usages=("authentication",),
         groups=(bootstraptoken.DEFAULT_GROUP,),
     )
-    await client.create(SECRETS, bootstraptoken.NAMESPACE, bootstraptoken.make_secret(token))
+    secret = bootstraptoken.make_secret(token)
+    with suppress(AlreadyExists):
+        await insist(partial(client.create, SECRETS, bootstraptoken.NAMESPACE, secret), within_s=START_TIMEOUT_S)
     return token
 
 

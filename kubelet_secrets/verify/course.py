@@ -20,12 +20,12 @@ import trio
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, SECRETS, Resource
+from kubelet_secrets.client.patience import insist
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.control.client import ask, ask_one
 from kubelet_secrets.control.protocol import AuditView, ContainerSummary, EnvView, NodeSummary, TreeView
 from kubelet_secrets.errors import (
     AlreadyExists,
-    ApiUnavailable,
     Forbidden,
     HostError,
     Invalid,
@@ -112,7 +112,8 @@ class Course:
         client, namespace = self.node.client, self.node.namespace
         with self.step("an invalid Secret is refused, and a pod that misses a key waits"):
             try:
-                await client.create(SECRETS, namespace, objects.refused_secret(self.planted, namespace))
+                secret = objects.refused_secret(self.planted, namespace)
+                await insist(partial(client.create, SECRETS, namespace, secret))
             except Invalid as error:
                 self.answers.append(str(error).encode())
             else:
@@ -154,7 +155,8 @@ class Course:
         client, namespace = self.node.client, self.node.namespace
         with self.step("pods, events, status, audit, env and tree were asked for"):
             for resource in (PODS, EVENTS):
-                self.answers.append(msgspec.json.encode((await client.list(resource, namespace, dict)).items))
+                found = await insist(partial(client.list, resource, namespace, dict))
+                self.answers.append(msgspec.json.encode(found.items))
             where: dict[str, Any] = {"namespace": namespace, "pod": POD, "container": "app"}
             for method, kind, params in (
                 ("status", NodeSummary, {}),
@@ -168,10 +170,10 @@ class Course:
     async def delete(self) -> None:
         client, namespace = self.node.client, self.node.namespace
         with self.step("pods and Secrets deleted, volumes gone"):
-            for pod in (POD, BROKEN_POD):
-                await client.delete(PODS, namespace, pod)
-            for secret in (SECRET, objects.PULL_SECRET):
-                await client.delete(SECRETS, namespace, secret)
+            for resource, names in ((PODS, (POD, BROKEN_POD)), (SECRETS, (SECRET, objects.PULL_SECRET))):
+                for name in names:
+                    with contextlib.suppress(NotFound):  # when it is told a second time
+                        await insist(partial(client.delete, resource, namespace, name))
             await self._until(self._is_gone)
 
     async def clean_up(self) -> None:
@@ -201,31 +203,24 @@ class Course:
         raise CourseEnded
 
     async def _create(self, resource: Resource, namespace: str, body: dict[str, Any]) -> None:
-        """As often as it takes: a busy machine's API server may keep its answer to itself for too long."""
         while True:
             try:
-                await self.node.client.create(resource, namespace, body)
+                await insist(partial(self.node.client.create, resource, namespace, body))
                 return
             except AlreadyExists:
-                return
-            except ApiUnavailable:
-                pass
+                return  # by a request before, whose answer was not heard
             except Forbidden as error:
                 if "serviceaccount" not in str(error).lower():
                     raise
-                # that of a new namespace comes a moment later
-            await trio.sleep(_POLL_S)
+                await trio.sleep(_POLL_S)  # that of a new namespace comes a moment later
 
     async def _look_at(self, pod: str) -> Pod:
         """Raises: NotFound: it is gone."""
-        while True:
-            try:
-                return await self.node.client.get(PODS, self.node.namespace, pod, Pod)
-            except ApiUnavailable:
-                await trio.sleep(_POLL_S)
+        return await insist(partial(self.node.client.get, PODS, self.node.namespace, pod, Pod))
 
     async def _patch_file(self, canary: Canary) -> None:
-        await self.node.client.patch(SECRETS, self.node.namespace, SECRET, objects.new_content(canary))
+        content = objects.new_content(canary)
+        await insist(partial(self.node.client.patch, SECRETS, self.node.namespace, SECRET, content))
 
     async def _wait_ready(self) -> Pod:
         while True:
