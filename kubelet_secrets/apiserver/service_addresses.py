@@ -13,13 +13,14 @@ import random
 
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.validation import fields
-from kubelet_secrets.api.validation.fields import SPEC
+from kubelet_secrets.api.validation.fields import SPEC, Path
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.admission import Finder, Plugin
 from kubelet_secrets.apiserver.attributes import Attributes
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.resources import served
 from kubelet_secrets.apiserver.selection import Selection
+from kubelet_secrets.errors import Invalid
 
 _SERVICES = served(meta.SERVICES)
 NETWORK = ipaddress.ip_network("10.96.0.0/16")
@@ -48,8 +49,8 @@ class ServiceAddresses(Plugin):
             taken = await self._taken(finder)
             if not wanted:
                 wanted = _free_address(taken)
-            elif wanted in taken:
-                _refuse(attributes, wanted)
+            elif problem := _problem(wanted, taken):
+                raise _refusal(attributes, *problem)
         spec["clusterIP"] = wanted
         spec["clusterIPs"] = [wanted]
         family = "IPv6" if ":" in wanted else "IPv4"
@@ -71,13 +72,28 @@ def _free_address(taken: set[str]) -> str:
             return address
 
 
-def _refuse(attributes: Attributes, address: str) -> None:
-    found = [fields.invalid(SPEC.child("clusterIPs"), [address], _IN_USE.format(address))]
+def _problem(wanted: str, taken: set[str]) -> tuple[Path, object, str] | None:
+    """Where, what and why: *wanted* cannot be had. Containers get it as a variable, so it is an address and nothing else.
+
+    Source: pkg/apis/core/validation (ValidateServiceClusterIPsRelatedFields), pkg/registry/core/service/ipallocator. Differs:
+    an address outside our own network is taken as it is, for manifests come from clusters with others.
+    """
+    path = SPEC.child("clusterIPs")
+    if wanted == HEADLESS:
+        return None
+    try:
+        ipaddress.ip_address(wanted)
+    except ValueError:
+        return path.index(0), wanted, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+    if wanted in taken:
+        return path, [wanted], f"failed to allocate IP {wanted}: provided IP is already allocated"
+    return None
+
+
+def _refusal(attributes: Attributes, path: Path, value: object, detail: str) -> Invalid:
+    found = [fields.invalid(path, value, detail)]
     message = fields.invalid_message("Service", attributes.name, found)
-    raise statuses.invalid(attributes.row, attributes.name, message, fields.status_causes(found))
-
-
-_IN_USE = "failed to allocate IP {}: provided IP is already allocated"
+    return statuses.invalid(attributes.row, attributes.name, message, fields.status_causes(found))
 
 
 def kubernetes_service(target_port: int) -> Object:

@@ -56,6 +56,11 @@ async def test_chosen_address_is_given_once(admin: Http) -> None:
         'Service "two" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.10"]: failed to allocate IP 10.96.0.10: '
         "provided IP is already allocated",
     )
+    none = await admin.post(SERVICES, service("three", clusterIP="10.96.0.11\nX=y"))
+    assert none.message == (
+        'Service "three" is invalid: spec.clusterIPs[0]: Invalid value: "10.96.0.11\\nX=y": must be a valid IP address, '
+        "(e.g. 10.9.8.7 or 2001:db8::ffff)"
+    )
 
 
 @pytest.mark.parametrize(
