@@ -32,7 +32,7 @@ class Kind(StrEnum):
     READ = "read"  # refused, as are the next two: nobody records that what was opened is read on, or a name looked at
     READDIR = "readdir"
     LOOKUP = "lookup"
-    EXEC = "exec"  # ``user`` may run a command in ``container``, or may not: the kubelet's API was asked to
+    EXEC = "exec"  # ``user`` may run a command in ``container`` or join its own, or may not: the kubelet's API was asked to
     ASK = "ask"  # refused: a process of ``container``'s, or one that was in its mount namespace, spoke to the agent's socket
     START = "start"  # an agent begins here; ``pid`` is its own
     STOP = "stop"  # an agent was told to stop; a start without one before it follows a kill

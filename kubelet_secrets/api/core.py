@@ -407,6 +407,7 @@ class Container(ApiStruct):
     restart_policy_rules: tuple[ContainerRestartRule, ...] = ()
     target_container_name: str = ""  # of an ephemeral container: whose processes it sees
     stdin: bool = False
+    stdin_once: bool = False
     tty: bool = False
 
 

@@ -1,4 +1,4 @@
-"""``pods/log`` and ``pods/exec``: what only the pod's kubelet can answer, passed through.
+"""``pods/log``, ``pods/exec`` and ``pods/attach``: what only the pod's kubelet can answer, passed through.
 
 A log is read as HTTP and passed on as it comes. A command's streams are WebSocket messages on both sides, passed on unread;
 older clients' SPDY is not served here (kubectl speaks WebSockets since 1.31).
@@ -95,8 +95,8 @@ class PodStreams:
 
     # --- commands -------------------------------------------------------------------------------------------------------
 
-    async def serve_exec(self, info: RequestInfo, query: Query, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a WebSocket on ``pods/exec``.
+    async def serve_command(self, info: RequestInfo, query: Query, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a WebSocket on ``pods/exec`` or ``pods/attach``.
 
         Raises:
             ApiError: before the WebSocket was accepted.
@@ -114,7 +114,7 @@ class PodStreams:
             machine = WSConnection(ConnectionType.CLIENT)
             handshake = Handshake(
                 host=f"{address.host}:{address.port}",
-                target=f"{_path('exec', pod, container)}?{urlencode(arguments)}",
+                target=f"{_path(info.subresource, pod, container)}?{urlencode(arguments)}",
                 subprotocols=list(scope.get("subprotocols") or ()),
             )
             accepted = await _shake_hands(stream, machine, handshake, info)

@@ -147,6 +147,7 @@ SERVED: tuple[ServedResource, ...] = (
         short_names=("po",),
         categories=("all",),
         subresources=(
+            Subresource("attach", "PodAttachOptions", ("create", "get")),
             Subresource("binding", "Binding", ("create",)),
             Subresource("ephemeralcontainers", "Pod", ("get", "patch", "update")),
             Subresource("eviction", "Eviction", ("create",), "policy/v1"),

@@ -103,9 +103,9 @@ class ApiApplication:
             # Source: gate AuthorizePodWebsocketUpgradeCreatePermission. Differs: upstream wants the right to get as well,
             # and kubectl goes over to SPDY, which is a POST, from whoever has not got it. That is not served here.
             info, _ = await self._admit(connection, "POST", dict(pairs))
-            if (info.group, info.plural, info.subresource) != ("", "pods", "exec"):
+            if (info.group, info.plural) != ("", "pods") or info.subresource not in ("exec", "attach"):
                 raise statuses.path_not_found()
-            await self._pod_streams.serve_exec(info, pairs, scope, receive, send)
+            await self._pod_streams.serve_command(info, pairs, scope, receive, send)
         except ApiError as error:
             await _refuse_websocket(scope, send, error)
         except Exception as error:
@@ -138,7 +138,7 @@ class ApiApplication:
             raise statuses.path_not_found()
         if row.kind == "Pod" and info.subresource == "log" and info.verb == "get":
             return partial(self._pod_streams.respond_log, info, pairs)
-        if row.kind == "Pod" and info.subresource == "exec":
+        if row.kind == "Pod" and info.subresource in ("exec", "attach"):
             await self._pod_streams.check(info, pairs)
             raise statuses.bad_request(
                 "Upgrade request required: commands are served over WebSockets (kubectl 1.31 or later)"

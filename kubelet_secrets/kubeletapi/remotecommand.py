@@ -1,4 +1,4 @@
-"""``/exec``: a command in a running container, its streams joined to the client's.
+"""``/exec`` and ``/attach``: a command in a running container, or its own first process, its streams joined to the client's.
 
 How each ends is logged, without the command: words of it may be values. That it was asked for is in the audit trail
 (``routes.py``). Source: pkg/kubelet/server/server.go (getExec), k8s.io/cri-streaming remotecommand/exec.go;
@@ -8,7 +8,7 @@ semantics §12.2.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -16,9 +16,10 @@ import trio
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.kubeletapi import spdychannels, websocket
 from kubelet_secrets.kubeletapi.authn import UserInfo
-from kubelet_secrets.kubeletapi.channels import Channel, Channels, Wanted
+from kubelet_secrets.kubeletapi.channels import Channel, Channels, TerminalSize, Wanted
 from kubelet_secrets.kubeletapi.http1 import Exchange, HttpRequest
 from kubelet_secrets.pod.views import PodView
+from kubelet_secrets.runtime.attach import STDERR, STDOUT, Attachment
 from kubelet_secrets.runtime.exec import ExecSession
 from kubelet_secrets.runtime.oci import OciRuntime
 
@@ -70,6 +71,33 @@ async def answer_exec(
     exchange: Exchange, runtime: OciRuntime, view: PodView, container_name: str, user: UserInfo
 ) -> None:
     """Answer one exec request, to the command's end or the client's."""
+    command = list(exchange.request.query.get("command", ()))
+
+    async def serve(channels: Channels, container_id: str, wanted: Wanted) -> Status:
+        return await _run(channels, runtime, container_id, command, wanted)
+
+    await _answer(exchange, view, container_name, user, "exec", serve)
+
+
+async def answer_attach(
+    exchange: Exchange, runtime: OciRuntime, view: PodView, container_name: str, user: UserInfo
+) -> None:
+    """Answer one attach request, to the container's end or the client's."""
+
+    async def serve(channels: Channels, container_id: str, wanted: Wanted) -> Status:
+        return await _attach(channels, runtime, container_id, wanted)
+
+    await _answer(exchange, view, container_name, user, "attach", serve)
+
+
+async def _answer(
+    exchange: Exchange,
+    view: PodView,
+    container_name: str,
+    user: UserInfo,
+    what: str,
+    serve: Callable[[Channels, str, Wanted], Awaitable[Status]],
+) -> None:
     request = exchange.request
     wanted = parse_wanted(request)
     if not (wanted.stdin or wanted.stdout or wanted.stderr):
@@ -79,18 +107,17 @@ async def answer_exec(
     if container is None or container.instance is None or not container.instance.is_running:
         await exchange.respond(500, f'container not found ("{container_name}")\n')
         return
-    command = request.query.get("command", ())
     async with trio.open_nursery() as nursery:
         channels = await _accept(exchange, wanted, nursery)
         if channels is None:
             nursery.cancel_scope.cancel()
             return
         nursery.start_soon(_end_when_idle, exchange, nursery.cancel_scope)
-        status = await _run(channels, runtime, container.instance.container_id, command, wanted)
+        status = await serve(channels, container.instance.container_id, wanted)
         meta = view.pod.metadata
         how = status.get("reason", "Success")
         logger.info(
-            "exec in pod %s/%s container %s by %s: %s", meta.namespace, meta.name, container_name, user.name, how
+            "%s in pod %s/%s container %s by %s: %s", what, meta.namespace, meta.name, container_name, user.name, how
         )
         with trio.move_on_after(FINISH_S):
             try:
@@ -139,8 +166,28 @@ async def _end_when_idle(exchange: Exchange, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+async def _attach(channels: Channels, runtime: OciRuntime, container_id: str, wanted: Wanted) -> Status:
+    try:
+        async with runtime.attach(container_id) as attachment, trio.open_nursery() as nursery:
+            if wanted.stdin and attachment.has_stdin:
+                nursery.start_soon(_pump_in, channels, attachment)
+            nursery.start_soon(_pump_console_sizes, channels, attachment)
+            is_wanted = {STDOUT: wanted.stdout, STDERR: wanted.stderr}
+            while (piece := await attachment.receive()) is not None:
+                stream, data = piece
+                if is_wanted.get(stream):
+                    try:
+                        await channels.send(Channel.STDOUT if stream == STDOUT else Channel.STDERR, data)
+                    except trio.BrokenResourceError:
+                        break  # the client has gone
+            nursery.cancel_scope.cancel()
+    except ContainerRunError as error:
+        return failure_status(str(error))
+    return exit_status(0)
+
+
 async def _run(
-    channels: Channels, runtime: OciRuntime, container_id: str, command: tuple[str, ...] | Any, wanted: Wanted
+    channels: Channels, runtime: OciRuntime, container_id: str, command: Sequence[str], wanted: Wanted
 ) -> Status:
     try:
         session = await runtime.open_exec(container_id, list(command), tty=wanted.tty, stdin=wanted.stdin)
@@ -189,5 +236,15 @@ async def _pump_out(source: trio.abc.ReceiveStream, channels: Channels, channel:
 
 async def _pump_sizes(channels: Channels, session: ExecSession) -> None:
     async for size in channels.sizes:
-        if 0 < size.width < 1 << 16 and 0 < size.height < 1 << 16:
+        if _is_sane(size):
             session.resize(columns=size.width, rows=size.height)
+
+
+async def _pump_console_sizes(channels: Channels, attachment: Attachment) -> None:
+    async for size in channels.sizes:
+        if _is_sane(size):
+            await attachment.resize(columns=size.width, rows=size.height)
+
+
+def _is_sane(size: TerminalSize) -> bool:
+    return 0 < size.width < 1 << 16 and 0 < size.height < 1 << 16

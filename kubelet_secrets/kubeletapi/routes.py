@@ -20,7 +20,7 @@ from kubelet_secrets.kubeletapi.authn import Authenticator, UserInfo
 from kubelet_secrets.kubeletapi.authz import Authorizer, NotAuthorizable, attributes_of, error_text, forbidden_text
 from kubelet_secrets.kubeletapi.containerlogs import LogRefused, choose_run, parse_query
 from kubelet_secrets.kubeletapi.http1 import Exchange
-from kubelet_secrets.kubeletapi.remotecommand import answer_exec
+from kubelet_secrets.kubeletapi.remotecommand import answer_attach, answer_exec
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.views import ContainerView, PodView
@@ -85,7 +85,7 @@ class KubeletRoutes:
             return
         if not is_allowed:
             match request.path.strip("/").split("/"):
-                case ["exec", namespace, pod, *_, container]:
+                case ["exec" | "attach", namespace, pod, *_, container]:
                     self._note_exec(user, namespace, pod, "", container, is_allowed=False)
             await exchange.respond(HTTPStatus.FORBIDDEN, forbidden_text(user, attributes))
             return
@@ -103,9 +103,9 @@ class KubeletRoutes:
                 await exchange.respond(HTTPStatus.OK, text, content_type=metrics.CONTENT_TYPE)
             case "GET", ["containerLogs", namespace, pod, container]:
                 await self._logs(exchange, namespace, pod, container)
-            case "GET" | "POST", ["exec", namespace, pod, container]:
+            case "GET" | "POST", ["exec" | "attach", namespace, pod, container]:
                 await self._exec(exchange, user, namespace, pod, "", container)
-            case "GET" | "POST", ["exec", namespace, pod, uid, container]:
+            case "GET" | "POST", ["exec" | "attach", namespace, pod, uid, container]:
                 await self._exec(exchange, user, namespace, pod, uid, container)
             case _:
                 await exchange.respond(HTTPStatus.NOT_FOUND, "404 page not found\n")
@@ -148,7 +148,8 @@ class KubeletRoutes:
             return
         # Before it begins: whoever is in the container may read its secrets from then on.
         self._note_exec(user, namespace, pod, view.pod.metadata.uid, container, is_allowed=True)
-        await answer_exec(exchange, self._parts.runtime, view, container, user)
+        answer = answer_attach if exchange.request.path.startswith("/attach/") else answer_exec
+        await answer(exchange, self._parts.runtime, view, container, user)
 
     def _note_exec(
         self, user: UserInfo, namespace: str, pod: str, uid: str, container: str, *, is_allowed: bool

@@ -100,6 +100,7 @@ def make_settings(pod: Pod, container: Container, environment: Environment, gath
         cgroup_path=gathered.cgroup_path,
         tty=container.tty,
         stdin=container.stdin,
+        stdin_once=container.stdin_once,
         stop_signal=_stop_signal(container, image),
         labels={
             SPEC_HASH_LABEL: spec_hash(container),

@@ -56,6 +56,7 @@ class ContainerRecord(msgspec.Struct, frozen=True, kw_only=True):
     termination_message_path: str
     tty: bool
     stdin: bool
+    stdin_once: bool = False  # the first session's end is the input's
     shares_pid_namespace: bool  # its processes may outlive the first one
     created_at: datetime
     labels: dict[str, str]

@@ -63,7 +63,7 @@ def conmon_arguments(tools: Tools, bundle: Bundle, record: ContainerRecord, runt
     if record.tty:
         arguments.append("--terminal")
     if record.stdin:
-        arguments += ["--stdin", "--leave-stdin-open"]
+        arguments += ["--stdin"] if record.stdin_once else ["--stdin", "--leave-stdin-open"]
     return arguments
 
 

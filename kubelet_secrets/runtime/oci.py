@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import trio
 
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.runtime import bundle as bundles
+from kubelet_secrets.runtime.attach import Attachment, open_attachment
 from kubelet_secrets.runtime.bundle import Bundle, ContainerRecord
 from kubelet_secrets.runtime.cgroups import CgroupTree
 from kubelet_secrets.runtime.conmon import StartFailed, launch, open_conmon, open_container
@@ -300,6 +302,18 @@ class OciRuntime:
             pass_fds=descriptors,
         )
 
+    def attach(self, container_id: str) -> AbstractAsyncContextManager[Attachment]:
+        """Join the container's own streams; see ``runtime/attach.py``.
+
+        Raises:
+            ContainerRunError: the container is not running.
+        """
+        handle = self.state(container_id)
+        if handle.state is not ContainerState.RUNNING:
+            raise ContainerRunError(f'container "{container_id}" is not running')
+        record = handle.record
+        return open_attachment(self._bundle(container_id), has_stdin=record.stdin, has_tty=record.tty)
+
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _bundle(self, container_id: str) -> Bundle:
@@ -386,6 +400,7 @@ def _record(settings: ContainerSettings, log_path: Path) -> ContainerRecord:
         termination_message_path=settings.termination_message_path,
         tty=settings.tty,
         stdin=settings.stdin,
+        stdin_once=settings.stdin_once,
         shares_pid_namespace=settings.namespaces.pid is not None or settings.namespaces.host_pid,
         created_at=datetime.now(UTC),
         labels=dict(settings.labels),

@@ -97,6 +97,7 @@ class ContainerSettings:
     cgroup_path: str  # absolute below the cgroup root: /kubelet-secrets/<instance>/pod<uid>/<id>
     tty: bool = False
     stdin: bool = False
+    stdin_once: bool = False
     stop_signal: str = "SIGTERM"
     labels: Mapping[str, str] = field(default_factory=dict)  # kept in the record for adoption; never secret
 

@@ -26,7 +26,7 @@ from kubelet_secrets.control.protocol import AuditView
 from kubelet_secrets.kubeletapi.spdy import Data, GoAway, SpdyMachine, SynReply
 from tests import podexec
 from tests.apiserver.kubectl import find_kubectl
-from tests.e2e.stacks import Cluster, container, mount, secret_volume
+from tests.e2e.stacks import IMAGE, Cluster, container, mount, secret_volume
 from tests.podexec import Command
 
 _PATH = find_kubectl()
@@ -103,11 +103,41 @@ async def test_kubectl_exec(cluster: Cluster) -> None:
 async def test_kubectl_exec_on_a_terminal(cluster: Cluster) -> None:
     name = unique("tty")
     await cluster.run_pod(name, container())
+    async with terminal(cluster, "exec", "-it", name, "--", "sh") as (stream, process):
+        await _read_until(stream, "# ")
+        # The size comes as a message of its own: a shell asks again until it has it.
+        await stream.send_all(b"until stty size | grep 77; do sleep 0.1; done; tty; exit 7\r")
+        assert "33 77" in await _read_until(stream, "/dev/pts/")
+        assert await process.wait() == 7
+
+
+@pytest.mark.kubectl
+@needs_kubectl
+async def test_kubectl_run_and_debug_join_their_container(cluster: Cluster) -> None:
+    """attach: what is typed reaches the container's own process, and its end is the container's where it is said to be."""
+    run = ("run", unique("run"), "-i", "--rm", "--quiet", "--restart=Never", f"--image={IMAGE}", "--command")
+    code, out, error = await kubectl(cluster, *run, "--", "sh", "-c", "cat; echo end >&2", stdin=b"hello\n")
+    assert (code, out, "end\n" in error) == (0, "hello\n", True)
+    name = unique("debug")
+    await cluster.run_pod(name, container())
+    debug = ("debug", "-it", name, f"--image={IMAGE}", "--target=app", "--profile=general", "-c", "look", "--", "sh")
+    async with terminal(cluster, *debug) as (stream, process):
+        await _read_until(stream, "press")  # "If you don't see a command prompt, try pressing enter."
+        await stream.send_all(b"until stty size | grep 77; do sleep 0.1; done; tty; tr '\\0' ' ' < /proc/1/cmdline\r")
+        seen = await _read_until(stream, "trap")
+        assert "33 77" in seen
+        await stream.send_all(b"exit\r")
+        await process.wait()
+
+
+@asynccontextmanager
+async def terminal(cluster: Cluster, *arguments: str) -> AsyncIterator[tuple[trio.lowlevel.FdStream, trio.Process]]:
+    """kubectl on a terminal of 33 lines and 77 columns; ended if it has not ended by itself."""
     controller, follower = pty.openpty()
     termios.tcsetwinsize(follower, (33, 77))
     try:
         process = await trio.lowlevel.open_process(
-            [str(_PATH), f"--kubeconfig={cluster.stack.kubeconfig}", "exec", "-it", name, "--", "sh"],
+            [str(_PATH), f"--kubeconfig={cluster.stack.kubeconfig}", *arguments],
             stdin=follower,
             stdout=follower,
             stderr=follower,
@@ -119,12 +149,7 @@ async def test_kubectl_exec_on_a_terminal(cluster: Cluster) -> None:
     try:
         with trio.fail_after(60):
             async with trio.lowlevel.FdStream(os.dup(controller)) as stream:
-                await _read_until(stream, "# ")
-                # The size comes as a message of its own: a shell asks again until it has it.
-                await stream.send_all(b"until stty size | grep 77; do sleep 0.1; done; tty; exit 7\r")
-                seen = await _read_until(stream, "/dev/pts/")
-            assert "33 77" in seen
-            assert await process.wait() == 7
+                yield stream, process
     finally:
         process.kill()
         os.close(controller)
@@ -132,8 +157,9 @@ async def test_kubectl_exec_on_a_terminal(cluster: Cluster) -> None:
 
 async def _read_until(stream: trio.lowlevel.FdStream, text: str) -> str:
     seen = ""
-    while text not in seen.replace("| grep 77; do sleep 0.1; done; tty", ""):
+    while text not in seen.replace("| grep 77; do sleep 0.1; done; tty", ""):  # but for its own echo
         seen += (await stream.receive_some(4096)).decode(errors="replace")
+        print("SEEN", repr(seen), flush=True)
     return seen
 
 

@@ -15,6 +15,7 @@ import trio.lowlevel
 import trio.testing
 
 from kubelet_secrets.errors import ContainerRunError, HostError
+from kubelet_secrets.runtime.attach import STDERR, STDOUT
 from kubelet_secrets.runtime.bundle import Bundle
 from kubelet_secrets.runtime.conmon import StartFailed, open_conmon
 from kubelet_secrets.runtime.oci import ContainerState, OciRuntime
@@ -456,3 +457,33 @@ async def _wait_for_line(log: Path, text: str) -> None:
     with trio.fail_after(30):
         while text not in (log.read_text() if log.exists() else ""):  # noqa: ASYNC110 - another process writes it
             await trio.sleep(0.01)
+
+
+async def test_session_with_a_containers_own_streams(node: Node) -> None:
+    """``stdinOnce``: the end of the session's input is that of the container's; else it reads on from the next session."""
+    script = "echo err >&2; cat; echo end"
+    handle, _ = await node.run("sh", "-c", f"read -r line; echo $line; {script}", stdin=True, stdin_once=True)
+    with trio.fail_after(30):
+        async with node.runtime.attach(handle.id) as attachment:
+            await attachment.send_all(b"one\ntwo\n")
+            await attachment.aclose()
+            seen: dict[int, bytes] = {STDOUT: b"", STDERR: b""}
+            while (piece := await attachment.receive()) is not None:
+                seen[piece[0]] += piece[1]
+        assert seen == {STDOUT: b"one\ntwo\nend\n", STDERR: b"err\n"}
+        assert (await node.runtime.wait_exit(handle.id)).code == 0
+    with pytest.raises(ContainerRunError, match="is not running"):
+        node.runtime.attach(handle.id)
+    handle, _ = await node.run("sh", "-c", "read -r a; read -r b; stty size; echo $a $b", stdin=True, tty=True)
+    with trio.fail_after(30):
+        async with node.runtime.attach(handle.id) as attachment:
+            await attachment.resize(columns=78, rows=34)
+            await attachment.send_all(b"one\n")
+            await attachment.aclose()
+        async with node.runtime.attach(handle.id) as attachment:
+            await attachment.resize(columns=77, rows=33)
+            await attachment.send_all(b"two\n")
+            text = b""
+            while b"one two" not in text and (piece := await attachment.receive()) is not None:
+                text += piece[1]
+    assert b"33 77" in text
