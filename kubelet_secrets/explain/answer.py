@@ -15,7 +15,7 @@ from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.control.protocol import WhyReader, WhyStep, WhyVersion, WhyView
 from kubelet_secrets.envvars.environment import Environment
 from kubelet_secrets.errors import UsageError
-from kubelet_secrets.explain.files import explain_files, explain_volumes
+from kubelet_secrets.explain.files import explain_files
 from kubelet_secrets.explain.inventory import Inventory, PodManifest, take_inventory
 from kubelet_secrets.explain.lookup import ManifestSource, is_run_time
 from kubelet_secrets.explain.model import Problem, Severity
@@ -28,6 +28,7 @@ from kubelet_secrets.explain.readers import (
 )
 from kubelet_secrets.explain.rules import pod_rule_problems, without_repetitions
 from kubelet_secrets.explain.variables import explain_variables, known_services
+from kubelet_secrets.explain.volumes import explain_volumes
 from kubelet_secrets.explain.why import (
     WAITS_FOR_CONFIG,
     WAITS_FOR_VOLUMES,

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from kubelet_secrets.api.core import Container, Service
-from kubelet_secrets.explain.files import Volumes, explain_files, explain_volumes
+from kubelet_secrets.explain.files import explain_files
 from kubelet_secrets.explain.inventory import Inventory, PodManifest, take_inventory
 from kubelet_secrets.explain.lookup import ManifestSource
 from kubelet_secrets.explain.model import ContainerView, Explanation, PodView, Problem, Severity
 from kubelet_secrets.explain.objects import object_problems
 from kubelet_secrets.explain.rules import object_rule_problems, pod_rule_problems, without_repetitions
 from kubelet_secrets.explain.variables import explain_variables, known_services
+from kubelet_secrets.explain.volumes import Volumes, explain_volumes
 from kubelet_secrets.manifests import ManifestObject
 
 EXPIRES_WITHIN = timedelta(days=30)

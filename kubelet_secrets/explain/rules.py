@@ -54,6 +54,6 @@ def _problems(manifest: Manifest, obj: dict[str, Any], translate: Callable[[str]
     except (TypeError, AttributeError, KeyError, ValueError):
         # The rules rely on types that the API server's schema checks first; here only the fields that matter are checked.
         raise UsageError(f"{manifest.source}: {manifest.where}: a field has the wrong type") from None
-    for error in errors:
+    for error in {str(each): each for each in errors}.values():  # the API says the same thing once, too
         where = manifest.where if error.path == "[]" else f"{manifest.where}: {translate(error.path)}"
         yield Problem(severity=Severity.BLOCKS, code="invalid", message=error.body, where=where)

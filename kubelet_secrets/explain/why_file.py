@@ -13,8 +13,8 @@ from kubelet_secrets.api.origin import Origin, OriginKind
 from kubelet_secrets.envvars.environment import Environment
 from kubelet_secrets.envvars.subpath import resolve_sub_path
 from kubelet_secrets.errors import ContainerConfigError, SetUpError
-from kubelet_secrets.explain.files import volume_type
 from kubelet_secrets.explain.model import Problem
+from kubelet_secrets.explain.volumes import volume_type
 from kubelet_secrets.explain.why import (
     WAITS_FOR_CONFIG,
     WAITS_FOR_VOLUMES,

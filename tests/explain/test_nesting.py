@@ -1,0 +1,58 @@
+"""Mounts in mounts: which of them the runtime can make. Source: pkg/volume/util/nested_volumes.go; semantics §2.2, §5.4.
+
+What is said here was seen in containers run by runc (``tests/faithful`` has those that start).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from kubelet_secrets.explain import Severity
+from tests.explain.builders import explain_yaml, pod, problems, secret
+
+OUTER = "{name: v, secret: {secretName: db, items: [{key: k, path: d/x/f}, {key: k, path: e}]}}"
+INNER = "{name: w, secret: {secretName: db}}"
+
+
+def told(outer: str, inner: str, *, volume: str = OUTER) -> list[str]:
+    mounts = f"volumeMounts: [{{name: w, {inner}}}, {{name: v, {outer}}}]"
+    explanation = explain_yaml(secret("db", k="1") + pod(mounts, volumes=f"[{volume}, {INNER}]"))
+    found = problems(explanation, "mount-impossible")
+    assert all(each.severity is Severity.BLOCKS and each.where.endswith("volumeMounts[0].mountPath") for each in found)
+    return [each.message for each in found]
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        pytest.param("mountPath: /m", "mountPath: /m/new", id="whole-volume"),
+        pytest.param("mountPath: /m, subPath: d", "mountPath: /m/x", id="directory-that-is-there"),
+        pytest.param("mountPath: /m, subPath: d/x", "mountPath: /m/f, subPath: k", id="file-on-file"),
+        pytest.param("mountPath: /m, subPath: d", "mountPath: /n/y", id="beside"),
+        pytest.param("mountPath: /m, subPath: d", "mountPath: /mm", id="not-below"),
+        pytest.param("mountPath: /m, subPath: d", "mountPath: /m", id="at-the-same-place"),
+    ],
+)
+def test_mount_that_has_a_place(outer: str, inner: str) -> None:
+    assert told(outer, inner) == []
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "kind", "sub_path"),
+    [
+        pytest.param("mountPath: /m, subPath: d", "mountPath: /m/new", "directory", "d", id="nothing-there"),
+        pytest.param("mountPath: /m, subPath: d/x", "mountPath: /m/f", "directory", "d/x", id="directory-on-file"),
+        pytest.param("mountPath: /m, subPath: d", "mountPath: /m/x, subPath: k", "file", "d", id="file-on-directory"),
+        pytest.param("mountPath: /m, subPath: nope", "mountPath: /m/x", "directory", "nope", id="empty-directory"),
+        pytest.param("mountPath: /m, subPath: e", "mountPath: /m/x", "directory", "e", id="below-a-file"),
+    ],
+)
+def test_mount_that_has_none(outer: str, inner: str, kind: str, sub_path: str) -> None:
+    point = inner.removeprefix("mountPath: ").partition(",")[0]
+    assert told(outer, inner) == [
+        f"nothing can be mounted at {point}: subPath {sub_path} of volume v, read-only at /m, has no {kind} there"
+    ]
+
+
+def test_what_only_a_running_node_knows_is_no_problem() -> None:
+    assert told("mountPath: /m, subPath: d", "mountPath: /m/new", volume="{name: v, emptyDir: {}}") == []
