@@ -24,8 +24,11 @@ class Placed:
     files: Collection[str] | None  # paths in the container; None where only a running node knows
 
     @property
-    def is_file(self) -> bool:
-        return self.files is not None and set(self.files) == {self.view.path}
+    def kind(self) -> str:
+        """What is mounted: "file" or "directory"; empty where only a running node knows."""
+        if self.files is None:
+            return "" if self.view.sub_path else "directory"
+        return "file" if set(self.files) == {self.view.path} else "directory"
 
 
 def nesting_problems(placed: Sequence[Placed], where: str) -> Iterator[Problem]:
@@ -36,25 +39,37 @@ def nesting_problems(placed: Sequence[Placed], where: str) -> Iterator[Problem]:
         where: the container, for problems.
     """
     for each in placed:
-        outer = [other for other in placed if other.view.path != each.view.path]
-        found = topmost([other.view.path for other in outer], each.view.path)
-        if found is None:
-            continue
-        below = outer[found]
-        if below.files is None or not below.view.sub_path or _has_place(below.files, each):
-            continue
-        kind = "file" if each.is_file else "directory"
-        yield Problem(
-            severity=Severity.BLOCKS,
-            code="mount-impossible",
-            message=f"nothing can be mounted at {each.view.path}: subPath {below.view.sub_path} of volume "
-            f"{below.view.volume}, read-only at {below.view.path}, has no {kind} there",
-            where=f"{where}.volumeMounts[{each.index}].mountPath",
-            hint="mount it at a path of its own, or the outer volume as a whole",
-        )
+        if obstacle := _obstacle_at(placed, each) or _obstacle_in(placed, each):
+            yield Problem(
+                severity=Severity.BLOCKS,
+                code="mount-impossible",
+                message=f"nothing can be mounted at {each.view.path}: {obstacle}",
+                where=f"{where}.volumeMounts[{each.index}].mountPath",
+                hint="mount it at a path of its own, or the outer volume as a whole",
+            )
+
+
+def _obstacle_at(placed: Sequence[Placed], mount: Placed) -> str:
+    """An earlier mount at the same place that is a file where this is a directory, or the reverse."""
+    for other in placed:
+        is_before = other.view.path == mount.view.path and other.index < mount.index
+        if is_before and {other.kind, mount.kind} == {"file", "directory"}:
+            return f"volume {other.view.volume} is mounted there, as a {other.kind}"
+    return ""
+
+
+def _obstacle_in(placed: Sequence[Placed], mount: Placed) -> str:
+    """The part of a volume that this lies in, which cannot be written to and has no place for it."""
+    outer = [other for other in placed if other.view.path != mount.view.path]
+    found = topmost([other.view.path for other in outer], mount.view.path)
+    below = outer[found] if found is not None else None
+    if below is None or below.files is None or not below.view.sub_path or _has_place(below.files, mount):
+        return ""
+    what = f"subPath {below.view.sub_path} of volume {below.view.volume}, read-only at {below.view.path}"
+    return f"{what}, has no {mount.kind or 'directory'} there"
 
 
 def _has_place(files: Collection[str], mount: Placed) -> bool:
-    if mount.is_file:
+    if mount.kind == "file":
         return mount.view.path in files
     return any(path.startswith(f"{mount.view.path}/") for path in files)

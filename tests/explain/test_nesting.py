@@ -56,3 +56,22 @@ def test_mount_that_has_none(outer: str, inner: str, kind: str, sub_path: str) -
 
 def test_what_only_a_running_node_knows_is_no_problem() -> None:
     assert told("mountPath: /m, subPath: d", "mountPath: /m/new", volume="{name: v, emptyDir: {}}") == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "obstacle"),
+    [
+        pytest.param("subPath: k", "subPath: k", "", id="files"),
+        pytest.param("readOnly: true", "readOnly: true", "", id="directories"),
+        pytest.param(
+            "readOnly: true", "subPath: k", "volume v is mounted there, as a directory", id="file-on-directory"
+        ),
+        pytest.param("subPath: k", "readOnly: true", "volume v is mounted there, as a file", id="directory-on-file"),
+    ],
+)
+def test_two_mounts_at_one_place_are_of_one_kind(first: str, second: str, obstacle: str) -> None:
+    mounts = f"volumeMounts: [{{name: v, mountPath: /m/, {first}}}, {{name: w, mountPath: /m, {second}}}]"
+    volumes = "[{name: v, secret: {secretName: db}}, {name: w, secret: {secretName: db}}]"
+    found = problems(explain_yaml(secret("db", k="1", l="2") + pod(mounts, volumes=volumes)), "mount-impossible")
+    expected = [f"nothing can be mounted at /m: {obstacle}"] if obstacle else []
+    assert [each.message for each in found] == expected
