@@ -21,6 +21,7 @@ from kubelet_secrets.explain.nesting import Placed, nesting_problems
 from kubelet_secrets.explain.variables import is_known
 from kubelet_secrets.explain.volumes import Volumes, volume_type
 from kubelet_secrets.volume.mountpoints import mount_point, topmost
+from kubelet_secrets.volume.nested import hidden_names, is_in_sight
 from kubelet_secrets.volume.ownership import file_ownership, fs_group_of
 from kubelet_secrets.volume.paths import MAX_NAME_LENGTH
 from kubelet_secrets.volume.payload import FileProjection, Payload, has_payload
@@ -80,6 +81,8 @@ def explain_files(
         if payload is None or not is_known(sub_path):
             placed.append(Placed(index=index, view=mounts[-1], files=None))
             continue
+        hidden = hidden_names(pod, mount.name)
+        payload = {each: file for each, file in payload.items() if is_in_sight(each, sub_path, hidden)}
         if why := _obstacle(payload, sub_path):
             message = f'failed to prepare subPath for volumeMount "{mount.name}" of container "{container.name}"'
             problems.append(
@@ -100,8 +103,8 @@ def explain_files(
             view = _file_view(file_path, file, mount, pod, known=known)
             is_frozen = bool(sub_path) or source.is_immutable(file.origin)
             files.append((mounts[-1], dataclasses.replace(view, refreshes=not is_frozen)))
-    visible, hidden = _split_hidden(files, mounts)
-    problems += _hidden_problems(hidden, where)
+    visible, covered = _split_hidden(files, mounts)
+    problems += _hidden_problems(covered, where)
     problems += nesting_problems(placed, where)
     return Files(mounts=tuple(mounts), files=tuple(visible), problems=tuple(problems))
 

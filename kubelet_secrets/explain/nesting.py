@@ -1,7 +1,8 @@
 """Mounts that the container runtime cannot make, because they lie in another mount where there is nothing to mount upon.
 
 Pure. A kubelet makes such places inside a read-only volume beforehand, but counts them from the volume's root: below a mount
-that shows only a part of a volume (subPath) they are missing, and the runtime cannot make them there.
+that shows only a part of a volume (subPath) they are missing, and the runtime cannot make them there. And it makes directories,
+on which no file can be mounted.
 
 Source: pkg/volume/util/nested_volumes.go, which looks at no subPath; semantics §2.2 step 5, §5.4.
 """
@@ -59,14 +60,19 @@ def _obstacle_at(placed: Sequence[Placed], mount: Placed) -> str:
 
 
 def _obstacle_in(placed: Sequence[Placed], mount: Placed) -> str:
-    """The part of a volume that this lies in, which cannot be written to and has no place for it."""
+    """The volume that this lies in, where that is read-only and has no place for it."""
     outer = [other for other in placed if other.view.path != mount.view.path]
     found = topmost([other.view.path for other in outer], mount.view.path)
     below = outer[found] if found is not None else None
-    if below is None or below.files is None or not below.view.sub_path or _has_place(below.files, mount):
+    if below is None or below.files is None:
         return ""
-    what = f"subPath {below.view.sub_path} of volume {below.view.volume}, read-only at {below.view.path}"
-    return f"{what}, has no {mount.kind or 'directory'} there"
+    what = f"volume {below.view.volume}, read-only at {below.view.path}"
+    if not below.view.sub_path:
+        # The kubelet makes a directory for every mount beneath, whatever will be mounted on it.
+        return f"{what}, has a directory there, and this is a file" if mount.kind == "file" else ""
+    if _has_place(below.files, mount):
+        return ""
+    return f"subPath {below.view.sub_path} of {what}, has no {mount.kind or 'directory'} there"
 
 
 def _has_place(files: Collection[str], mount: Placed) -> bool:

@@ -6,7 +6,7 @@ part, and why. What containers see of them is told by ``files``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.errors import MissingKey, MissingObject, SetUpError
 from kubelet_secrets.explain.lookup import ManifestSource
 from kubelet_secrets.explain.model import Problem, Severity
+from kubelet_secrets.volume.nested import hidden_names, is_in_sight
 from kubelet_secrets.volume.ownership import file_ownership, fs_group_of
 from kubelet_secrets.volume.payload import Payload, has_payload, make_volume_payload
 
@@ -90,6 +91,7 @@ def explain_volumes(pod: Pod, *, where: str, source: ManifestSource) -> Volumes:
         problems += _part_problems(volume, pod, spot, source, blocked=False)
         problems += _collision_problems(payload, spot)
         problems += _mode_problems(payload, fs_group_of(pod), spot)
+        problems += _sight_problems(payload, hidden_names(pod, volume.name), spot)
     return Volumes(
         by_name={volume.name: volume for volume in spec.volumes}, payloads=payloads, problems=tuple(problems)
     )
@@ -211,3 +213,16 @@ def _mode_problems(payload: Payload, fs_group: int | None, where: str) -> Iterat
             where=where,
             hint="programs that insist on a private file (ssh) refuse it; mount it into a container without fsGroup",
         )
+
+
+def _sight_problems(payload: Payload, hidden: Collection[str], where: str) -> Iterator[Problem]:
+    for name in sorted(hidden):
+        paths = [path for path in payload if not is_in_sight(path, "", (name,))]
+        if paths:
+            yield Problem(
+                severity=Severity.WARNING,
+                code="path-hidden",
+                message=f"{', '.join(paths)} cannot be seen: directory {name} stands there, for a mount beneath this volume",
+                where=where,
+                hint="every container that mounts the volume sees that directory; mount what lies beneath elsewhere",
+            )

@@ -25,6 +25,7 @@ from kubelet_secrets.explain.why import (
     problems_below,
 )
 from kubelet_secrets.volume.mountpoints import is_below, mount_point, topmost
+from kubelet_secrets.volume.nested import hidden_names, is_in_sight
 from kubelet_secrets.volume.ownership import Ownership
 from kubelet_secrets.volume.paths import clean_path
 from kubelet_secrets.volume.payload import has_payload
@@ -124,8 +125,12 @@ def _in_volume(
     sub_path: str,
     payload: Mapping[str, ShownFile],
 ) -> Chain:
-    relative = _strip_machinery(posixpath.join(sub_path, posixpath.relpath(target, mount_point(mount.mount_path))))
+    inside = posixpath.join(sub_path, posixpath.relpath(target, mount_point(mount.mount_path)))
+    relative = _strip_machinery(inside)
     frozen = bool(sub_path)
+    hidden = hidden_names(context.pod, volume.name)
+    covered = sorted(path for path in payload if not is_in_sight(path, inside, hidden))
+    payload = {path: file for path, file in payload.items() if path not in covered}
     if relative in payload:
         file = payload[relative]
         facts = context.facts.get((volume.name, relative), FileFacts())
@@ -158,7 +163,9 @@ def _in_volume(
     ]
     if optional:
         steps.append(Step(where=optional[0].where.rpartition(": ")[2], text=optional[0].message))
-    if frozen and posixpath.normpath(sub_path) == relative:
+    if relative in covered:
+        rule = f"volume {volume.name} has {relative}, but a directory for a mount beneath it stands in its place"
+    elif frozen and posixpath.normpath(sub_path) == relative:
         rule = f"volume {volume.name} has no {relative}: the container sees an empty directory at {mount.mount_path}"
     else:
         rule = f"volume {volume.name} shows no file {relative}"

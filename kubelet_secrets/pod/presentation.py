@@ -24,6 +24,7 @@ from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.pod.volumes import FileInfo, VolumeEdition, VolumeState, failed_mount
 from kubelet_secrets.volume.modes import EntryKind, with_fs_group
 from kubelet_secrets.volume.mountpoints import mount_point, topmost
+from kubelet_secrets.volume.nested import hidden_names, is_in_sight
 from kubelet_secrets.volume.ownership import fs_group_of
 from kubelet_secrets.volume.store import StoredFile
 
@@ -142,6 +143,8 @@ def _mount_rows(
     bound: Mapping[str, str],
 ) -> list[FileRow]:
     assert state.version is not None
+    hidden = hidden_names(pod.pod, mount.name)
+    stored = [each for each in stored if is_in_sight(each.path, sub_path, hidden)]
     held = bound.get(mount_point(mount.mount_path), "") if sub_path else ""
     if held in ("", state.version.name):
         return [

@@ -8,7 +8,7 @@ Source: pkg/volume/util/nested_volumes.go, getNestedMountpoints; semantics §2.2
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kubelet_secrets.api.core import Container, Pod
 from kubelet_secrets.api.references import all_containers
@@ -24,6 +24,29 @@ def nested_mountpoints(pod: Pod, volume: str) -> list[str]:
         SetUpError: a mount path of this volume leads out of the container's root.
     """
     return list(dict.fromkeys(path for container in all_containers(pod) for path in _in_container(container, volume)))
+
+
+def hidden_names(pod: Pod, volume: str) -> frozenset[str]:
+    """Names at the root of *volume* where a directory stands for a mount beneath, in whichever container of *pod*.
+
+    It is made before the first version is written, and the writer leaves alone what is no link of its own: what the volume has
+    under such a name can be reached through ``..data`` only.
+    """
+    try:
+        return frozenset(path.partition("/")[0] for path in nested_mountpoints(pod, volume))
+    except SetUpError:
+        return frozenset()  # it is never set up
+
+
+def is_in_sight(path: str, sub_path: str, hidden: Collection[str]) -> bool:
+    """Whether a mount that selects *sub_path* of a volume gets at *path*, a file of its versions.
+
+    Args:
+        sub_path: "" for the whole volume.
+        hidden: see :func:`hidden_names`.
+    """
+    through = posixpath.normpath(sub_path).partition("/")[0] if sub_path else ""
+    return through.startswith("..") or path.partition("/")[0] not in hidden
 
 
 def _in_container(container: Container, volume: str) -> Iterator[str]:

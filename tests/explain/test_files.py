@@ -220,14 +220,27 @@ def test_of_two_volumes_at_one_place_the_later_mount_is_seen(first: str, second:
     assert problem.message == "/v/a of volume v is hidden by volume w, mounted at /v"
 
 
-def test_file_under_a_deeper_mount_is_hidden() -> None:
-    mounts = "volumeMounts: [{name: w, mountPath: /etc/v/sub}, {name: v, mountPath: /etc/v}]"
-    items = "[{key: user, path: sub/u}, {key: user, path: u}]"
+def test_what_a_directory_for_a_mount_beneath_stands_in_place_of_is_hidden() -> None:
+    """§2.2 step 5: it is made before the files, in the volume, so for every container that mounts it."""
+    items = "[{key: user, path: sub/u}, {key: user, path: sub/deep/v}, {key: user, path: u}]"
     volumes = f"[{{name: v, secret: {{secretName: db, items: {items}}}}}, {{name: w, emptyDir: {{}}}}]"
-    explanation = explain_yaml(DB + pod(mounts, volumes=volumes))
-    assert [file.path for file in only_container(explanation).files] == ["/etc/v/u"]
-    (problem,) = problems(explanation, "file-hidden")
-    assert problem.message == "/etc/v/sub/u of volume v is hidden by volume w, mounted at /etc/v/sub"
+    others = """\
+initContainers:
+- name: nests
+  image: i
+  volumeMounts: [{name: w, mountPath: /x/sub/new}, {name: v, mountPath: /x}]
+- name: digs
+  image: i
+  volumeMounts: [{name: v, mountPath: /a, subPath: sub}, {name: v, mountPath: /b, subPath: ..data/sub}]
+"""
+    explanation = explain_yaml(DB + pod("volumeMounts: [{name: v, mountPath: /etc/v}]", volumes=volumes, spec=others))
+    seen = {each.name: [file.path for file in each.files] for each in explanation.pods[0].containers}
+    assert seen == {"nests": ["/x/u"], "digs": ["/b/u", "/b/deep/v"], "c": ["/etc/v/u"]}
+    (problem,) = problems(explanation, "path-hidden")
+    assert problem.message == (
+        "sub/u, sub/deep/v cannot be seen: directory sub stands there, for a mount beneath this volume"
+    )
+    assert not explanation.is_blocked
 
 
 def test_mounts_that_the_api_refuses() -> None:

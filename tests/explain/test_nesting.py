@@ -54,6 +54,15 @@ def test_mount_that_has_none(outer: str, inner: str, kind: str, sub_path: str) -
     ]
 
 
+def test_file_on_the_directory_that_the_kubelet_makes() -> None:
+    """The place is made before anybody knows that a file will be mounted there; a file of that name is hidden by it."""
+    for inner in ("mountPath: /m/new, subPath: k", "mountPath: /m/e, subPath: k"):
+        point = inner.removeprefix("mountPath: ").partition(",")[0]
+        assert told("mountPath: /m", inner) == [
+            f"nothing can be mounted at {point}: volume v, read-only at /m, has a directory there, and this is a file"
+        ]
+
+
 def test_what_only_a_running_node_knows_is_no_problem() -> None:
     assert told("mountPath: /m, subPath: d", "mountPath: /m/new", volume="{name: v, emptyDir: {}}") == []
 

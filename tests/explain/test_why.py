@@ -315,6 +315,18 @@ def test_of_two_mounts_at_one_place_the_later_one_is_asked() -> None:
     ]
 
 
+def test_file_that_a_directory_for_a_mount_beneath_hides() -> None:
+    mounts = "volumeMounts: [{name: v, mountPath: /v}, {name: e, mountPath: /v/password/x}]"
+    volumes = "[{name: v, secret: {secretName: db}}, {name: e, emptyDir: {}}]"
+    text = OBJECTS + pod(mounts, volumes=volumes)
+    view = ask(text, path="/v/password")
+    assert (view.kind, view.rule) == (
+        "nothing",
+        "volume v has password, but a directory for a mount beneath it stands in its place",
+    )
+    assert ask(text, path="/v/..data/password").origin == "secret/db key password"
+
+
 def test_directory_lists_its_files() -> None:
     view = ask(OBJECTS + pod(MOUNT, volumes=WHOLE), path="/etc/v")
     assert view.kind == "directory"

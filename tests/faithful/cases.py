@@ -237,6 +237,23 @@ VOLUMES = {
         "{volumeMounts: [{name: v, mountPath: /v/}, {name: w, mountPath: /v}]}",
         volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
     ),
+    "nested-in-another-container": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /d, subPath: a},"
+        " {name: v, mountPath: /e, subPath: ..data/a}]}",
+        volumes="""[{name: v, secret: {secretName: db, items: [{key: user, path: a/one}, {key: user, path: b}]}},
+            {name: w, configMap: {name: settings}}]""",
+        rest="""
+        initContainers:
+        - name: first
+          image: localhost/busybox:1
+          command: ["true"]
+          volumeMounts: [{name: v, mountPath: /x}, {name: w, mountPath: /x/a/new}]
+        """,
+    ),
+    "one-volume-in-itself": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/user, subPath: a}]}",
+        volumes="[{name: v, secret: {secretName: db, items: [{key: user, path: a/one}, {key: user, path: user}]}}]",
+    ),
     "one-volume-twice": pod(
         "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /w/}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
@@ -571,5 +588,25 @@ REFUSED_BY_THE_API = {
     "file-key-not-empty-dir": pod(
         "{env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: x, key: K}}}]}",
         volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+}
+
+REFUSED_BY_THE_RUNTIME = {
+    # §2.2 step 5, §5.4
+    "file-beneath-a-volume": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /v/level, subPath: level}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
+    ),
+    "file-beneath-a-volume-that-has-one": pod(
+        "{volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /v/user, subPath: password}]}",
+        volumes="[{name: v, secret: {secretName: db}}]",
+    ),
+    "directory-beneath-a-sub-path": pod(
+        "{volumeMounts: [{name: v, mountPath: /v, subPath: a}, {name: w, mountPath: /v/new}]}",
+        volumes="[{name: v, secret: {secretName: db, items: [{key: user, path: a/b}]}}, {name: w, emptyDir: {}}]",
+    ),
+    "file-over-a-directory": pod(
+        "{volumeMounts: [{name: v, mountPath: /v/}, {name: w, mountPath: /v, subPath: level}]}",
+        volumes="[{name: v, secret: {secretName: db}}, {name: w, configMap: {name: settings}}]",
     ),
 }

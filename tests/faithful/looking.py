@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from kubelet_secrets.api.core import Event, Pod
-from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, find_resource
+from kubelet_secrets.api.meta import EVENTS, NAMESPACES, PODS, SERVICES, find_resource
 from kubelet_secrets.client.answers import EventType
 from kubelet_secrets.explain import ContainerView, Explanation, explain
 from kubelet_secrets.manifests import ManifestObject, parse_manifest
@@ -206,3 +206,10 @@ async def wait_refusal(cluster: Cluster, namespace: str, pod: str) -> str:
                 if seen is not None and seen.type == "Warning" and seen.involved_object.name == pod:
                     return seen.message
     raise AssertionError("the watch has ended")
+
+
+async def own_service(cluster: Cluster) -> str:
+    """The Service ``default/kubernetes``, which every cluster has and no manifest names."""
+    found = await cluster.client.get(SERVICES, "default", "kubernetes", dict)
+    kept = {"metadata": {"name": "kubernetes", "namespace": "default"}, "spec": found["spec"]}
+    return "\n---\n" + json.dumps({"apiVersion": "v1", "kind": "Service", **kept}) + "\n"

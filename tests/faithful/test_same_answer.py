@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from kubelet_secrets.api.meta import SERVICES
 from kubelet_secrets.errors import Invalid
 from kubelet_secrets.explain import Severity
 from tests.e2e.stacks import Cluster
@@ -18,6 +17,7 @@ from tests.faithful.looking import (
     foretold,
     look,
     make_namespace,
+    own_service,
     run_inside,
     wait_pod,
     wait_refusal,
@@ -36,7 +36,7 @@ async def test_the_case_objects_are_good(cluster: Cluster) -> None:
 async def test_container_sees_what_was_foretold(cluster: Cluster, case: str) -> None:
     text = {**cases.VOLUMES, **cases.ENVIRONMENTS}[case]
     namespace = f"ok-{case}"
-    explanation = foretell(text + await _own_service(cluster), namespace)
+    explanation = foretell(text + await own_service(cluster), namespace)
     assert not explanation.is_blocked, [problem.message for problem in explanation.all_problems()]
     await make_namespace(cluster, namespace)
     await apply(cluster, text, namespace)
@@ -93,6 +93,17 @@ async def test_node_refuses_in_the_words_that_were_foretold(cluster: Cluster, ca
         assert said.endswith(f"[{', '.join(message.rpartition(' : ')[2] for message in told)}]")
 
 
+@pytest.mark.parametrize("case", cases.REFUSED_BY_THE_RUNTIME)
+async def test_runtime_refuses_where_that_was_foretold(cluster: Cluster, case: str) -> None:
+    """In its own words, which name paths of the node."""
+    text, namespace = cases.REFUSED_BY_THE_RUNTIME[case], f"stop-{case}"
+    told = [each.code for each in foretell(text, namespace).all_problems() if each.severity is Severity.BLOCKS]
+    assert told == ["mount-impossible"]
+    await make_namespace(cluster, namespace)
+    await apply(cluster, text, namespace)
+    assert (await wait_refusal(cluster, namespace, "web")).startswith("Error: failed to start container: OCI runtime")
+
+
 @pytest.mark.parametrize("case", cases.REFUSED_BY_THE_API)
 async def test_api_refuses_in_the_words_that_were_foretold(cluster: Cluster, case: str) -> None:
     text, namespace = cases.REFUSED_BY_THE_API[case], f"bad-{case}"
@@ -108,10 +119,3 @@ async def test_api_refuses_in_the_words_that_were_foretold(cluster: Cluster, cas
         await apply(cluster, text, namespace)
     said = str(caught.value).partition(" is invalid: ")[2]
     assert said == (told[0] if len(told) == 1 else f"[{', '.join(told)}]")
-
-
-async def _own_service(cluster: Cluster) -> str:
-    """The Service ``default/kubernetes``, which every cluster has and no manifest names."""
-    found = await cluster.client.get(SERVICES, "default", "kubernetes", dict)
-    kept = {"metadata": {"name": "kubernetes", "namespace": "default"}, "spec": found["spec"]}
-    return "\n---\n" + json.dumps({"apiVersion": "v1", "kind": "Service", **kept}) + "\n"

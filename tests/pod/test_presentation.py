@@ -167,13 +167,20 @@ def test_directory_below_a_sub_path() -> None:
 
 def test_what_lies_under_another_mount_is_not_shown() -> None:
     whole = VolumeMount(name="v", mount_path="/etc/v")
-    assert [row[0] for row in tree(whole, VolumeMount(name="v", mount_path="/etc/v/sub", sub_path="sub"))] == [
-        "/etc/v/a",
-        "/etc/v/sub/b",
-    ]
+    part = VolumeMount(name="v", mount_path="/etc/v/x", sub_path="sub")
+    assert [row[0] for row in tree(whole, part)] == ["/etc/v/a", "/etc/v/sub/b", "/etc/v/x/b"]
     one = VolumeMount(name="v", mount_path="/etc/v//", sub_path="sub")
     assert [row[0] for row in tree(whole, one)] == ["/etc/v/b"]
     assert [row[0] for row in tree(one, whole)] == ["/etc/v/a", "/etc/v/sub/b"]
+
+
+def test_what_a_directory_for_a_mount_beneath_hides_is_not_shown() -> None:
+    """§2.2 step 5: also where that mount is of the volume itself."""
+    whole = VolumeMount(name="v", mount_path="/etc/v")
+    assert [row[0] for row in tree(whole, VolumeMount(name="v", mount_path="/etc/v/sub", sub_path="a"))] == [
+        "/etc/v/a",
+        "/etc/v/sub",
+    ]
 
 
 def test_mount_paths_are_shown_as_the_container_has_them() -> None:

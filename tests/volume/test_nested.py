@@ -6,7 +6,7 @@ import pytest
 
 from kubelet_secrets.api.core import Container, Pod, PodSpec, VolumeMount
 from kubelet_secrets.errors import SetUpError
-from kubelet_secrets.volume.nested import nested_mountpoints
+from kubelet_secrets.volume.nested import hidden_names, is_in_sight, nested_mountpoints
 
 
 def pod(*containers: dict[str, str]) -> Pod:
@@ -55,3 +55,25 @@ def test_nested_mountpoints(containers: list[dict[str, str]], expected: list[str
 def test_a_mount_path_out_of_the_root_is_refused() -> None:
     with pytest.raises(SetUpError, match=r"^invalid container mount point \.\./dir$"):
         nested_mountpoints(pod({"../dir": "v"}), "v")
+
+
+@pytest.mark.parametrize(
+    ("path", "sub_path", "expected"),
+    [
+        pytest.param("a", "", False, id="the-name-itself"),
+        pytest.param("a/b", "", False, id="what-is-in-it"),
+        pytest.param("ab", "", True, id="a-longer-name"),
+        pytest.param("b/a", "", True, id="deeper"),
+        pytest.param("a/b", "./a/", False, id="through-a-sub-path"),
+        pytest.param("a/b", "..data/a", True, id="through-the-versions-own-name"),
+    ],
+)
+def test_what_the_directory_for_a_mount_beneath_hides(path: str, sub_path: str, expected: bool) -> None:
+    """The AtomicWriter leaves a directory alone that stands where its link would; §3.2 step 10."""
+    hidden = hidden_names(pod({"/dir": "v", "/dir/a/b": "w"}, {"/x": "v"}), "v")
+    assert hidden == {"a"}
+    assert is_in_sight(path, sub_path, hidden) is expected
+
+
+def test_volume_that_is_never_set_up_hides_nothing() -> None:
+    assert hidden_names(pod({"../x": "v", "../x/a": "w"}), "v") == frozenset()
