@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from kubelet_secrets.api.meta import PODS
 from kubelet_secrets.errors import Invalid
 from kubelet_secrets.explain import Severity
 from tests.e2e.stacks import Cluster
@@ -40,16 +41,19 @@ async def test_container_sees_what_was_foretold(cluster: Cluster, case: str) -> 
     assert not explanation.is_blocked, [problem.message for problem in explanation.all_problems()]
     await make_namespace(cluster, namespace)
     await apply(cluster, text, namespace)
-    pod = await wait_pod(cluster, namespace, "web")
-    (told,) = explanation.pods
-    lasting = {each.name for each in pod.spec.init_containers if each.restart_policy == "Always"}
-    for container in told.containers:
-        if container.kind == "container" or container.name in lasting:
-            expected = foretold(container)
-            seen = (await look(cluster, pod, container.name)).without_run_time(expected)
-            assert seen.files == expected.files
-            assert seen.variables == expected.variables
-            assert seen.mounts == expected.mounts
+    try:
+        pod = await wait_pod(cluster, namespace, "web")
+        (told,) = explanation.pods
+        lasting = {each.name for each in pod.spec.init_containers if each.restart_policy == "Always"}
+        for container in told.containers:
+            if container.kind == "container" or container.name in lasting:
+                expected = foretold(container)
+                seen = (await look(cluster, pod, container.name)).without_run_time(expected)
+                assert seen.files == expected.files
+                assert seen.variables == expected.variables
+                assert seen.mounts == expected.mounts
+    finally:
+        await cluster.client.delete(PODS, namespace, "web", grace_period_s=1)  # the next one may need its processors
 
 
 ARGUMENTS = {
