@@ -62,8 +62,8 @@ async def _blocked(f: Framework, has_init: bool) -> None:
         "ContainersReady": "False",
         "Ready": "False",
     }
-    found = await f.get(name)
-    assert {kind: condition(found, kind).get("status") for kind in wanted} == wanted
+    # Upstream looks once, but for the event every 2 s only; seen at once, it may have passed the status on its way.
+    found = await f.wait(name, lambda pod: {kind: condition(pod, kind).get("status") for kind in wanted} == wanted)
     if not has_init:
         scheduled, initialized = (
             condition(found, kind)["lastTransitionTime"] for kind in ("PodScheduled", "Initialized")
