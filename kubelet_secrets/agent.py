@@ -153,6 +153,9 @@ class AgentOptions:
     pod_store_size_bytes: int = 128 << 20
     pod_store_files: int = 100_000
     allowed_unsafe_sysctls: tuple[str, ...] = ()
+    cluster_dns: tuple[str, ...] = ()  # addresses; without any, ClusterFirst is the node's resolver
+    cluster_domain: str = "cluster.local"
+    resolv_conf: Path = Path("/etc/resolv.conf")
 
 
 async def run_agent(options: AgentOptions, handover: Handover, hardening: Hardening) -> None:
@@ -285,6 +288,9 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             logs_dir=run_dir / "logs",
             network_problem=network_problem,
             seccomp_dir=options.root_dir / "seccomp",
+            cluster_dns=options.cluster_dns,
+            cluster_domain=options.cluster_domain,
+            resolv_conf=options.resolv_conf,
             image_pull_rate=TokenBucket(options.registry_qps, options.registry_burst),
         )
         pods = PodManager(parts)

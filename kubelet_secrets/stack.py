@@ -69,6 +69,9 @@ class StackOptions:
     pod_manifest_path: Path | None = None  # static pods
     max_pods: int = 110
     allowed_unsafe_sysctls: tuple[str, ...] = ()
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    resolv_conf: Path = Path("/etc/resolv.conf")
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
     max_parallel_image_pulls: int = 4
@@ -205,6 +208,8 @@ async def run_stack(
             "--kubelet-port": str(options.kubelet_port),
             "--client-ca-file": str(client_ca),
             "--max-pods": str(options.max_pods),
+            "--cluster-domain": options.cluster_domain,
+            "--resolv-conf": str(options.resolv_conf),
             "--image-gc-high-threshold": str(options.image_gc_high_percent),
             "--image-gc-low-threshold": str(options.image_gc_low_percent),
             "--max-parallel-image-pulls": str(options.max_parallel_image_pulls),
@@ -225,6 +230,8 @@ async def run_stack(
         if options.cni_conf_dir is not None:
             flags["--cni-conf-dir"] = str(options.cni_conf_dir)
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
+        for address in options.cluster_dns:
+            switches += ["--cluster-dns", address]
         for name in options.allowed_unsafe_sysctls:
             switches += ["--allowed-unsafe-sysctls", name]
         for pattern in options.image_allow_list:

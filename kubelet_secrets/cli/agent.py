@@ -66,6 +66,19 @@ def _image_patterns(_context: click.Context, option: click.Parameter, patterns: 
     return patterns
 
 
+def _addresses(_context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """IP addresses, also several in one word, as the kubelet takes them."""
+    from ipaddress import ip_address
+
+    found = [part for value in values for part in value.split(",") if part]
+    for each in found:
+        try:
+            ip_address(each)
+        except ValueError:
+            raise click.BadParameter(f"{each!r} is no IP address", param=option) from None
+    return tuple(found)
+
+
 _NODE_OPTIONS = (
     click.option(
         "--node-name",
@@ -165,6 +178,27 @@ _NODE_OPTIONS = (
         default=110,
         show_default=True,
         help="How many pods this node takes; one more fails as OutOfpods.",
+    ),
+    click.option(
+        "--cluster-dns",
+        metavar="IP",
+        multiple=True,
+        callback=_addresses,
+        help="Address of the cluster's DNS service, for pods whose dnsPolicy is ClusterFirst. May be repeated. Without it they "
+        "have the node's resolver.",
+    ),
+    click.option(
+        "--cluster-domain",
+        default="cluster.local",
+        show_default=True,
+        help="The cluster's domain: in search lists, and in the names of pods with a subdomain.",
+    ),
+    click.option(
+        "--resolv-conf",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default="/etc/resolv.conf",
+        show_default=True,
+        help="The node's resolver configuration, which pods' are made from.",
     ),
     click.option(
         "--allowed-unsafe-sysctls",
@@ -386,6 +420,9 @@ def agent(
                     "pod_store_files": node["pod_store_files"],
                     "max_pods": node["max_pods"],
                     "allowed_unsafe_sysctls": list(node["allowed_unsafe_sysctls"]),
+                    "cluster_dns": list(node["cluster_dns"]),
+                    "cluster_domain": node["cluster_domain"],
+                    "resolv_conf": os.path.abspath(node["resolv_conf"]),
                     "image_gc_high_percent": node["image_gc_high_threshold"],
                     "image_gc_low_percent": node["image_gc_low_threshold"],
                     "max_parallel_image_pulls": node["max_parallel_image_pulls"],

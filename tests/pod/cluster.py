@@ -236,6 +236,7 @@ class Cluster:
             memory_bytes=1 << 30,
             logs_dir=made.run_dir / "logs",
             seccomp_dir=made.directory / "seccomp",
+            cluster_dns=("10.96.0.10",),
         )
         pods = PodManager(parts)
         services_box.append(ServiceCache(self.node, changed=pods.services_changed))

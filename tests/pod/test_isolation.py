@@ -160,13 +160,12 @@ async def test_namespaces(lab: Cluster) -> None:
 
     async with lab.agent():
         peek = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; done | grep -q 'neighbour_[s]leeps' && echo neighbour=yes"
+        files = "sed s/^/hosts=/ /etc/hosts; sed s/^/dns=/ /etc/resolv.conf"
         await lab.create(
             "own",
-            once(
-                "a",
-                f"{NAMESPACES}; sed s/^/hosts=/ /etc/hosts; echo hostname=$(hostname); echo | nc -l -p 99; : neighbour_sleeps",
-            ),
+            once("a", f"{NAMESPACES}; {files}; echo hostname=$(hostname); echo | nc -l -p 99; : neighbour_sleeps"),
             once("b", f"{NAMESPACES}; {peek}; until nc -w 5 127.0.0.1 99 < /dev/null; do sleep 0.1; done"),
+            dnsConfig={"options": [{"name": "ndots", "value": "2"}]},
             hostname="ariel",
             subdomain="sea",
             hostAliases=[{"ip": "192.0.2.9", "hostnames": ["one.example", "two.example"]}],
@@ -195,6 +194,8 @@ async def test_namespaces(lab: Cluster) -> None:
         assert "hosts=192.0.2.9\tone.example\ttwo.example" in lines
         assert [each.ip for each in pod.status.pod_ips] == [ip]
         assert (pod.status.host_ip, [each.ip for each in pod.status.host_ips]) == ("192.0.2.7", ["192.0.2.7"])
+        assert "dns=search default.svc.cluster.local svc.cluster.local cluster.local" in lines
+        assert "dns=nameserver 10.96.0.10\ndns=options ndots:2" in lines
         pod = await lab.wait_phase("host", "Succeeded")
         on_host = said(lab, pod, "a")
         assert [name for name in ("net", "ipc", "uts", "pid", "mnt") if on_host[name] == mine(name)] == [
