@@ -163,6 +163,11 @@ class H2Transport(httpx2.AsyncBaseTransport):
             # Its idle connections close with the garbage: they are bound to the old certificate.
             self._fallback = None
 
+    def hang_up(self) -> None:
+        """Close every connection at once: whoever waits on one gets ``ReadError``, and the next request a new one."""
+        for connection in self.connections:
+            connection.close(httpx2.ReadError("the connection was given up: it did not answer"))
+
     async def aclose(self) -> None:
         """Close everything at once; open streams fail with ``ReadError``."""
         self._is_closed = True

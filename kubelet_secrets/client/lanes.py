@@ -1,7 +1,8 @@
 """How a request travels to the API server: which connections it rides on, as whom, and what its failure is called.
 
-Requests ride in three lanes, each with connections of its own: a thousand watches must not use up the streams that the
-node's lease and status need (kubernetes #74302: a kubelet lost its node that way), and a slow list must not hold up a lease.
+Requests ride in four lanes, each with connections of its own: a thousand watches must not use up the streams that the
+node's lease and status need (kubernetes #74302: a kubelet lost its node that way), and neither a slow list nor the statuses of
+five hundred pods must hold up a lease.
 
 Here httpx2's exceptions end: what leaves is an answer of success, an ``ApiError`` (the server said no) or ``ApiUnavailable``
 (it said nothing). Only two things are sent again: a request refused with 401, when the credential could be renewed, and one
@@ -36,13 +37,15 @@ _SAFE_IN_PATH = "/:@!$&'()*+,;="  # RFC 3986 §3.3; letters, digits and -._~ are
 WATCHES_ASKED_AT_ONCE = 64
 """Watches whose answer has not begun. Thousands at once would each wait for all others, and time out together."""
 REQUEST_TIMEOUT_S = 30.0  # for sending, and between two parts of an answer
+HEARTBEAT_TIMEOUT_S = 10.0  # the same for what must be said in time: a lease lasts 40 s
 MAX_RETRIES = 10  # of a request that the server is too busy for; client-go's
 
 
 class Lane(enum.Enum):
     WATCH = "watch"
     OBJECTS = "objects"
-    HEARTBEAT = "heartbeat"  # leases, status, events: what keeps the node alive in the eyes of the cluster
+    REPORTS = "reports"  # statuses of pods, events
+    HEARTBEAT = "heartbeat"  # lease and status of the node: what keeps it alive in the eyes of the cluster
 
 
 @asynccontextmanager
@@ -119,6 +122,7 @@ class Lanes:
         one that wants more patience than a request has is not. Source: k8s.io/client-go rest/with_retry.go.
         """
         headers = {"content-type": content_type} if content else {}
+        patience_s = _timeout_s(lane)
         for retries_left in reversed(range(MAX_RETRIES + 1)):
             try:
                 response = await self.send(
@@ -128,12 +132,13 @@ class Lanes:
                     params=params,
                     headers=headers,
                     content=content,
-                    read_timeout_s=REQUEST_TIMEOUT_S,
+                    read_timeout_s=_timeout_s(lane),
                 )
                 break
             except TooManyRequests as error:
-                if error.retry_after_s is None or error.retry_after_s > REQUEST_TIMEOUT_S or not retries_left:
+                if error.retry_after_s is None or error.retry_after_s > patience_s or not retries_left:
                     raise
+                patience_s -= error.retry_after_s
                 await trio.sleep(error.retry_after_s)
         try:
             return await response.aread()
@@ -176,11 +181,11 @@ class Lanes:
             )
             try:
                 async with self._asking if lane is Lane.WATCH else nullcontext():
-                    with trio.move_on_after(REQUEST_TIMEOUT_S) as waiting:
+                    with trio.move_on_after(_timeout_s(lane)) as waiting:
                         response = await self._transports[lane].send(request)
                 if waiting.cancelled_caught:
                     # A watch's own read timeout is long; its headers are not worth as much patience.
-                    raise httpx2.ReadTimeout(f"no answer within {REQUEST_TIMEOUT_S:g} s")
+                    raise httpx2.ReadTimeout(f"no answer within {_timeout_s(lane):g} s")
                 if response.status_code < 500 and response.status_code != 429:
                     self._note_answer()
                 if response.is_success:
@@ -190,6 +195,10 @@ class Lanes:
                 finally:
                     await response.aclose()
             except httpx2.HTTPError as error:
+                if lane is Lane.HEARTBEAT and isinstance(error, httpx2.TimeoutException):
+                    # The connection may be dead, which its PINGs would tell after 45 s: too late for the lease. Upstream's
+                    # kubelet closes all of its connections then; here the watches' own PINGs decide about theirs.
+                    self._transports[lane].hang_up()
                 raise self.unavailable(error) from error
             if response.status_code == 401 and may_renew and await self.credentials.renew(authorization.generation):
                 continue
@@ -212,6 +221,10 @@ class Lanes:
     def unavailable(self, error: httpx2.HTTPError) -> ApiUnavailable:
         self._is_away = True
         return ApiUnavailable(f"API server {self.host}: {str(error) or type(error).__name__}")
+
+
+def _timeout_s(lane: Lane) -> float:
+    return HEARTBEAT_TIMEOUT_S if lane is Lane.HEARTBEAT else REQUEST_TIMEOUT_S
 
 
 def _origin(config: ClusterConfig, credentials: Credentials) -> Origin:

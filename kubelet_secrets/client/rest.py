@@ -16,7 +16,7 @@ import msgspec
 
 from kubelet_secrets import __version__
 from kubelet_secrets.api.decode import DecodeError, decode, encode, to_builtins
-from kubelet_secrets.api.meta import EVENTS, LEASES, ApiStruct, Resource
+from kubelet_secrets.api.meta import EVENTS, LEASES, NODES, ApiStruct, Resource
 from kubelet_secrets.client.answers import K, LineSplitter, WatchEvent, decode_event, decode_list
 from kubelet_secrets.client.apply import Applied, apply_object
 from kubelet_secrets.client.kubeconfig import ClusterConfig
@@ -118,7 +118,8 @@ class ApiClient:
             resource_version: "0" lets the server answer from its cache; "" asks for the latest.
         """
         params = {"resourceVersion": resource_version} if resource_version else {}
-        body = await self._lanes.request("GET", resource.path(namespace, name), params=params)
+        lane = Lane.HEARTBEAT if resource in (LEASES, NODES) else Lane.OBJECTS
+        body = await self._lanes.request("GET", resource.path(namespace, name), params=params, lane=lane)
         return decode(body, kind)
 
     async def list(
@@ -383,7 +384,9 @@ class _WatchEvents(Generic[K]):
 
 
 def _lane(resource: Resource, subresource: str) -> Lane:
-    return Lane.HEARTBEAT if resource in (LEASES, EVENTS) or subresource == "status" else Lane.OBJECTS
+    if resource is LEASES or (resource is NODES and subresource == "status"):
+        return Lane.HEARTBEAT
+    return Lane.REPORTS if resource is EVENTS or subresource == "status" else Lane.OBJECTS
 
 
 def _params(**values: str | int | None) -> dict[str, str]:

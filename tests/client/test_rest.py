@@ -17,7 +17,7 @@ import trio
 from kubelet_secrets import __version__
 from kubelet_secrets.api.core import ConfigMap, Lease, LeaseSpec, Node, Pod, Secret
 from kubelet_secrets.api.decode import DecodeError
-from kubelet_secrets.api.meta import CONFIG_MAPS, LEASES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, ObjectMeta
+from kubelet_secrets.api.meta import CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, ObjectMeta
 from kubelet_secrets.client.kubeconfig import ClusterConfig
 from kubelet_secrets.client.lanes import WATCHES_ASKED_AT_ONCE
 from kubelet_secrets.client.rest import ApiClient, open_client
@@ -355,11 +355,15 @@ async def test_lanes_have_connections_of_their_own() -> None:
     with trio.fail_after(10):
         async with serve(handler, max_streams=1) as server, client_to(server) as client:
             async with client.watch(SECRETS, "shop", Secret):
-                await client.get(NODES, "", "n1", Node)
+                await client.get(SECRETS, "shop", "db", Secret)
+                assert server.accepted == 2
                 await client.get(NODES, "", "n1", Node)
                 await client.replace(LEASES, "kube-node-lease", Lease(metadata=ObjectMeta(name="n1")))
                 await client.patch(NODES, "", "n1", {}, subresource="status")
                 assert server.accepted == 3
+                await client.patch(PODS, "shop", "p", {}, subresource="status")
+                await client.create(EVENTS, "shop", {"metadata": {"name": "e"}})
+                assert server.accepted == 4
 
 
 # --- watch ---
@@ -367,6 +371,30 @@ async def test_lanes_have_connections_of_their_own() -> None:
 
 def line(kind: str, obj: Any) -> bytes:
     return json.dumps({"type": kind, "object": obj}).encode() + b"\n"
+
+
+async def test_lease_leaves_a_dead_connection_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that swallows everything would show by its PINGs after 45 s: the node would be declared lost."""
+    monkeypatch.setattr("kubelet_secrets.client.lanes.HEARTBEAT_TIMEOUT_S", 0.5)
+
+    async def handler(stream: ServerStream) -> None:
+        if "watch=true" in stream.path:
+            await stream.respond(200)
+            await trio.sleep_forever()
+        elif stream.method == "PUT" and sum(each.method == "PUT" for each in server.seen) == 1:
+            await trio.sleep_forever()
+        await stream.answer(200, json.dumps({"metadata": {"name": "n1"}}).encode())
+
+    with trio.fail_after(10):
+        async with serve(handler) as server, client_to(server) as client:
+            async with client.watch(SECRETS, "shop", Secret):
+                lease = Lease(metadata=ObjectMeta(name="n1"))
+                with pytest.raises(ApiUnavailable, match=r"no answer within 0\.5 s"):
+                    await client.replace(LEASES, "kube-node-lease", lease)
+                monkeypatch.undo()
+                await client.replace(LEASES, "kube-node-lease", lease)
+                assert server.accepted == 3, "one for the watch, which stays; two for the lease"
+                assert server.open_streams == 1
 
 
 async def test_watch_yields_typed_events_however_they_are_cut() -> None:
