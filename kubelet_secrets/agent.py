@@ -45,6 +45,7 @@ from kubelet_secrets.cache.manager import ObjectManager, Strategy
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.control.server import serve_control
 from kubelet_secrets.fusefs import session
+from kubelet_secrets.fusefs.athand import AtHand
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import Hardening
@@ -353,6 +354,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 session.serve,
                 resume=handover.resume,
                 unanswered=None if can_resend else Unanswered(handover.store_fd, size_bytes=session.REQUEST_BYTES),
+                at_hand=AtHand(run_dir / "at-hand", resumed=handover.resume),
                 tell_alive=handover.tell_alive,
             )
             await base.start(serve, *device, front_desk, operations)

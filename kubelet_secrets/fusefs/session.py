@@ -25,6 +25,7 @@ from typing import NoReturn
 import trio
 
 from kubelet_secrets.errors import HostError
+from kubelet_secrets.fusefs.athand import AtHand
 from kubelet_secrets.fusefs.crowd import MAX_WAITING, Crowd, Waiting
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
 from kubelet_secrets.fusefs.infodesk import InfoDesk
@@ -63,6 +64,7 @@ async def serve(
     *,
     resume: bool,
     unanswered: Unanswered | None = None,
+    at_hand: AtHand | None = None,
     tell_alive: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -76,6 +78,7 @@ async def serve(
         resume: an earlier process served this mount: answer what it did not, and index its nodes.
         unanswered: where to keep the request at hand, REQUEST_BYTES long; the same for every process that serves this
             mount. None: the kernel delivers again what was not answered (Linux 6.9).
+        at_hand: where to note which request that is, for an agent after this one to see that it is deadly. None: nowhere.
         tell_alive: called again and again between requests, for who has to notice when there is no such moment any more.
 
     Cancellation: orderly, between two requests. The rest waits in the kernel for the next agent.
@@ -87,7 +90,7 @@ async def serve(
     # The device can become readable and then have nothing to read (the caller was killed): never block on it.
     os.set_blocking(fuse_fd, False)
     with Library(operations, init_request) as library:
-        counter = _Counter(fuse_fd, front_desk, operations, library, unanswered)
+        counter = _Counter(fuse_fd, front_desk, operations, library, unanswered, at_hand)
         async with trio.open_nursery() as nursery:
             if resume:
                 counter.resume()
@@ -110,6 +113,7 @@ class _Counter:
         operations: Operations,
         library: Library,
         unanswered: Unanswered | None,
+        at_hand: AtHand | None,
     ) -> None:
         self._fuse_fd = fuse_fd
         self._front_desk = front_desk
@@ -121,6 +125,7 @@ class _Counter:
         self._unanswered = unanswered
         self._buffer = bytearray(REQUEST_BYTES) if unanswered is None else unanswered.buffer
         self._view = memoryview(self._buffer)
+        self._at_hand = at_hand
 
     def resume(self) -> None:
         """Have what an earlier process read and did not answer."""
@@ -194,7 +199,11 @@ class _Counter:
                 self._unanswered.done()
 
     def _serve(self, header: Header, request: bytearray | memoryview) -> None:
-        """Have a request answered, or part with it: what ends this agent by a bug must not be left to end the next one too."""
+        """Have a request answered, or part with it: what ends this agent must not be left to end the next one too."""
+        if self._at_hand is not None and not self._at_hand.begin(header.unique):
+            logger.error("agents have died over a request with opcode %d again and again: refusing it", header.opcode)
+            self._tell(make_error(header.unique, errno.EIO))
+            return
         try:
             self._pass_on(header, request)
         except Exception:
@@ -202,6 +211,9 @@ class _Counter:
                 if header.opcode not in NEVER_ANSWERED:
                     self._tell(make_error(header.unique, errno.EIO))
             raise
+        finally:
+            if self._at_hand is not None:
+                self._at_hand.end()
 
     def _pass_on(self, header: Header, request: bytearray | memoryview) -> None:
         if not is_known(header):

@@ -23,6 +23,7 @@ import trio
 
 from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.errors import KubeletSecretsError
+from kubelet_secrets.fusefs.athand import AtHand
 from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
 from kubelet_secrets.fusefs.handover import Handover
 from kubelet_secrets.fusefs.hardening import harden_process
@@ -74,6 +75,11 @@ class MortalOperations(Operations):
 
     die_over: tuple[int, str] | None = None
     ignores_forgets = False
+
+    async def lookup(self, parent_inode: int, name: bytes, *arguments: Any) -> Any:
+        if name == b"deadly":  # for whoever answers it
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().lookup(parent_inode, name, *arguments)
 
     async def forget(self, *arguments: Any) -> None:
         if not self.ignores_forgets:
@@ -284,7 +290,13 @@ async def main(handover: Handover) -> None:
             keeps = options.get("keeps_unanswered") or not parse_init(handover.init_request).can_resend
             unanswered = Unanswered(handover.store_fd, size_bytes=REQUEST_BYTES) if keeps else None
             await nursery.start(
-                partial(serve, resume=handover.resume, unanswered=unanswered, tell_alive=handover.tell_alive),
+                partial(
+                    serve,
+                    resume=handover.resume,
+                    unanswered=unanswered,
+                    at_hand=AtHand(handover.fuse_mount.parent / "run" / "at-hand", resumed=handover.resume),
+                    tell_alive=handover.tell_alive,
+                ),
                 handover.fuse_fd,
                 handover.init_request,
                 front_desk,

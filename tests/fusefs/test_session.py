@@ -20,6 +20,7 @@ import trio.testing
 
 from kubelet_secrets.errors import HostError
 from kubelet_secrets.fusefs import mounts
+from kubelet_secrets.fusefs.athand import MAX_DEATHS, AtHand
 from kubelet_secrets.fusefs.frontdesk import CallerContext, FrontDesk
 from kubelet_secrets.fusefs.init import InitFlag, make_init_answer, make_resend_notification, parse_init
 from kubelet_secrets.fusefs.operations import Operations
@@ -112,11 +113,14 @@ def kernel(store: int) -> Iterator[Kernel]:
 
 
 @asynccontextmanager
-async def serving(kernel: Kernel, *, unanswered: Unanswered | None = None, resume: bool = False) -> AsyncIterator[None]:
+async def serving(
+    kernel: Kernel, *, unanswered: Unanswered | None = None, at_hand: AtHand | None = None, resume: bool = False
+) -> AsyncIterator[None]:
     operations = Operations(kernel.tree, lambda tid: False, resumed=resume)
     desk = FrontDesk(kernel.tree, kernel.guard, lambda tid: tid == WRITER)
     async with trio.open_nursery() as nursery:
-        serves = partial(serve, kernel.fd, INIT, desk, operations, resume=resume, unanswered=unanswered)
+        kept = {"unanswered": unanswered, "at_hand": at_hand}
+        serves = partial(serve, kernel.fd, INIT, desk, operations, resume=resume, **kept)
         await nursery.start(serves)
         yield
         nursery.cancel_scope.cancel()
@@ -282,6 +286,21 @@ async def test_kernel_that_cannot_deliver_again_is_not_asked_to(kernel: Kernel, 
     async with serving(kernel, unanswered=Unanswered(store, size_bytes=REQUEST_BYTES), resume=True):
         assert [(unique, error) for unique, error, _ in await kernel.answers(2)] == [(2, 0), (4, -2)]
         assert kernel.rest() == []
+    assert kept.left_behind() == 0
+
+
+async def test_request_that_several_agents_died_over_is_refused_to_whoever_left_it(
+    kernel: Kernel, store: int, tmp_path: Path
+) -> None:
+    kept = Unanswered(store, size_bytes=REQUEST_BYTES)
+    left = lookup(UID, 2)
+    kept.buffer[: len(left)] = left
+    for _ in range(MAX_DEATHS):
+        AtHand(tmp_path / "at-hand", resumed=True).begin(2)
+    kernel.ask(lookup(UID, 4))
+    at_hand = AtHand(tmp_path / "at-hand", resumed=True)
+    async with serving(kernel, unanswered=kept, at_hand=at_hand, resume=True):
+        assert [(unique, error) for unique, error, _ in await kernel.answers(2)] == [(2, -errno.EIO), (4, 0)]
     assert kept.left_behind() == 0
 
 
