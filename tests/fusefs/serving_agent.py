@@ -54,7 +54,7 @@ class RecordingGuard:
         return ""
 
     def may_open(self, pod_uid: str, volume: str, path: str, ctx: CallerContext, kind: str) -> bool:
-        if self.is_deadly:
+        if self.is_deadly or path.endswith("/deadly"):  # for every agent
             os.kill(os.getpid(), signal.SIGKILL)
         if self.is_recording:
             self.asked.append({"pod": pod_uid, "volume": volume, "path": path, "tid": ctx.tid, "kind": kind})
@@ -75,11 +75,6 @@ class MortalOperations(Operations):
 
     die_over: tuple[int, str] | None = None
     ignores_forgets = False
-
-    async def lookup(self, parent_inode: int, name: bytes, *arguments: Any) -> Any:
-        if name == b"deadly":  # for whoever answers it
-            os.kill(os.getpid(), signal.SIGKILL)
-        return await super().lookup(parent_inode, name, *arguments)
 
     async def forget(self, *arguments: Any) -> None:
         if not self.ignores_forgets:

@@ -62,10 +62,10 @@ def test_numbers_of_an_earlier_mount_mean_nothing(path: Path) -> None:
 @pytest.mark.fuse
 def test_deadly_request_does_not_end_the_filesystem_for_everybody(tmp_path: Path) -> None:
     with running_node(tmp_path / "root") as node:
-        node.call("create", pod=UID, volume="v", files={"key": "one"})
+        node.call("create", pod=UID, volume="v", files={"key": "one", "deadly": "two"})
         before = node.call("pids")["agent"]
         with pytest.raises(OSError, match="Input/output error"):
-            (node.fuse / UID / "v" / "deadly").stat()
+            (node.fuse / UID / "v" / "deadly").read_text()
         assert (node.fuse / UID / "v" / "key").read_text() == "one"
         assert node.call("pids")["agent"] != before
         assert node.stop() == 0

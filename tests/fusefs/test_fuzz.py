@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.fusefs.frontdesk import FrontDesk
+from kubelet_secrets.fusefs.infodesk import InfoDesk
 from kubelet_secrets.fusefs.library import Library
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.session import serve
@@ -71,7 +72,8 @@ class BesideTmpfs(RuleBasedStateMachine):
     def start(self, *, resumed: bool) -> None:
         self.tree = Tree(self.store_fd, resumed=resumed)
         self.desk = FrontDesk(self.tree, Guard(), lambda tid: tid == WRITER)
-        self.library = Library(Operations(self.tree, lambda tid: tid == WRITER, resumed=resumed), INIT)
+        operations = Operations(self.tree, lambda tid: tid == WRITER, resumed=resumed)
+        self.info_desk, self.library = InfoDesk(operations), Library(operations, INIT)
 
     def answer(self, request: bytes) -> list[bytes]:
         """As ``session`` does it."""
@@ -79,7 +81,11 @@ class BesideTmpfs(RuleBasedStateMachine):
         assert is_known(header)
         assert is_well_formed(header, request)
         answer = self.desk.answer(header, request)
-        return [answer] if answer is not None else self.library.answer(request)
+        if answer is None:
+            answer = self.info_desk.answer(header, request)
+        if answer is None:
+            return self.library.answer(request)
+        return [answer] if answer else []
 
     def teardown(self) -> None:
         if not hasattr(self, "library"):
