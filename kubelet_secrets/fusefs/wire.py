@@ -27,7 +27,7 @@ _FORGET_ONE = struct.Struct("<QQ")  # nodeid nlookup
 _ENTRY_OUT = struct.Struct("<QQQQII")  # nodeid generation entry_valid attr_valid and their nsecs; attributes follow
 _ATTR_OUT = struct.Struct("<QII")  # attr_valid nsec dummy; attributes follow
 # ino size blocks atime mtime ctime, their nsecs, mode nlink uid gid rdev blksize flags
-_ATTR = struct.Struct("<QQQQQQIIIIIIIIII")
+_ATTR = struct.Struct("<QQQqqqIIIIIIIIII")  # times may lie before 1970
 _NO_ATTR = bytes(_ATTR.size)
 _NS = 1_000_000_000
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from kubelet_secrets.fusefs.wire import (
     OpenFlag,
     limit_read,
     make_attribute_invalidation,
+    make_attributes,
     make_data,
     make_error,
     make_open,
@@ -84,3 +87,10 @@ def test_reads_are_limited(asked: int, given: int) -> None:
 )
 def test_answers(answer: bytes, expected: str) -> None:
     assert answer == bytes.fromhex(expected)
+
+
+def test_times_before_1970_are_told(tmp_path: Path) -> None:
+    os.utime(tmp_path, ns=(-1, -5_000_000_000))
+    answer = make_attributes(7, 1001, os.stat(tmp_path), 0)
+    assert struct.unpack_from("<qq", answer, 16 + 16 + 24) == (-1, -5)
+    assert struct.unpack_from("<II", answer, 16 + 16 + 48) == (999_999_999, 0)
