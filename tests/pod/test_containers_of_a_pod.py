@@ -145,8 +145,13 @@ async def test_hooks(lab: Cluster, tmp_path: Path) -> None:
                 },
             ),
             container(name="tcp", lifecycle={"postStart": {"tcpSocket": {"port": 1}}}),
+            {
+                **container(name="usr1", volumeMounts=[TOLD], lifecycle={"stopSignal": "SIGUSR1"}),
+                "command": ["sh", "-c", "trap 'echo usr1 > /told/signal; exit 0' USR1; sleep 1000 & wait $!"],
+            },
+            os={"name": "linux"},
             volumes=[volume],
-            terminationGracePeriodSeconds=10,
+            terminationGracePeriodSeconds=3,
         )
         pod = await lab.wait("web", lambda pod: bool(pod.status.container_statuses) and _waits(pod, "tcp"))
         waiting = status_of(pod, "tcp").state.waiting
@@ -158,6 +163,7 @@ async def test_hooks(lab: Cluster, tmp_path: Path) -> None:
         assert await agent.exec("web", "true", container="http") == (0, "")
         await lab.admin.delete(PODS, "default", "web")
         await lab.wait_gone("web")
+        assert (tmp_path / "told" / "signal").read_text() == "usr1\n"
         failed = [message for _, reason, message in await lab.events("web") if reason == "FailedPreStopHook"]
         assert failed == ["PreStopHook failed"]  # of the command alone: a 404 is an answer
 
