@@ -82,6 +82,8 @@ class VolumeState:
 @dataclass(slots=True)
 class _Kept:
     volume: Volume
+    secret_names: tuple[str, ...]  # of the Secrets behind it; a pod's volumes never change
+    config_map_names: tuple[str, ...]
     state: VolumeState
     shown: Payload | None = None  # what the last successful attempt wrote; shares its data with the caches
     wake: Wake = field(default_factory=Wake)
@@ -132,7 +134,14 @@ class PodVolumes:
         self._changed = changed
         used = used_volume_names(pod)
         self._kept = {
-            each.name: _Kept(each, VolumeState(name=each.name)) for each in pod.spec.volumes if each.name in used
+            each.name: _Kept(
+                each,
+                volume_secret_names(pod, each.name),
+                volume_config_map_names(each),
+                VolumeState(name=each.name),
+            )
+            for each in pod.spec.volumes
+            if each.name in used
         }
 
     @property
@@ -160,10 +169,8 @@ class PodVolumes:
         """An object changed: set up again, at once, the volumes that show it. (With emulated delays: nothing.)"""
         if not self._policy.is_immediate:
             return
-        for name, kept in self._kept.items():
-            if secret and secret in volume_secret_names(self._pod, name):
-                kept.wake.ring()
-            if config_map and config_map in volume_config_map_names(kept.volume):
+        for kept in self._kept.values():
+            if (secret and secret in kept.secret_names) or (config_map and config_map in kept.config_map_names):
                 kept.wake.ring()
 
     def refresh_trust_bundles(self) -> None:
@@ -268,7 +275,7 @@ class PodVolumes:
     async def _set_up(self, kept: _Kept) -> VolumeState:
         volume = kept.volume
         if has_payload(volume):
-            payload = await self._make_payload(volume)
+            payload = await self._make_payload(kept)
             if payload == kept.shown and not kept.state.problem:
                 return kept.state  # woken by the arrival of what this volume had been waiting for
             kept.shown = None
@@ -288,14 +295,14 @@ class PodVolumes:
             allocatable_bytes=value(self._node().allocatable.get("memory", 0)),
         )
 
-    async def _make_payload(self, volume: Volume) -> Payload:
-        pod = self._pod
+    async def _make_payload(self, kept: _Kept) -> Payload:
+        pod, volume = self._pod, kept.volume
         objects = await fetch_objects(
             self._secrets,
             self._config_maps,
             pod.metadata.namespace,
-            secret_names=volume_secret_names(pod, volume.name),
-            config_map_names=volume_config_map_names(volume),
+            secret_names=kept.secret_names,
+            config_map_names=kept.config_map_names,
         )
         tokens = await self._tokens.snapshot(pod, volume) if self._tokens is not None else None
         return make_volume_payload(

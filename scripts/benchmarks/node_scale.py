@@ -139,9 +139,9 @@ async def rest(stack: Stack) -> None:
     print(
         f"connections of the agent to the API server: {connections(agent, port)}, for {COUNT * OWN_SECRETS + 1} Secrets"
     )
-    before = await cpu_by_part(stack)
+    before = await cpu_by_part(stack, agent)
     await trio.sleep(REST_S)
-    after = await cpu_by_part(stack)
+    after = await cpu_by_part(stack, agent)
     used = {name: (after[name] - before[name]) / REST_S * 100 for name in ("agent", "writer", "keeper", "API server")}
     print("processor at rest: " + ", ".join(f"{name} {share:.2f} %" for name, share in used.items()))
 
@@ -209,7 +209,7 @@ async def restart(stack: Stack, logs: list[Path]) -> None:
         f"agent killed, Secret changed: the last of {COUNT} pods shows it {(shown - began) / 1e9:.1f} s after the kill"
     )
     before = -1.0
-    while (now := await taken_s(stack)) - before > 0.05:
+    while (now := await taken_s(stack, agent)) - before > 0.05:
         before = now
         await trio.sleep(1)
     print(
@@ -230,6 +230,6 @@ async def next_agent(stack: Stack, killed: int) -> int:
         await trio.sleep(0.05)
 
 
-async def taken_s(stack: Stack) -> float:
-    parts = await cpu_by_part(stack)
+async def taken_s(stack: Stack, agent: int) -> float:
+    parts = await cpu_by_part(stack, agent)
     return parts["agent"] + parts["writer"]
