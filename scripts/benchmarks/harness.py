@@ -129,11 +129,11 @@ def children_cpu_s(pid: int) -> float:
 async def cpu_by_part(stack: Stack, agent: int | None = None) -> dict[str, float]:
     """Processor seconds of everything that belongs to the stack, by part: to compare runs on a machine that others use too.
 
-    Args:
-        agent: its pid; None asks it, which costs it something too.
-
     ``runc`` is what runs for the length of a call, the first process of each conmon among it; ``containers`` is what their
     first processes have taken, before and after they became the container's.
+
+    Args:
+        agent: its pid; None asks it, which costs it something too.
     """
     agent = (await summary(stack)).agent_pid if agent is None else agent
     parts = {"agent": cpu_s(agent), "API server": cpu_s(stack.apiserver.pid), "keeper": cpu_s(stack.keeper.pid)}
