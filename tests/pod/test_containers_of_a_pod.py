@@ -173,26 +173,6 @@ def _waits(pod: Pod, name: str) -> bool:
     return waiting is not None and waiting.reason == "PostStartHookError"
 
 
-async def test_grace_of_a_probe_goes_before_the_pods(lab: Cluster) -> None:
-    """A container that a probe has given up on and that ignores SIGTERM: killed after the probe's own grace period."""
-    async with lab.agent():
-        stubborn = {
-            **container(),
-            "command": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
-            "livenessProbe": exec_probe("sh", "-c", "echo out; echo err >&2; exit 3", terminationGracePeriodSeconds=1),
-        }
-        await lab.create("web", stubborn, terminationGracePeriodSeconds=600)
-        pod = await lab.wait(
-            "web",
-            lambda pod: bool(pod.status.container_statuses) and pod.status.container_statuses[0].restart_count > 0,
-        )
-        ended = pod.status.container_statuses[0].last_state.terminated
-        assert ended is not None
-        assert (ended.exit_code, ended.signal, ended.reason) == (137, 9, "Error")
-        await lab.wait_event("web", "Unhealthy", "Liveness probe failed: out\nerr\n")
-        await lab.admin.delete(PODS, "default", "web", grace_period_s=0)
-
-
 async def test_readiness_is_told_to_the_last_moment(lab: Cluster) -> None:
     """A pod that is being deleted is still probed for readiness, and for nothing else."""
     async with lab.agent() as agent:

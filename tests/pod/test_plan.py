@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 
-from kubelet_secrets.api.core import Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, Pod
+from kubelet_secrets.api.core import Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, Pod, Probe
 from kubelet_secrets.pod.backoff import BackOff
 from kubelet_secrets.pod.plan import (
     Action,
@@ -22,6 +23,7 @@ from kubelet_secrets.pod.plan import (
     restart_key,
 )
 from kubelet_secrets.pod.state import Instance, InstanceState, ProbeState, RuntimeState, StartFailure
+from kubelet_secrets.pod.termination import grace_period_s
 from tests.pod.builders import T0, after, exited, make_pod, running
 
 READY = RuntimeState(sandbox_ready=True, sandbox_attempts=1)
@@ -228,6 +230,32 @@ def test_created_but_never_run_counts_as_no_restart() -> None:
 )
 def test_failed_probe_kills(probe: ProbeState, policy: str, expected: list[str]) -> None:
     assert plan(make_pod("a", policy=policy), state(running("a"), probes={"a": probe})) == expected
+
+
+@pytest.mark.parametrize(
+    ("state_of_probe", "grace_s", "deleted_s"),
+    [
+        pytest.param(ProbeState(is_started=False, is_alive=False), 1, 7, id="startup-probe"),
+        pytest.param(ProbeState(is_alive=False), 2, 7, id="liveness-probe"),
+    ],
+)
+def test_grace_of_a_probe_goes_before_the_pods(state_of_probe: ProbeState, grace_s: int, deleted_s: int) -> None:
+    """Source: kuberuntime_container_test.go, TestSetTerminationGracePeriod: only the deletion's word goes before it."""
+    container = Container(
+        name="a",
+        startup_probe=Probe(termination_grace_period_seconds=1),
+        liveness_probe=Probe(termination_grace_period_seconds=2),
+    )
+    pod = make_pod(container, termination_grace_period_seconds=600)
+    seen = state(running("a"), probes={"a": state_of_probe})
+    (kill,) = make_plan(pod, seen, back_off=BackOff(), failures={}, now=T0)
+    assert isinstance(kill, KillContainer)
+    assert kill.probe_grace_s == grace_s
+    assert grace_period_s(pod, probe_s=kill.probe_grace_s) == grace_s
+    assert grace_period_s(pod) == 600
+    deleted = make_pod(container, deleted=True)
+    meta = msgspec.structs.replace(deleted.metadata, deletion_grace_period_seconds=deleted_s)
+    assert grace_period_s(msgspec.structs.replace(deleted, metadata=meta), probe_s=kill.probe_grace_s) == deleted_s
 
 
 def ruled(policy: str, *rules: tuple[str, str, tuple[int, ...]]) -> Container:

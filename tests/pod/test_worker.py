@@ -493,7 +493,8 @@ async def test_readiness_probe_over_http_in_the_pods_own_network(lab: Cluster) -
 
 async def test_failing_liveness_probe_restarts_the_container(lab: Cluster) -> None:
     async with lab.agent():
-        probe = {"exec": {"command": ["test", "!", "-e", "/dead"]}, "periodSeconds": 1, "failureThreshold": 1}
+        look = "if [ -e /dead ]; then echo out; echo err >&2; exit 3; fi"
+        probe = {"exec": {"command": ["sh", "-c", look]}, "periodSeconds": 1, "failureThreshold": 1}
         await lab.create("web", container("touch /dead; echo up; sleep 1000", livenessProbe=probe))
         pod = await lab.wait(
             "web",
@@ -501,7 +502,7 @@ async def test_failing_liveness_probe_restarts_the_container(lab: Cluster) -> No
         )
         ended = pod.status.container_statuses[0].last_state.terminated
         assert ended is not None
-        await lab.wait_event("web", "Unhealthy", "Liveness probe failed: ")
+        await lab.wait_event("web", "Unhealthy", "Liveness probe failed: out\nerr\n")
         await lab.wait_event("web", "Killing", "Container c failed liveness probe, will be restarted")
 
 
