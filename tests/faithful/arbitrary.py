@@ -1,4 +1,5 @@
-"""Arbitrary manifests of one pod and its objects, by number: the same number gives the same manifests.
+"""Arbitrary manifests of one pod and its objects, by number: the same number gives the same manifests. And by edition: the same
+pod, with other data in its objects.
 
 Names, keys and paths come from small pools, so that they meet: collisions, missing keys, nested mounts and subPaths into them
 are common, and so are pods that no API server takes and pods that cannot start. Not a table of rules: ``cases`` is that.
@@ -15,7 +16,7 @@ from tests.faithful.cases import WAIT
 
 KEYS = ("a", "b", "c", ".d", "e-f", "G_h", "1x")
 PATHS = ("a", "b/c", "b/d/e", "./f", "g//h", "b", "x/y")
-REFUSED_PATHS = ("..z", "k/../m", "/abs", ".", "a/..b", "b/./c")  # the last two are fine
+ODD_PATHS = ("..z", "k/../m", "/abs", ".", "a/..b", "b/./c")  # of which the last two are fine
 MOUNT_PATHS = ("/m", "/m/b", "/n", "/m/b/c", "/n/", "/o/p", "q", "/m/x")
 SUB_PATHS = ("a", "b", "b/c", "./b//d", "nope", "a/b", "..data/a", "b/d/e", "f", ".d")
 TEXTS = ("", "v", "$(A)", "$(a)-$(B)", "$$(A)", "$(NOPE)", "$(A", "<$(A)$(C)>", "$(KUBERNETES_SERVICE_HOST)")
@@ -27,9 +28,20 @@ VALUES = (b"", b"plain", b"two\nlines\n", "Ünï".encode(), b"x" * 4097, b"a$(b)
 LIMITS = ({"cpu": "25m"}, {"memory": "64Mi"}, {"cpu": "125m", "memory": "100M"}, {"cpu": "0"})
 
 
-def arbitrary_manifests(number: int) -> str:
-    """Three Secrets, two ConfigMaps and a pod ``web``, as documents of JSON."""
-    return _Maker(number).make()
+def arbitrary_pod(number: int) -> str:
+    """A pod ``web``, as a document of JSON."""
+    return json.dumps(_Maker(f"{number}").pod())
+
+
+def arbitrary_objects(number: int, edition: int = 0) -> str:
+    """Three Secrets and two ConfigMaps, as documents of JSON; immutable ones are the same in every edition."""
+    objects = []
+    for name in ("s0", "s1", "s2", "c0", "c1"):
+        is_immutable = random.Random(f"{number} {name}").random() < 0.2
+        maker = _Maker(f"{number} {name} {0 if is_immutable else edition}")
+        made = maker.secret(name) if name.startswith("s") else maker.config_map(name)
+        objects.append({**made, "immutable": True} if is_immutable else made)
+    return "".join(f"{json.dumps(each)}\n---\n" for each in objects)
 
 
 class _Maker:
@@ -51,30 +63,30 @@ class _Maker:
     # --- objects ---
 
     def secret(self, name: str) -> dict[str, Any]:
-        keys = self.random.sample(KEYS, self.random.randint(0, 4))
+        keys = self.random.sample(KEYS, self.random.choice((0, 3, 5, 6, 7)))
         data = {key: base64.b64encode(self.random.choice(VALUES)).decode() for key in keys}
-        return {**_head("v1", "Secret", name), "data": data, **self.maybe(0.2, immutable=True)}
+        return {**_head("v1", "Secret", name), "data": data}
 
     def config_map(self, name: str) -> dict[str, Any]:
-        keys = self.random.sample(KEYS, self.random.randint(0, 5))
+        keys = self.random.sample(KEYS, self.random.choice((0, 3, 5, 6, 7)))
         cut = self.random.randint(0, len(keys))
         text = {key: self.random.choice(VALUES).decode("utf-8", "replace") for key in keys[:cut]}
         binary = {key: base64.b64encode(self.random.choice(VALUES)).decode() for key in keys[cut:]}
         return {**_head("v1", "ConfigMap", name), "data": text, "binaryData": binary}
 
     def secret_name(self) -> str:
-        return self.random.choice(("s0", "s1", "s2", "s0", "s1", "s2", "s0", "s1", "s2", "missing"))
+        return "missing" if self.chance(0.04) else self.random.choice(("s0", "s1", "s2"))
 
     def config_map_name(self) -> str:
-        return self.random.choice(("c0", "c1", "c0", "c1", "c0", "c1", "missing"))
+        return "missing" if self.chance(0.04) else self.random.choice(("c0", "c1"))
 
     def optional(self) -> dict[str, Any]:
-        return self.maybe(0.5, optional=self.chance(0.7))
+        return self.maybe(0.8, optional=self.chance(0.9))
 
     # --- volumes ---
 
     def path(self) -> str:
-        return self.random.choice(PATHS if self.chance(0.95) else REFUSED_PATHS)
+        return self.random.choice(PATHS if self.chance(0.98) else ODD_PATHS)
 
     def mode(self) -> dict[str, Any]:
         return self.maybe(0.3, mode=self.random.choice((0, 0o400, 0o440, 0o644, 0o777, 0o100)))
@@ -94,7 +106,7 @@ class _Maker:
         if self.chance(0.6):
             source: dict[str, Any] = {"fieldRef": {"fieldPath": self.random.choice(VOLUME_FIELDS)}}
         else:
-            container = self.random.choice(("app", "app", "side"))
+            container = self.random.choice(("app", "app", "app", "side"))
             source = {"resourceFieldRef": {"containerName": container, "resource": self.random.choice(RESOURCES)}}
         return {"path": self.path(), **source, **self.mode()}
 
@@ -138,7 +150,7 @@ class _Maker:
         elif kind == "field":
             source = {"fieldRef": {"fieldPath": self.random.choice(ENV_FIELDS)}}
         else:
-            whose = self.maybe(0.4, containerName=self.random.choice(("app", "app", "side")))
+            whose = self.maybe(0.4, containerName=self.random.choice(("app", "app", "app", "side")))
             source = {"resourceFieldRef": {"resource": self.random.choice(RESOURCES), **whose}}
         return {"name": name, "valueFrom": source}
 
@@ -150,9 +162,9 @@ class _Maker:
 
     def mount(self, volume: dict[str, Any], place: str) -> dict[str, Any]:
         mount = {"name": volume["name"], "mountPath": place, **self.maybe(0.2, readOnly=True)}
-        if self.chance(0.3) and "emptyDir" not in volume:
+        if self.chance(0.2) and "emptyDir" not in volume:
             return {**mount, "subPath": self.random.choice(SUB_PATHS)}
-        return {**mount, **self.maybe(0.15, subPathExpr=self.random.choice(("$(A)", "b/$(B)", "$$(A)", "$(NOPE)")))}
+        return {**mount, **self.maybe(0.08, subPathExpr=self.random.choice(("$(A)", "b/$(B)", "$$(A)", "$(NOPE)")))}
 
     def container(self, name: str, volumes: list[dict[str, Any]]) -> dict[str, Any]:
         places = self.random.sample(MOUNT_PATHS, len(volumes) + 1)
@@ -171,7 +183,7 @@ class _Maker:
 
     def pod(self) -> dict[str, Any]:
         volumes = [self.volume(f"v{index}") for index in range(self.random.randint(1, 4))]
-        names = ["app"] + ["side"] * self.chance(0.4)
+        names = ["app"] + ["side"] * self.chance(0.6)
         spec = {
             "terminationGracePeriodSeconds": 1,
             "containers": [self.container(name, volumes) for name in names],
