@@ -321,4 +321,8 @@ def _is_idle(directory: Path) -> bool:
             return False
     except OSError:
         return True
-    return not _children(directory)
+    try:
+        with os.scandir(directory) as entries:
+            return not any(entry.is_dir(follow_symlinks=False) for entry in entries)
+    except OSError:
+        return True

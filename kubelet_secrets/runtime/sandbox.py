@@ -23,7 +23,7 @@ import logging
 import re
 import shutil
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,7 @@ class SandboxManager:
         self._cgroups = cgroups
         self._addresses = ipaddress.IPv4Network(pod_cidr)
         self._network = network
+        self._ips: dict[str, Sequence[str]] | None = None  # by pod; None until they are asked for
         self._picking = trio.Lock()  # two pods must not pick one address
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()  # by pod
 
@@ -227,7 +228,10 @@ class SandboxManager:
             target.touch(mode=0o600)
         ip = None
         if "net" in targets and self._network is None:
-            ip = str(pick_address(self._addresses, settings.pod_uid, self._used()))
+            taken = self._taken()
+            used = {each for ips in tuple(taken.values()) for each in ips}
+            ip = str(pick_address(self._addresses, settings.pod_uid, used))
+            taken[settings.pod_uid] = [ip]
         make_namespaces(targets, hostname=settings.hostname, ip=ip, sysctls=settings.sysctls)
         if ip is not None:
             directory.joinpath("ips").write_text(ip)
@@ -301,11 +305,16 @@ class SandboxManager:
                 pass  # not mounted, or not there
         shutil.rmtree(self._files(pod_uid), ignore_errors=True)
         shutil.rmtree(directory, ignore_errors=True)
+        if self._ips is not None:
+            self._ips.pop(pod_uid, None)
         self._cgroups.remove(self._cgroups.pod_path(pod_uid))
         self._cgroups.remove_idle()
 
-    def _used(self) -> set[str]:
-        return {ip for path in self._directory.glob("*/ips") for ip in path.read_text().split()}
+    def _taken(self) -> dict[str, Sequence[str]]:
+        """Addresses by pod, of all sandboxes there are: read once, for each new one asks."""
+        if self._ips is None:
+            self._ips = {path.parent.name: path.read_text().split() for path in self._directory.glob("*/ips")}
+        return self._ips
 
 
 def pick_address(network: ipaddress.IPv4Network, pod_uid: str, used: Collection[str]) -> ipaddress.IPv4Address:

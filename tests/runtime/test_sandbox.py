@@ -227,3 +227,20 @@ def test_addresses_are_stable_distinct_and_usable() -> None:
     assert used == {"10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"}
     with pytest.raises(SandboxFailed, match="no address left"):
         pick_address(network, "uid-1", used)
+
+
+async def test_addresses_are_remembered_and_given_back(node: Node) -> None:
+    """Also by a manager that finds sandboxes of an earlier one: no two pods have one address, and none is lost for good."""
+    network = "10.88.0.0/29"  # room for five
+    manager = SandboxManager(node.run_dir, cgroups=node.cgroups, pod_cidr=network)
+    made = [await manager.create(SandboxSettings(pod_uid=f"{node.pod_uid}{n}", hostname="h")) for n in range(3)]
+    successor = SandboxManager(node.run_dir, cgroups=node.cgroups, pod_cidr=network)
+    made += [await successor.create(SandboxSettings(pod_uid=f"{node.pod_uid}{n}", hostname="h")) for n in (3, 4)]
+    assert len({sandbox.ips for sandbox in made}) == 5
+    with pytest.raises(SandboxFailed, match="no address left"):
+        await successor.create(SandboxSettings(pod_uid=f"{node.pod_uid}5", hostname="h"))
+    await successor.remove(made[0].pod_uid)
+    again = await successor.create(SandboxSettings(pod_uid=f"{node.pod_uid}5", hostname="h"))
+    assert again.ips == made[0].ips
+    for sandbox in (*made, again):
+        await successor.remove(sandbox.pod_uid)
