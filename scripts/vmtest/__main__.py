@@ -39,7 +39,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=lambda text: text.split(","),
         default=list(CHECKS),
         metavar="CHECK,…",
-        help="only these checks; a path below tests/ is one too",
+        help="only these checks; paths below tests/, joined by +, are one too",
     )
     parser.add_argument(
         "--resume",

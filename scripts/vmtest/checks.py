@@ -142,5 +142,5 @@ CHECKS: Mapping[str, Callable[[], Outcome]] = {
 
 
 def run(name: str) -> Outcome:
-    """Run a check, or the tests of a path (``tests/fusefs/test_mounted.py``) or of one of their ids."""
-    return CHECKS[name]() if name in CHECKS else _pytest(name)
+    """Run a check, or the tests of a path (``tests/fusefs/test_mounted.py``) or id, or of several joined by ``+``."""
+    return CHECKS[name]() if name in CHECKS else _pytest(*name.split("+"))
