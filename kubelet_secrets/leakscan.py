@@ -12,7 +12,7 @@ import json
 import os
 import select
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,19 +217,24 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def files_on_disk(
-    roots: Iterable[Path], changed_since: float = 0.0, *, entered: Callable[[], None] = lambda: None
+    roots: Iterable[Path],
+    changed_since: float = 0.0,
+    *,
+    passed_by: Collection[str] = (),
+    entered: Callable[[], None] = lambda: None,
 ) -> Iterator[Path]:
     """Regular files below *roots*, each once, on filesystems that lie on a disk or may come to lie in swap.
 
     Args:
         changed_since: as for :func:`scan`.
+        passed_by: directories that are left out.
         entered: called for each directory: most have nothing to yield, and walking takes a while. May raise to end it.
     """
     seen: set[tuple[int, int]] = set()
     with _Mounts() as mounts:
         for root in roots:
             alone = root.is_file() and not root.is_symlink()
-            for path in [str(root)] if alone else _walk(str(root), mounts, entered):
+            for path in [str(root)] if alone else _walk(str(root), mounts, passed_by, entered):
                 try:
                     status = os.lstat(path)
                 except OSError:
@@ -242,7 +247,7 @@ def files_on_disk(
                     yield Path(path)
 
 
-def _walk(root: str, mounts: _Mounts, entered: Callable[[], None]) -> Iterator[str]:
+def _walk(root: str, mounts: _Mounts, passed_by: Collection[str], entered: Callable[[], None]) -> Iterator[str]:
     """Regular files, past unreachable mounts. Not os.walk, which asks each directory what it is before we can pass it by.
 
     To ask anything of a FUSE filesystem whose server does not answer is to wait for ever, even for the type of a file.
@@ -251,7 +256,7 @@ def _walk(root: str, mounts: _Mounts, entered: Callable[[], None]) -> Iterator[s
     while waiting:
         directory = waiting.pop()
         unreachable = mounts.unreachable()
-        if directory in unreachable:
+        if directory in unreachable or directory in passed_by:
             continue
         entered()
         try:

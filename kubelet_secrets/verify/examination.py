@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,12 +197,18 @@ def count_copies(pid: int, scanner: Scanner, planted: Planted) -> int:
 
 
 def scan_files(
-    scanner: Scanner, when: str, *, since: float, roots: Iterable[Path], crash_directories: set[Path]
+    scanner: Scanner,
+    when: str,
+    *,
+    since: float,
+    roots: Iterable[Path],
+    crash_directories: set[Path],
+    passed_by: Collection[str] = (),
 ) -> AreaReport:
-    """Files that changed since Unix time *since*, where cores may lie and below *roots*."""
+    """Files that changed since Unix time *since*, where cores may lie and below *roots*, *passed_by* left out."""
     cores = corecheck.core_roots(processes.core_facts().pattern, crash_directories)
     name = "files that changed meanwhile"
-    return scanner.files(name, [*roots, *cores], when=when, changed_since=since)
+    return scanner.files(name, [*roots, *cores], when=when, changed_since=since, passed_by=passed_by)
 
 
 def scan_named(scanner: Scanner, when: str, path: Path) -> AreaReport:

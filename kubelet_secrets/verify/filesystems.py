@@ -16,6 +16,7 @@ from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.verify.grades import CgroupSwap, Grade, Graded, grade_filesystem
 from kubelet_secrets.verify.processes import cgroup_swap
 from kubelet_secrets.verify.report import MountReport
+from kubelet_secrets.volume.layout import EMPTY_DIR_PLUGIN
 
 _FS_TYPES = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
 
@@ -151,6 +152,15 @@ def node_mounts(root_dir: Path, store: Filesystem, *, credentials: Path | None) 
         yield graded(holds, str(directory), filesystem_of(directory))
     if credentials is not None:
         yield graded("keys of the kubeconfigs", str(credentials), filesystem_of(credentials))
+
+
+def memory_volumes(root_dir: Path) -> list[str]:
+    """Where the tmpfs of emptyDirs are mounted: what a container writes there is meant to be there, and graded by itself."""
+    return [
+        mount.target
+        for mount in mounts.mounts_below(root_dir)
+        if mount.fstype == "tmpfs" and f"/volumes/{EMPTY_DIR_PLUGIN}/" in mount.target
+    ]
 
 
 def container_mount(holds: str, pid: int, path: str, store: Filesystem) -> MountReport:

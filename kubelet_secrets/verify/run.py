@@ -27,7 +27,7 @@ import trio
 from kubelet_secrets.fusefs.hardening import harden_process
 from kubelet_secrets.stack import check_host
 from kubelet_secrets.testing.images import build_busybox_image
-from kubelet_secrets.verify import corecheck, examination, machine
+from kubelet_secrets.verify import corecheck, examination, filesystems, machine
 from kubelet_secrets.verify.canaries import ALPHABET, DECOY, MARKER_LENGTH, Canaries
 from kubelet_secrets.verify.course import Course, CourseEnded, NodeUnderTest, ask_status
 from kubelet_secrets.verify.examination import AFTERWARDS, IN_USE, USUAL_PLACES, Decoys
@@ -252,7 +252,12 @@ class _Run:
 
     def _files(self, when: str) -> AreaReport:
         return examination.scan_files(
-            self._scanner, when, since=self._began_s, roots=self._roots, crash_directories=self._crash_directories
+            self._scanner,
+            when,
+            since=self._began_s,
+            roots=self._roots,
+            crash_directories=self._crash_directories,
+            passed_by=[each for root in self._roots for each in filesystems.memory_volumes(root)],
         )
 
     async def _scan(self, scan: Callable[..., AreaReport], *arguments: str) -> None:

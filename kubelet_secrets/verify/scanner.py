@@ -14,7 +14,7 @@ import stat
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from kubelet_secrets.leakscan import CHUNK_BYTES, Hit, StreamSearch, files_on_disk, read_chunks
@@ -51,12 +51,13 @@ class Scanner:
         *,
         when: str,
         changed_since: float,
+        passed_by: Collection[str] = (),
     ) -> AreaReport:
         """Regular files below *roots* changed since a Unix time; those that vanish are left out, those that refuse counted."""
         area = _Area(name, when)
         refused = 0
         with self._until_time_is_up(area):
-            for path in files_on_disk(roots, changed_since, entered=lambda: self._go_on(0)):
+            for path in files_on_disk(roots, changed_since, passed_by=passed_by, entered=lambda: self._go_on(0)):
                 try:
                     self._read(area, str(path), read_chunks(path))
                     area.files += 1

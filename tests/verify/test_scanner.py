@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from kubelet_secrets import linux
 from kubelet_secrets.leakscan import CHUNK_BYTES, spellings
+from kubelet_secrets.verify import filesystems
 from kubelet_secrets.verify.canaries import DECOY, Canaries, Canary
-from kubelet_secrets.verify.examination import Decoys, scan_device, scan_named, scan_system_logs
+from kubelet_secrets.verify.examination import Decoys, scan_device, scan_files, scan_named, scan_system_logs
 from kubelet_secrets.verify.scanner import Scanner, TimeUp, command_output
 
 MEGABYTE = 1 << 20
@@ -195,6 +197,32 @@ def test_decoys_are_found_and_a_missing_one_is_noticed(tmp_path: Path, scanner: 
     assert len(controls) >= len(spellings('é"/'.encode()))
     assert report.real_leaks == ()
     assert not any(control.found for control in decoys.controls([]))
+
+
+def test_volume_in_memory_is_left_to_its_grade(tmp_path: Path, scanner: Scanner, canary: Canary) -> None:
+    """Before Linux 6.4 it looks like any tmpfs. The same directory on a disk is a leak."""
+    directory = tmp_path / "pods/u/volumes/kubernetes.io~empty-dir/m"
+    directory.mkdir(parents=True)
+
+    def found() -> list[str]:
+        report = scan_files(
+            scanner,
+            "in use",
+            since=0,
+            roots=[tmp_path],
+            crash_directories=set(),
+            passed_by=filesystems.memory_volumes(tmp_path),
+        )
+        return [leak.where for leak in report.leaks]
+
+    linux.mount("none", directory, "tmpfs", 0, "size=64k")
+    try:
+        (directory / "copy").write_bytes(canary.value)
+        assert found() == []
+    finally:
+        linux.unmount(directory)
+    (directory / "copy").write_bytes(canary.value)
+    assert found() == [str(directory / "copy")]
 
 
 def test_file_that_refuses_is_counted(tmp_path: Path, scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
