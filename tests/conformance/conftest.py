@@ -61,7 +61,7 @@ def cluster(images: Path) -> Iterator[Cluster]:
                 node.kubeconfig,
                 node.node_name,
                 has_scheduler=plane.has_scheduler,
-                has_controllers=plane.has_controllers,
+                has_controllers=assets.controller_manager is not None,
                 patience_s=patience_s,
             )
         else:
