@@ -167,10 +167,14 @@ def _sub_path_problems(
             where=f"{where}.subPath",
         )
     elif not all(source.is_immutable(file.origin) for file in shown.values()):
+        fate = "stays as it is at the container's start, whatever changes"
+        if mount_point(mount.mount_path) not in shown:
+            # It is a directory of one version, whose files are removed with that version.
+            fate = "is a directory of the version at the container's start, and empty as soon as the volume changes"
         yield Problem(
             severity=Severity.WARNING,
             code="sub-path-frozen",
-            message=f"mounted by subPath: {mount.mount_path} stays as it is at the container's start, whatever changes",
+            message=f"mounted by subPath: {mount.mount_path} {fate}",
             where=f"{where}.subPath",
             hint="mount the whole volume to see updates",
         )

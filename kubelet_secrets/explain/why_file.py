@@ -140,7 +140,7 @@ def _in_volume(
         if facts.ownership is not None:
             steps.append(Step(where=f"the file {relative}", text=_mode_text(context.pod, file, facts.ownership)))
         if frozen:
-            steps.append(Step(where=steps[0].where, text="a subPath: it stays what it was when the container started"))
+            steps.append(Step(where=steps[0].where, text=_fate(target == mount_point(mount.mount_path))))
         return Chain(
             kind="file",
             target=target,
@@ -180,6 +180,13 @@ def _in_volume(
         volume=volume.name,
         path=relative,
     )
+
+
+def _fate(is_file: bool) -> str:
+    """What becomes of what a subPath shows when the volume changes."""
+    if is_file:
+        return "a subPath: it stays what it was when the container started"
+    return "in a directory by subPath, of the version at the container's start: gone as soon as the volume changes"
 
 
 # --- mounts ----------------------------------------------------------------------------------------------------------

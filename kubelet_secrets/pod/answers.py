@@ -35,6 +35,7 @@ from kubelet_secrets.pod.environ import EnvVersion
 from kubelet_secrets.pod.state import containers_of
 from kubelet_secrets.pod.views import ContainerView, PodView
 from kubelet_secrets.pod.volumes import FileInfo, VolumeState, failed_mount
+from kubelet_secrets.volume.mountpoints import mount_point
 from kubelet_secrets.volume.ownership import Ownership
 from kubelet_secrets.volume.payload import TrustBundleSource
 from kubelet_secrets.volume.store import StoredFile
@@ -210,6 +211,12 @@ def _answer_file(view: PodView, container: ContainerView, path: str, known: Know
     current = _file_version(state, "", chain, node) if state is not None and state.version is not None else None
     held = _held_version(chain, container, known, node)
     started = _file_version(state, held, chain, node) if state is not None and held else current
+    if current is not None and held not in ("", current.version) and not _is_bound_itself(chain, known):
+        chain = dataclasses.replace(
+            chain,
+            kind="nothing",
+            rule=f"the directory that the subPath selected was of version {held}, and went with it",
+        )
     runs = container.instance is not None and container.instance.is_running
     return make_view(
         known.pod.metadata.namespace,
@@ -257,6 +264,11 @@ def _held_version(chain: Chain, container: ContainerView, known: Known, node: No
         point for point in node.bound if chain.target == point or chain.target.startswith(f"{point.rstrip('/')}/")
     ]
     return node.bound[max(points, key=len)] if points else ""
+
+
+def _is_bound_itself(chain: Chain, known: Known) -> bool:
+    """Whether it is a mount point, and not in a directory that is one."""
+    return chain.target in {mount_point(mount.mount_path) for mount in known.container.volume_mounts}
 
 
 def _file_version(state: VolumeState | None, name: str, chain: Chain, node: NodeKnowledge) -> WhyVersion | None:

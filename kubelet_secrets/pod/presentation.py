@@ -211,7 +211,8 @@ def _held_rows(
     rows = []
     for file in edition.files:
         shown = _below(file.path, sub_path)
-        if shown is None:
+        # The files of a directory went with their version; only a file that is bound by itself stays.
+        if shown != "":
             continue
         like = kept.get(file.path)  # the same item has the same owner and mode in every version
         mode = like.mode if like is not None else _mode(file, fs_group)

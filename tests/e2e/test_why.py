@@ -107,6 +107,29 @@ async def test_file_through_the_volume_and_through_a_sub_path(cluster: Cluster) 
     assert rows["/etc/k"].current == rows["/etc/v/k"].version == whole.current.version
 
 
+async def test_directory_by_sub_path_goes_with_its_version(cluster: Cluster) -> None:
+    """§5.2: a bind holds the directory, and the writer removes what is in it."""
+    await cluster.put_secret("why-d", {"k": "first"})
+    items = [{"key": "k", "path": "d/k"}]
+    await cluster.run_pod(
+        "why-d",
+        container(volumeMounts=[mount("v", "/etc/d", subPath="d"), mount("v", "/etc/k", subPath="d/k")]),
+        volumes=[secret_volume("v", "why-d", items=items)],
+    )
+    assert why(cluster, "why-d", file="/etc/d/k").kind == "file"
+    await cluster.put_secret("why-d", {"k": "second"})
+    view = await wait_why(cluster, lambda view: view.rule, "why-d", file="/etc/d/k")
+    assert view.started is not None
+    assert view.kind == "nothing"
+    assert (
+        view.rule == f"the directory that the subPath selected was of version {view.started.version}, and went with it"
+    )
+    assert (await cluster.exec("why-d", "ls /etc/d; cat /etc/k")).strip() == "first"
+    (tree,) = cluster.stack.ask("tree", TreeView, namespace="default", pod="why-d", container="app")
+    assert [(row.path, row.stale) for row in tree.rows] == [("/etc/k", True)]
+    assert why(cluster, "why-d", file="/etc/k").kind == "file"
+
+
 async def test_rules_that_hold_a_pod_up(cluster: Cluster) -> None:
     await cluster.create_pod(
         "why-w",

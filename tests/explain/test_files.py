@@ -172,6 +172,25 @@ def test_sub_path_that_nothing_can_be_found_at(sub_path: str, hint: str) -> None
     assert told == ([('failed to prepare subPath for volumeMount "v" of container "c"', hint)] if hint else [])
 
 
+@pytest.mark.parametrize(
+    ("sub_path", "fate"),
+    [
+        pytest.param("d/pw", "stays as it is at the container's start, whatever changes", id="file"),
+        pytest.param(
+            "d",
+            "is a directory of the version at the container's start, and empty as soon as the volume changes",
+            id="directory",
+        ),
+    ],
+)
+def test_what_becomes_of_a_sub_path(sub_path: str, fate: str) -> None:
+    """§5.2"""
+    mounts = f"volumeMounts: [{{name: v, mountPath: /m, subPath: {sub_path}}}]"
+    volumes = "[{name: v, secret: {secretName: db, items: [{key: pw, path: d/pw}]}}]"
+    (problem,) = problems(explain_yaml(secret("db", pw="x") + pod(mounts, volumes=volumes)), "sub-path-frozen")
+    assert problem.message == f"mounted by subPath: /m {fate}"
+
+
 def test_sub_path_of_an_immutable_secret_is_no_surprise() -> None:
     mounts = "volumeMounts: [{name: v, mountPath: /etc/one, subPath: user}]"
     frozen = secret("db", extra="immutable: true\n", user="u")
