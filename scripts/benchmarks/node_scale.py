@@ -35,6 +35,7 @@ from harness import (
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import PODS, SECRETS
 from kubelet_secrets.errors import HostError
+from kubelet_secrets.pod.events import QPS
 from kubelet_secrets.stack import Stack, run_stack
 
 COUNT = int(os.environ.get("KS_BENCH_PODS", "500"))
@@ -42,6 +43,7 @@ OWN_SECRETS = 9  # and one that all pods share
 AT_ONCE = 50
 ROTATIONS = 5
 REST_S = 20
+EVENTS_PER_POD = 4  # that its start makes, sent at the pace of QPS
 LIMIT_S = 1200
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 
@@ -132,7 +134,7 @@ async def start_pods(stack: Stack, probe_dir: Path) -> None:
 
 
 async def rest(stack: Stack) -> None:
-    await trio.sleep(5)
+    await trio.sleep(5 + COUNT * EVENTS_PER_POD / QPS)
     agent = (await summary(stack)).agent_pid
     print(f"agent RSS: {rss_mb(agent):.0f} MB; API server: {rss_mb(stack.apiserver.pid):.0f} MB")
     port = int(stack.server_url.rpartition(":")[2])
