@@ -21,10 +21,9 @@ import trio
 from kubelet_secrets.api.core import Container, Pod, PodStatus, Secret
 from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.api.times import go_duration
-from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.pod.containers import ContainerStarter
 from kubelet_secrets.pod.environ import ContainerEnvs
-from kubelet_secrets.pod.events import NORMAL, WARNING
+from kubelet_secrets.pod.events import WARNING
 from kubelet_secrets.pod.handlers import Target
 from kubelet_secrets.pod.imagepull import ImagePuller
 from kubelet_secrets.pod.instances import Instances
@@ -39,9 +38,8 @@ from kubelet_secrets.pod.plan import (
     StartContainer,
     restart_key,
 )
-from kubelet_secrets.pod.podlimits import pod_resources
+from kubelet_secrets.pod.podsandbox import PodSandbox
 from kubelet_secrets.pod.probes import Probes
-from kubelet_secrets.pod.sandboxes import make_sandbox_settings, sandbox_refusal
 from kubelet_secrets.pod.state import (
     ContainerKind,
     Instance,
@@ -57,7 +55,6 @@ from kubelet_secrets.runtime.oci import ContainerHandle
 
 logger = logging.getLogger(__name__)
 
-SANDBOX_RETRY_S = 10.0
 BACK_OFF_PERIOD_S = 10.0  # up to half more at random: pod_workers.go, backOffPeriod
 
 
@@ -113,10 +110,7 @@ class PodActuator:
         self._report = report
         self._changed = changed
         self._envs = envs
-        self._sandbox = parts.sandboxes.get(pod.metadata.uid)
-        self._sandbox_attempts = 1 if self._sandbox is not None else 0
-        self._sandbox_retry_at: datetime | None = None
-        self._resources = pod_resources(pod)  # of the pod's cgroup
+        self._sandbox = PodSandbox(parts, pod, report=partial(report, None))
         # Container → the attempt whose back-off has been reported, and when it is to be reported again.
         self._told_back_off: dict[str, tuple[int, datetime]] = {}
         self._told_missing: list[str] = []  # pull secrets reported as missing
@@ -160,9 +154,9 @@ class PodActuator:
     def observe(self) -> RuntimeState:
         """What there is of the pod now."""
         return RuntimeState(
-            sandbox_ready=self._sandbox is not None,
-            sandbox_attempts=self._sandbox_attempts,
-            pod_ips=self._sandbox.ips if self._sandbox is not None else (),
+            sandbox_ready=self._sandbox.current is not None,
+            sandbox_attempts=self._sandbox.attempts,
+            pod_ips=self._sandbox.ips,
             instances=self.instances.all,
             probes=self._probes.states,
         )
@@ -179,14 +173,13 @@ class PodActuator:
             }
         )
         self._probes.sync(self.instances.running)
-        pod_ips = self._sandbox.ips if self._sandbox is not None else ()
         for handle in handles:
             if handle.pid is not None:
                 try:
                     variables = Path(f"/proc/{handle.pid}/environ").read_bytes()
                 except OSError:
                     continue  # it is ending just now
-                self._envs.adopt(handle.record.container_name, variables, pod_ips=pod_ips)
+                self._envs.adopt(handle.record.container_name, variables, pod_ips=self._sandbox.ips)
 
     def _containers_ended(self) -> None:
         self._probes.sync(self.instances.running)
@@ -264,19 +257,19 @@ class PodActuator:
             match action:
                 case KillPod():
                     await self.stop(grace_s=grace_period_s(self.pod))
-                    await self._remove_sandbox()
+                    await self._sandbox.remove(self.pod)
                 case KillContainer(instance=instance, message=message, probe_grace_s=probe_grace_s):
                     await self._terminator.stop_container(
                         self.pod,
                         instance,
                         message=message,
-                        pod_ip=self._pod_ip,
-                        network=self._network,
+                        pod_ip=self._sandbox.ip,
+                        network=self._sandbox.network,
                         probe_grace_s=probe_grace_s,
                     )
                 case CreateSandbox():
-                    if not await self._create_sandbox():
-                        return self._sandbox_retry_at
+                    if not await self._sandbox.create(self.pod):
+                        return self._sandbox.retry_at
                 case StartContainer():
                     await self._start(action, secrets, published)
                 case BackOffRestart() | HoldStart():
@@ -286,7 +279,9 @@ class PodActuator:
     async def stop(self, *, grace_s: float) -> None:
         """Stop every running container; see ``Terminator.stop_pod``."""
         self._probes.relax()
-        await self._terminator.stop_pod(self.pod, grace_s=grace_s, pod_ip=self._pod_ip, network=self._network)
+        await self._terminator.stop_pod(
+            self.pod, grace_s=grace_s, pod_ip=self._sandbox.ip, network=self._sandbox.network
+        )
         self._probes.stop()
 
     def shorten(self, grace_s: float) -> None:
@@ -299,7 +294,7 @@ class PodActuator:
 
     async def remove_sandbox(self) -> None:
         """The last step, after the volumes: nothing of the pod runs or is mounted any more."""
-        await self._remove_sandbox()
+        await self._sandbox.remove(self.pod)
         prefix = f"{self.pod.metadata.uid}_"
         self._parts.restart_back_off.forget(prefix)
         self._parts.image_back_off.forget(prefix)
@@ -308,15 +303,16 @@ class PodActuator:
 
     async def _start(self, action: StartContainer, secrets: Sequence[Secret], published: PodStatus) -> None:
         container, name = action.container, action.container.name
-        assert self._sandbox is not None, "the plan makes a sandbox before it starts anything"
+        sandbox = self._sandbox.current
+        assert sandbox is not None, "the plan makes a sandbox before it starts anything"
         now = self._parts.clock()
         if action.finished_at is not None:
             self._parts.restart_back_off.advance(restart_key(self.pod, container), action.finished_at, now)
         await self.instances.prune(name, keep=1)
-        await self._follow_resources()
+        await self._sandbox.follow_resources(self.pod)
         action = dataclasses.replace(action, attempt=max(action.attempt, _restart_count(published, name)))
         report = partial(self._report, (action.kind, container))
-        outcome = await self._starter.start(self.pod, action, self._sandbox, secrets, report)
+        outcome = await self._starter.start(self.pod, action, sandbox, secrets, report)
         if isinstance(outcome, StartFailure):
             self.failures[name] = outcome
             return
@@ -324,61 +320,19 @@ class PodActuator:
         self.failures.pop(name, None)
         failure = outcome.failure
         if outcome.instance.is_running:
-            failure = await self._starter.post_start(self.pod, container, outcome.instance, self._sandbox, report)
+            failure = await self._starter.post_start(self.pod, container, outcome.instance, sandbox, report)
         if failure is None:
             self._probes.sync(self.instances.running)
             return
         self.failures[name] = failure
         if outcome.instance.is_running:
             await self._terminator.stop_container(
-                self.pod, outcome.instance, message="FailedPostStartHook", pod_ip=self._pod_ip, network=self._network
+                self.pod,
+                outcome.instance,
+                message="FailedPostStartHook",
+                pod_ip=self._sandbox.ip,
+                network=self._sandbox.network,
             )
-
-    async def _follow_resources(self) -> None:
-        """The container that is about to start takes on what the spec says now: so must the cgroup above it."""
-        wanted = pod_resources(self.pod)
-        if wanted == self._resources:
-            return
-        path = self._parts.cgroups.pod_path(self.pod.metadata.uid)
-        try:
-            await trio.to_thread.run_sync(self._parts.cgroups.limit, path, wanted)
-        except OSError as error:
-            logger.warning("pod %s keeps its old limits: %s", format_pod(self.pod), error.strerror)
-        self._resources = wanted
-
-    async def _create_sandbox(self) -> bool:
-        parts, now = self._parts, self._parts.clock()
-        if self._sandbox_retry_at is not None and now < self._sandbox_retry_at:
-            return False
-        if self._sandbox_attempts:
-            self._report(None, NORMAL, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
-        refusal = sandbox_refusal(self.pod, cluster_domain=parts.cluster_domain)
-        if refusal:
-            return self._sandbox_failed(refusal)
-        settings = make_sandbox_settings(
-            self.pod,
-            host_ips=parts.host_ips,
-            node_resolv_conf=_read_text(parts.resolv_conf),
-            cluster_domain=parts.cluster_domain,
-            cluster_dns=parts.cluster_dns,
-        )
-        try:
-            async with parts.turns.turn(is_begun=False):
-                self._sandbox = await parts.sandboxes.create(settings)
-        except ContainerRunError as error:
-            return self._sandbox_failed(str(error).removeprefix("failed to create pod sandbox: "))
-        self._sandbox_attempts += 1
-        self._sandbox_retry_at = None
-        return True
-
-    def _sandbox_failed(self, cause: str) -> bool:
-        self._report(None, WARNING, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {cause}")
-        self._sandbox_retry_at = self._parts.clock() + timedelta(seconds=SANDBOX_RETRY_S)
-        return False
-
-    async def _remove_sandbox(self) -> None:
-        await self._parts.sandboxes.remove(self.pod.metadata.uid)
-        self._sandbox = None
 
     async def _pull_secrets(self) -> list[Secret]:
         secrets, missing = await self._puller.pull_secrets(self.pod)
@@ -396,30 +350,14 @@ class PodActuator:
             container=container,
             container_id=instance.container_id,
             pod=format_pod(self.pod),
-            pod_ip=self._pod_ip,
-            network=self._network,
+            pod_ip=self._sandbox.ip,
+            network=self._sandbox.network,
         )
 
     def _kind(self, container: Container) -> ContainerKind:
         return next(kind for kind, each in containers_of(self.pod) if each.name == container.name)
 
-    @property
-    def _pod_ip(self) -> str:
-        ips = self._sandbox.ips if self._sandbox is not None else ()
-        return ips[0] if ips else "127.0.0.1"
-
-    @property
-    def _network(self) -> Path | None:
-        return self._sandbox.namespaces.net if self._sandbox is not None else None
-
 
 def _restart_count(status: PodStatus, name: str) -> int:
     statuses = (*status.init_container_statuses, *status.container_statuses, *status.ephemeral_container_statuses)
     return next((each.restart_count for each in statuses if each.name == name), 0)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
