@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import h11
+import msgspec
 import trio
 from starlette.types import Receive, Scope, Send
 from wsproto import ConnectionType, WSConnection
@@ -42,6 +43,7 @@ from kubelet_secrets.errors import ApiError
 _PODS = served(meta.PODS)
 _CHUNK_BYTES = 64 * 1024
 _LARGEST_ERROR_BYTES = 10_000
+_STATUS_CHANNEL = b"\x03"
 _LOG_OPTIONS = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream")
 
 Query = Sequence[tuple[str, str]]
@@ -117,7 +119,14 @@ class PodStreams:
                 target=f"{_path(info.subresource, pod, container)}?{urlencode(arguments)}",
                 subprotocols=list(scope.get("subprotocols") or ()),
             )
-            accepted = await _shake_hands(stream, machine, handshake, info)
+            try:
+                accepted = await _shake_hands(stream, machine, handshake)
+            except _Refused as refused:
+                if (protocol := _with_status(handshake.subprotocols)) is None:
+                    raise _kubelet_error(refused.code, refused.text, info) from None
+                await receive()  # websocket.connect
+                await _tell_refusal(send, protocol, refused.text)
+                return
             await receive()  # websocket.connect
             await send({"type": "websocket.accept", "subprotocol": accepted.subprotocol})
             async with trio.open_nursery() as nursery:
@@ -225,16 +234,38 @@ async def _while_connected(receive: Receive) -> AsyncIterator[None]:
 # --- WebSockets -----------------------------------------------------------------------------------------------------------
 
 
-async def _shake_hands(
-    stream: trio.abc.Stream, machine: WSConnection, handshake: Handshake, info: RequestInfo
-) -> AcceptConnection:
+class _Refused(Exception):
+    """The kubelet does not run the command."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
+def _with_status(offered: Sequence[str]) -> str | None:
+    """The newest protocol on offer that ends with a Status."""
+    return next((each for each in ("v5.channel.k8s.io", "v4.channel.k8s.io") if each in offered), None)
+
+
+async def _tell_refusal(send: Send, protocol: str, text: str) -> None:
+    """Accept the client's WebSocket only to say why there is no command: refused by HTTP, kubectl takes WebSockets for unknown,
+    tries SPDY, and shows what comes of that. Source: apiserver pkg/util/proxy/streamtranslator.go.
+    """
+    status = statuses.status_body(statuses.internal(f"unable to upgrade connection: {text}"))
+    await send({"type": "websocket.accept", "subprotocol": protocol})
+    await send({"type": "websocket.send", "bytes": _STATUS_CHANNEL + msgspec.json.encode(status)})
+    await send({"type": "websocket.close", "code": 1000})
+
+
+async def _shake_hands(stream: trio.abc.Stream, machine: WSConnection, handshake: Handshake) -> AcceptConnection:
     try:
         await stream.send_all(machine.send(handshake))
         async for event in _events(stream, machine):
             if isinstance(event, AcceptConnection):
                 return event
             if isinstance(event, RejectConnection):
-                raise _kubelet_error(event.status_code, await _rejection(stream, machine), info)
+                raise _Refused(event.status_code, await _rejection(stream, machine))
     except (trio.BrokenResourceError, ProtocolError):
         pass
     raise statuses.internal("the kubelet broke the connection")

@@ -98,6 +98,18 @@ async def test_kubectl_exec(cluster: Cluster) -> None:
     assert "executable file not found" in error
 
 
+NOT_RUNNING = 'Internal error occurred: unable to upgrade connection: container not found ("app")'
+
+
+@pytest.mark.kubectl
+@needs_kubectl
+async def test_kubectl_exec_in_a_container_that_does_not_run(cluster: Cluster) -> None:
+    name = unique("waits")
+    await cluster.create_pod(name, {**container(), "image": "nowhere:1", "imagePullPolicy": "Never"})
+    await cluster.wait_waiting(name, "ErrImageNeverPull")
+    assert await kubectl(cluster, "exec", name, "--", "true") == (1, "", f"error: {NOT_RUNNING}\n")
+
+
 @pytest.mark.kubectl
 @needs_kubectl
 async def test_kubectl_exec_on_a_terminal(cluster: Cluster) -> None:
@@ -251,6 +263,17 @@ async def test_exec_by_websocket(cluster: Cluster) -> None:
         ("allowed", "user kube-apiserver-kubelet-client", f"exec in default/{name}/app")
     }
     assert (await websocket_exec(cluster, "nobody", ["ls"])).status["code"] == 404
+
+
+@pytest.mark.parametrize("protocol", ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"])
+async def test_exec_in_a_container_that_does_not_run(cluster: Cluster, protocol: str) -> None:
+    """In words that the client shows: by the status of the command where it has one, else by HTTP."""
+    name = unique("waits")
+    await cluster.create_pod(name, {**container(), "image": "nowhere:1", "imagePullPolicy": "Never"})
+    await cluster.wait_waiting(name, "ErrImageNeverPull")
+    status = (await websocket_exec(cluster, name, ["ls"], protocol=protocol)).status
+    assert status["code"] == 500
+    assert 'container not found ("app")' in status["message"]
 
 
 @pytest.mark.parametrize(
