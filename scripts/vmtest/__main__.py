@@ -141,23 +141,30 @@ class _KernelRun:
         self.reports.append(report)
         self._results.add(self._kernel.release, self._code, report)
         seconds = f"  {report['seconds']} s" if "seconds" in report else ""
-        print(f"  {'✓' if report['held'] else '✗'} {report['check']:<12} {report['detail']}{seconds}", flush=True)
+        name = _shorten(str(report["check"]))
+        print(f"  {'✓' if report['held'] else '✗'} {name:<12} {report['detail']}{seconds}", flush=True)
         if not report["held"]:
             printed = section(log.read_text(errors="replace"), str(report["check"]))
             print(tail(printed, _LINES_OF_A_FAILURE), flush=True)
 
 
+def _shorten(check: str) -> str:
+    """A name for people: of several paths the first, and how many more."""
+    first, *others = check.split("+")
+    return f"{first} +{len(others)}" if others else first
+
+
 def _print_table(results: Mapping[str, Sequence[Report]]) -> None:
     """Checks down, kernels across: whether each held."""
     names = dict.fromkeys(str(report["check"]) for reports in results.values() for report in reports)
-    width = max(map(len, names), default=0) + 2
+    width = max((len(_shorten(name)) for name in names), default=0) + 2
     print("\n" + " " * width + "".join(f"{label:<10}" for label in results))
     for name in names:
         cells = []
         for reports in results.values():
             held = [bool(report["held"]) for report in reports if report["check"] == name]
             cells.append("-" if not held else "held" if all(held) else "FAILED")
-        print(f"{name:<{width}}" + "".join(f"{cell:<10}" for cell in cells))
+        print(f"{_shorten(name):<{width}}" + "".join(f"{cell:<10}" for cell in cells))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -153,12 +154,18 @@ def boot(
         elif process.returncode != 0:
             result.status = f"qemu: {(work / 'errors').read_text().strip()}"
         elif not any(report.get("check") == "end" for report in result.reports):
-            result.status = "it went down before its checks were done"
+            result.status = "it went down before its checks were done" + _last_words(console)
     finally:
         process.kill()
         process.wait()
     result.seconds = time.monotonic() - started
     return result
+
+
+def _last_words(console: Path) -> str:
+    """Why the kernel stopped, if it said so."""
+    said = re.findall(r"Kernel panic - .*", console.read_text(errors="replace"))
+    return f": {said[-1].strip()}" if said else ""
 
 
 def _follow(path: Path, process: subprocess.Popen[bytes], deadline_s: float) -> Iterator[dict[str, object]]:
