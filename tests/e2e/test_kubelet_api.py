@@ -273,7 +273,8 @@ async def test_exec_in_a_container_that_does_not_run(cluster: Cluster, protocol:
     await cluster.wait_waiting(name, "ErrImageNeverPull")
     status = (await websocket_exec(cluster, name, ["ls"], protocol=protocol)).status
     assert status["code"] == 500
-    assert 'container not found ("app")' in status["message"]
+    if protocol != "channel.k8s.io":
+        assert status["message"] == NOT_RUNNING
 
 
 @pytest.mark.parametrize(
