@@ -46,6 +46,8 @@ from kubelet_secrets.volume.subpath import bind_sub_path, find, find_missing, ma
 
 logger = logging.getLogger(__name__)
 
+_FEW_FILES, _FEW_BYTES = 4, 1 << 16  # compared in some hundred microseconds
+
 
 class Writer(Protocol):
     """Changes volumes through the mount; ``fusefs.writerclient.WriterClient``."""
@@ -321,9 +323,10 @@ class VolumeManager:
     async def _write_next(
         self, ref: VolumeRef, pod_name: str, payload: Mapping[str, FileLike], fs_group: int | None
     ) -> None:
+        if ref not in self._unsettled and not await self._needs_write(ref, payload):
+            return
         with contextlib.ExitStack() as room:
-            if not await trio.to_thread.run_sync(self._make_room, ref, pod_name, payload, room):
-                return
+            await trio.to_thread.run_sync(room.enter_context, self._store.reserve(*_key(ref), payload, pod=pod_name))
             self._unsettled.add(ref)
             with self._store.translate_errors(payload_usage(payload)):
                 result = await self._writer.update(*_key(ref), payload, fs_group=fs_group)
@@ -331,14 +334,11 @@ class VolumeManager:
         if result.changed:
             logger.debug("volume %s of pod %s is now at %s", ref.volume, ref.pod_uid, result.version)
 
-    def _make_room(
-        self, ref: VolumeRef, pod_name: str, payload: Mapping[str, FileLike], room: contextlib.ExitStack
-    ) -> bool:
-        """In a worker thread: whether there is something to write; then *room* holds what it will take."""
-        if ref not in self._unsettled and not self._store.needs_write(*_key(ref), payload):
-            return False
-        room.enter_context(self._store.reserve(*_key(ref), payload, pod=pod_name))
-        return True
+    async def _needs_write(self, ref: VolumeRef, payload: Mapping[str, FileLike]) -> bool:
+        """A small payload is compared here: a thread costs more, and after a restart of the agent every volume is."""
+        if len(payload) <= _FEW_FILES and sum(len(file.data) for file in payload.values()) <= _FEW_BYTES:
+            return self._store.needs_write(*_key(ref), payload)
+        return await trio.to_thread.run_sync(lambda: self._store.needs_write(*_key(ref), payload))
 
     async def _attach(self, ref: VolumeRef, plugin: str) -> None:
         try:
