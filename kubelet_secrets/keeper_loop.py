@@ -147,10 +147,9 @@ class Keeper:
         environ = self._environ | {
             "KS_WRITER_FD": str(self._writer_end.fileno()),
             "KS_FUSE_FD": str(self._node.fuse.fuse_fd),
-            "KS_STORE_FD": str(self._node.store_fd),
             "KS_FUSE_MOUNT": str(self._node.fuse_dir),
         }
-        descriptors = (self._writer_end.fileno(), self._node.fuse.fuse_fd, self._node.store_fd)
+        descriptors = (self._writer_end.fileno(), self._node.fuse.fuse_fd)
         # Left alone it ends with the agent, whose orders it may still have to carry out.
         number = signal.SIGKILL if self._caretaker is None else 0
         self._writer = Child(self._options.writer_command, environ, descriptors, death_signal=number)

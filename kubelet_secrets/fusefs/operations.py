@@ -27,7 +27,7 @@ from types import TracebackType
 
 import pyfuse3
 
-from kubelet_secrets.fusefs.departed import DepartedVersions
+from kubelet_secrets.fusefs.departed import EVERY_NAME, DepartedVersions
 from kubelet_secrets.fusefs.node import POD_DEPTH, VOLUME_DEPTH, Node, UnknownNode
 from kubelet_secrets.fusefs.tree import Tree
 
@@ -128,7 +128,7 @@ class Operations(pyfuse3.Operations):
         try:
             node, result = self._tree.lookup(parent, name)
         except FileNotFoundError:
-            if not self._is_writer(tid) and self._departed.has(parent_number, name):
+            if not self._is_writer(tid) and self._departed.sends_back(tid, parent_number, name):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
             if self._tree.depth(parent) <= VOLUME_DEPTH:
                 raise
@@ -271,6 +271,8 @@ class Operations(pyfuse3.Operations):
             except FileNotFoundError:
                 if not is_redo:
                     raise
+            if self._tree.depth(parent) > VOLUME_DEPTH:
+                self._departed.add(parent_inode, EVERY_NAME)
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         with _AS_ERRNO:

@@ -22,12 +22,12 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 
-from kubelet_secrets.fusefs import graveyard, staging, unanswered
+from kubelet_secrets.fusefs import graveyard, unanswered
 from kubelet_secrets.fusefs.graveyard import GRAVE
 from kubelet_secrets.fusefs.node import NUMBER_BASE, ROOT_NUMBER, VOLUME_DEPTH, Identity, Node, UnknownNode
 from kubelet_secrets.fusefs.walk import Directory, scan, walk_bottom_up
 
-_HIDDEN = frozenset({GRAVE, unanswered.NAME, staging.NAME})
+_HIDDEN = frozenset({GRAVE, unanswered.NAME})
 """In the store's root, and not in the filesystem's."""
 
 
@@ -226,9 +226,9 @@ class Tree:
     # --- changing ---------------------------------------------------------------------------------------------------
 
     def make_directory(self, parent: Node, name: bytes, mode: int) -> tuple[Node, os.stat_result]:
-        """mkdir, of a version with its files (``staging``); *mode* is final, the caller's umask was applied by the kernel."""
+        """mkdir; *mode* is final, the caller's umask was applied by the kernel."""
         path = self._join(parent, name)
-        staging.make_directory(self._store, path, mode)
+        os.mkdir(path, mode, dir_fd=self._store)
         self._fix_mode(path, mode)
         return self.lookup(parent, name)
 

@@ -4,9 +4,7 @@ Through the mount, because only then do inotify watchers in containers see the k
 one that waits for a request on a mount it serves itself cannot even be killed. It is the only process the
 filesystem lets change anything. Single-threaded, synchronous, hardened; it holds values while it carries out one order.
 
-What no watcher can be told of it does in the store, which costs the agent nothing: see ``atomicwriter.Behind``.
-
-Started by the keeper as ``python -m kubelet_secrets.fusefs.writer`` with ``KS_WRITER_FD``, ``KS_FUSE_FD``, ``KS_STORE_FD`` and
+Started by the keeper as ``python -m kubelet_secrets.fusefs.writer`` with ``KS_WRITER_FD``, ``KS_FUSE_FD`` and
 ``KS_FUSE_MOUNT``. The agent's end is ``fusefs.writerclient``.
 """
 
@@ -36,7 +34,6 @@ from kubelet_secrets.fusefs.orders import (
     Update,
     encode_answer,
 )
-from kubelet_secrets.fusefs.staging import open_staging
 from kubelet_secrets.fusefs.wire import make_page_invalidation
 from kubelet_secrets.volume import atomicwriter
 from kubelet_secrets.volume.fsgroup import apply_fs_group
@@ -50,13 +47,10 @@ class Writer:
     Args:
         mount_fd: root of the mount; O_PATH, so that opening it asked nobody. Stays the caller's.
         fuse_fd: /dev/fuse as mounted, only ever written to. Stays the caller's.
-        store_fd: root of the store, what the mount shows; O_PATH is enough. Stays the caller's.
     """
 
-    def __init__(self, mount_fd: int, fuse_fd: int, store_fd: int) -> None:
+    def __init__(self, mount_fd: int, fuse_fd: int) -> None:
         self._mount_fd = mount_fd
-        self._store_fd = store_fd
-        self._staging_fd = open_staging(store_fd)
         self._fuse_fd = fuse_fd
         self._device: int | None = None  # asked for when first needed: the filesystem may not be served yet
 
@@ -86,22 +80,16 @@ class Writer:
         return os.open("/".join(names), _DIRECTORY, dir_fd=self._mount_fd)
 
     def _update(self, order_id: int, order: Update) -> Done:
-        with contextlib.ExitStack() as opened:
-            volume_fd = self._open(order.pod_uid, order.volume)
-            opened.callback(os.close, volume_fd)
-            stored_fd = os.open(f"{order.pod_uid}/{order.volume}", _DIRECTORY, dir_fd=self._store_fd)
-            opened.callback(os.close, stored_fd)
+        volume_fd = self._open(order.pod_uid, order.volume)
+        try:
 
             def set_perms(_: str) -> None:
                 if order.fs_group is not None:
                     apply_fs_group(volume_fd, order.fs_group, read_only=True)
 
-            result = atomicwriter.write(
-                volume_fd,
-                {file.path: file for file in order.files},
-                set_perms=set_perms,
-                behind=atomicwriter.Behind(stored_fd, self._staging_fd),
-            )
+            result = atomicwriter.write(volume_fd, {file.path: file for file in order.files}, set_perms=set_perms)
+        finally:
+            os.close(volume_fd)
         return Done(order_id, version=result.version, changed=result.changed)
 
     def _remove_volume(self, order: RemoveVolume) -> None:
@@ -154,9 +142,9 @@ class Writer:
         return os.lstat(target).st_dev == self._device
 
 
-def run_writer(orders: socket.socket, mount_fd: int, fuse_fd: int, store_fd: int) -> None:
+def run_writer(orders: socket.socket, mount_fd: int, fuse_fd: int) -> None:
     """Carry out orders until the other end is closed. Before the first Synchronize, drop what was meant for a predecessor."""
-    writer = Writer(mount_fd, fuse_fd, store_fd)
+    writer = Writer(mount_fd, fuse_fd)
     assembler = OrderAssembler()
     orders.send(encode_answer(Hello(os.getpid())))
     is_welcome = False
@@ -175,7 +163,7 @@ def main() -> None:
     harden_process()
     mount_fd = os.open(os.environ["KS_FUSE_MOUNT"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     with socket.socket(fileno=int(os.environ["KS_WRITER_FD"])) as orders:
-        run_writer(orders, mount_fd, int(os.environ["KS_FUSE_FD"]), int(os.environ["KS_STORE_FD"]))
+        run_writer(orders, mount_fd, int(os.environ["KS_FUSE_FD"]))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,6 @@ straight into the store (``volume/manager.py``, in a worker thread); and the wri
 (``fusefs/writer.py``), so that inotify watchers in containers see what they would see on a real node. The writer process
 holds nothing but this, hence the few imports.
 
-Through the mount each step takes the agent's time. So the writer takes only those that a watcher can be told of, and does
-the rest *behind* it, in the store: reading, and making the files of a version before its directory is there
-(:class:`Behind`).
-
 Layout it keeps (relative to the directory)::
 
     ..2026_01_02_15_04_05.4130968751/<payload paths>      one version, immutable once ``..data`` points to it
@@ -28,7 +24,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +34,6 @@ from kubelet_secrets.volume.paths import clean_path
 DATA_DIR = "..data"
 NEW_DATA_DIR = "..data_tmp"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PATH_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FileLike(Protocol):
@@ -61,27 +55,11 @@ class WriteResult:
     changed: bool  # False: the content was there already
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """The same volume in the store, without the mount in front of it. Descriptors; O_PATH is enough, they stay the caller's."""
-
-    dir_fd: int  # the volume's directory
-    staging_fd: (
-        int  # an empty directory, see ``fusefs.staging``: what is made here, the mount shows by a mkdir of its name
-    )
-
-
 SetPerms = Callable[[str], None]
 """Called with the name of the finished, not yet published version directory; an error keeps the old version."""
 
 
-def write(
-    dir_fd: int,
-    payload: Mapping[str, FileLike],
-    *,
-    set_perms: SetPerms | None = None,
-    behind: Behind | None = None,
-) -> WriteResult:
+def write(dir_fd: int, payload: Mapping[str, FileLike], *, set_perms: SetPerms | None = None) -> WriteResult:
     """Make the directory show exactly *payload*.
 
     The steps, as upstream numbers them:
@@ -95,8 +73,6 @@ def write(
         dir_fd: the volume's directory; O_PATH is enough. Stays the caller's.
         payload: relative path → file; empty is legal and shows nothing.
         set_perms: ownership of the volume, see ``volume/fsgroup.py``.
-        behind: *dir_fd* is reached through the mount, and this not. (6) comes before (5) then: the version appears with its
-            files.
 
     Returns:
         The version now current, and whether it is a new one.
@@ -115,25 +91,24 @@ def write(
     """
     # (1)
     files = _cleaned(payload)
-    read_fd = behind.dir_fd if behind is not None else dir_fd
     # (2)
-    old = current_version(read_fd)
+    old = current_version(dir_fd)
     # (3)
-    removed = paths_to_remove(read_fd, old, files) if old else set()
+    removed = paths_to_remove(dir_fd, old, files) if old else set()
     stale_links = {path for path in removed if "/" not in path}
     # (4)
-    changed = old is None or bool(removed) or _differs(read_fd, old, files)
+    changed = old is None or bool(removed) or _differs(dir_fd, old, files)
     version = old
     if changed or version is None:
-        stale_links |= _remove_leftovers(dir_fd, read_fd, old, {path.split("/", 1)[0] for path in files})
-        version = _write_version(dir_fd, files, set_perms, behind)
+        stale_links |= _remove_leftovers(dir_fd, old, {path.split("/", 1)[0] for path in files})
+        version = _write_version(dir_fd, files, set_perms)
     # (10)
-    _create_links(dir_fd, read_fd, files)
+    _create_links(dir_fd, files)
     # (11)
     error = _remove_links(dir_fd, stale_links)
     # (12)
     if changed and old is not None:
-        remove_tree(dir_fd, old, read_fd=read_fd)
+        remove_tree(dir_fd, old)
     if error is not None:
         raise error
     return WriteResult(version, changed)
@@ -180,52 +155,26 @@ def paths_to_remove(dir_fd: int, old: str, keep: Collection[str]) -> set[str]:
     return existing
 
 
-def remove_tree(dir_fd: int, name: str, *, read_fd: int | None = None) -> None:
-    """``rm -rf`` of one entry, by descriptors, following no link; a missing entry is fine.
-
-    Args:
-        read_fd: the same directory where looking costs less.
-    """
-    looking_fd = dir_fd if read_fd is None else read_fd
-    try:
-        found = os.stat(name, dir_fd=looking_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(found.st_mode):
-        _unlink(dir_fd, name)
-        return
-    with _opened(looking_fd, name, _DIRECTORY) as reading, _opened(dir_fd, name, _PATH_ONLY) as fd:
-        for child in sorted(os.listdir(reading)):
-            remove_tree(fd, child, read_fd=reading)
-    os.rmdir(name, dir_fd=dir_fd)
-
-
-def _unlink(dir_fd: int, name: str) -> None:
+def remove_tree(dir_fd: int, name: str) -> None:
+    """``rm -rf`` of one entry, by descriptors, following no link; a missing entry is fine."""
     try:
         os.unlink(name, dir_fd=dir_fd)
+        return
     except FileNotFoundError:
-        pass
-
-
-@contextmanager
-def _opened(dir_fd: int, name: str, flags: int) -> Iterator[int]:
-    fd = os.open(name, flags, dir_fd=dir_fd)
+        return
+    except (IsADirectoryError, PermissionError):
+        pass  # unlink of a directory: EISDIR on Linux, EPERM on POSIX
+    fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
     try:
-        yield fd
+        for child in sorted(os.listdir(fd)):
+            remove_tree(fd, child)
     finally:
         os.close(fd)
+    os.rmdir(name, dir_fd=dir_fd)
 
 
 def _cleaned(payload: Mapping[str, FileLike]) -> dict[str, FileLike]:
     return {clean_path(path): file for path, file in payload.items()}
-
-
-def _exists(dir_fd: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _readlink(dir_fd: int, name: str) -> str | None:
@@ -274,17 +223,20 @@ def _read_all(fd: int) -> bytes:
     return b"".join(chunks)
 
 
-def _remove_leftovers(dir_fd: int, read_fd: int, current: str | None, wanted_links: Collection[str]) -> set[str]:
+def _remove_leftovers(dir_fd: int, current: str | None, wanted_links: Collection[str]) -> set[str]:
     """Clear what a killed writer left; returns links that dangle because it died between the switch and (11)."""
-    with _opened(read_fd, ".", _DIRECTORY) as fd:
+    fd = os.open(".", _DIRECTORY, dir_fd=dir_fd)
+    try:
         names = sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
     # A name such as `..bar` is never a user's: validate_path reserves the prefix for first elements.
     leftovers = [name for name in names if name.startswith("..") and name not in {DATA_DIR, current}]
     for name in leftovers:
-        remove_tree(dir_fd, name, read_fd=read_fd)
+        remove_tree(dir_fd, name)
     if not leftovers:
         return set()
-    return {name for name in names if name not in wanted_links and _dangles(read_fd, name)}
+    return {name for name in names if name not in wanted_links and _dangles(dir_fd, name)}
 
 
 def _dangles(dir_fd: int, name: str) -> bool:
@@ -299,12 +251,13 @@ def _dangles(dir_fd: int, name: str) -> bool:
     return False
 
 
-def _write_version(
-    dir_fd: int, files: Mapping[str, FileLike], set_perms: SetPerms | None, behind: Behind | None
-) -> str:
-    # (5), (6)
-    version = _make_version(dir_fd, files) if behind is None else _show_version(dir_fd, files, behind)
+def _write_version(dir_fd: int, files: Mapping[str, FileLike], set_perms: SetPerms | None) -> str:
+    # (5)
+    version = _make_version_dir(dir_fd)
     try:
+        # (6)
+        for path, file in files.items():
+            _write_file(dir_fd, f"{version}/{path}", file)
         # (7)
         if set_perms is not None:
             set_perms(version)
@@ -320,42 +273,6 @@ def _write_version(
         except OSError:
             pass  # the first error is the one to report; the next write clears what is left
         raise
-    return version
-
-
-def _make_version(dir_fd: int, files: Mapping[str, FileLike]) -> str:
-    """A version's directory with its files, or none."""
-    version = _make_version_dir(dir_fd)
-    try:
-        for path, file in files.items():
-            _write_file(dir_fd, f"{version}/{path}", file)
-    except BaseException:
-        try:
-            remove_tree(dir_fd, version)
-        except OSError:
-            pass  # as above
-        raise
-    return version
-
-
-def _show_version(dir_fd: int, files: Mapping[str, FileLike], behind: Behind) -> str:
-    """Make the version out of sight, then have the mount show it by a mkdir; a watcher is told of it as of any other."""
-    version = _make_version(behind.staging_fd, files)
-    try:
-        os.mkdir(version, 0o700, dir_fd=dir_fd)
-        if _exists(behind.staging_fd, version):
-            # An agent of an earlier program serves the mount, which knows nothing of staging: the directory is empty.
-            for path, file in files.items():
-                _write_file(dir_fd, f"{version}/{path}", file)
-        os.chmod(version, DIRECTORY_MODE, dir_fd=dir_fd)
-    except BaseException:
-        try:
-            remove_tree(dir_fd, version)
-        except OSError:
-            pass  # the first error is the one to report; the next write clears what is left
-        raise
-    finally:
-        remove_tree(behind.staging_fd, version)
     return version
 
 
@@ -398,11 +315,11 @@ def _make_parents(dir_fd: int, path: str) -> None:
         os.chmod(parent, DIRECTORY_MODE, dir_fd=dir_fd)
 
 
-def _create_links(dir_fd: int, read_fd: int, files: Mapping[str, FileLike]) -> None:
+def _create_links(dir_fd: int, files: Mapping[str, FileLike]) -> None:
     for path, file in files.items():
         name = path.split("/", 1)[0]
         try:
-            if _readlink(read_fd, name) is not None:
+            if _readlink(dir_fd, name) is not None:
                 continue
         except OSError as error:
             if error.errno != errno.EINVAL:

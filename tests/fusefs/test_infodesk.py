@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -13,7 +14,7 @@ from kubelet_secrets.fusefs.infodesk import InfoDesk
 from kubelet_secrets.fusefs.library import Library
 from kubelet_secrets.fusefs.operations import Operations
 from kubelet_secrets.fusefs.tree import Tree
-from kubelet_secrets.fusefs.wire import Opcode, parse_header
+from kubelet_secrets.fusefs.wire import Opcode, make_error, parse_header
 from tests.fusefs.test_library import INIT, WRITER
 from tests.fusefs.test_tree import TS, UID, find, write_directly
 from tests.fusefs.test_wire import make_request
@@ -101,8 +102,10 @@ def test_a_version_that_has_just_gone(desks: Desks) -> None:
         (TS.encode(), Opcode.RMDIR, volume),
     ):
         desks.ask(opcode, name + b"\0", node=parent, tid=WRITER)
-    for tid in (OTHER, WRITER):
-        desks.agree(Opcode.LOOKUP, TS.encode() + b"\0", node=volume, tid=tid)
+    desks.agree(Opcode.LOOKUP, TS.encode() + b"\0", node=volume, tid=WRITER)
+    ours, (theirs,) = desks.ask(Opcode.LOOKUP, TS.encode() + b"\0", node=volume)
+    assert ours == make_error(6, errno.ESTALE)
+    assert theirs == make_error(6, errno.ENOENT)  # the same thread, asking again
 
 
 def test_references_that_are_given_back(desks: Desks) -> None:

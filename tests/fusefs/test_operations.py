@@ -255,6 +255,20 @@ async def test_statfs_is_the_stores(fs: Filesystem, store: int) -> None:
     assert data.f_namemax == 255
 
 
+async def test_a_file_of_a_version_that_is_going_is_stale_and_then_absent(store: int) -> None:
+    """Between the reading of the link and this lookup a rotation came: the path leads to the new version by now."""
+    fs = make_filesystem(store)
+    write_directly(store, f"{UID}/v/{TS}/key", b"one")
+    version = fs.number(f"{UID}/v/{TS}")
+    nothing = await fs.operations.lookup(version, b"never", Context(READER))
+    assert nothing.st_ino == 0
+    await fs.operations.unlink(version, b"key", Context(WRITER))
+    for name in (b"key", b"other"):
+        assert await failure(fs.operations.lookup(version, name, Context(READER))) == "ESTALE"
+        assert (await fs.operations.lookup(version, name, Context(READER))).st_ino == 0
+        assert (await fs.operations.lookup(version, name, Context(WRITER))).st_ino == 0
+
+
 async def test_a_version_that_has_just_gone_is_stale_and_then_absent(store: int) -> None:
     """ESTALE sends the kernel on the same walk once more, through the link as it is now."""
     now = 100.0
@@ -267,6 +281,9 @@ async def test_a_version_that_has_just_gone_is_stale_and_then_absent(store: int)
     await fs.operations.rmdir(volume, b"..old", Context(WRITER))
     assert await failure(fs.operations.lookup(volume, b"..old", Context(READER))) == "ESTALE"
     assert await failure(fs.operations.lookup(volume, b"..old", Context(WRITER))) == "ENOENT"
+    assert (
+        await failure(fs.operations.lookup(volume, b"..old", Context(READER))) == "ENOENT"
+    )  # it did not come by the link
     assert await failure(fs.operations.lookup(volume, b"..never", Context(READER))) == "ENOENT"
     now += STALE_FOR_S
     assert await failure(fs.operations.lookup(volume, b"..old", Context(READER))) == "ENOENT"

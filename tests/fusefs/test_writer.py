@@ -56,7 +56,7 @@ class Pair:
 
         def work() -> None:
             with end, suppress(BrokenPipeError):  # an answer that comes after the test's end
-                run_writer(end, self.store, self.device.fileno(), self.store)
+                run_writer(end, self.store, self.device.fileno())
 
         async def run() -> None:
             try:

@@ -61,7 +61,7 @@ class LocalWriter:
     """Carries orders out in this process, on the store itself. Counts updates, and can be held up."""
 
     def __init__(self, store_fd: int) -> None:
-        self._hands = Writer(store_fd, fuse_fd=-1, store_fd=store_fd)
+        self._hands = Writer(store_fd, fuse_fd=-1)
         self.updates = 0
         self.gate: trio.Event | None = None
         self.entered = trio.Event()
