@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from kubelet_secrets.cli.agent import audit_journal, default_node_name, node_options
 from kubelet_secrets.cli.apiserver import encryption_file, encryption_options
+from kubelet_secrets.cli.node_options import audit_journal, default_node_name, node_options
 
 
 @click.command()
