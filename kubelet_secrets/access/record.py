@@ -39,7 +39,7 @@ class Kind(StrEnum):
     GAP = "gap"  # an outlet was too slow: the ``count`` records from ``first`` to ``last`` are missing there
 
 
-class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One verdict, or the repeats of one. There is no field that could take a value."""
 
     seq: int = 0  # 1 for the first record of a chain, then one more for each

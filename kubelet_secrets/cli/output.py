@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,14 +33,30 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, file: 
 
 
 def print_objects(value: Any, output: str) -> None:
-    """Print structs or plain data as JSON or YAML."""
-    plain = msgspec.to_builtins(value)
+    """Print structs, dataclasses or plain data as JSON or YAML; fields in camelCase, as everywhere in Kubernetes."""
+    plain = msgspec.to_builtins(_named_for_machines(value))
     if output == "json":
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n")
     else:
         import yaml
 
         yaml.dump(plain, sys.stdout, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+
+
+def _named_for_machines(value: Any) -> Any:
+    """Dataclasses as mappings with their fields' names in camelCase. Structs bring such names; keys of mappings are data."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {_camel(each.name): _named_for_machines(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_named_for_machines(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _named_for_machines(each) for key, each in value.items()}
+    return value
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(each.capitalize() for each in others)
 
 
 class Progress:

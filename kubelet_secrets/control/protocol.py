@@ -14,18 +14,18 @@ import msgspec
 DEFAULT_SOCKET = "/run/kubelet-secrets/agent.sock"
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, rename="camel"):
     method: str
     params: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     item: Any = None
     error: str = ""
     end: bool = False
 
 
-class ContainerSummary(msgspec.Struct, frozen=True, kw_only=True):
+class ContainerSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     name: str
     state: str  # "Running", a waiting reason, or a terminated reason
     container_id: str = ""
@@ -33,7 +33,7 @@ class ContainerSummary(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
 
 
-class PodSummary(msgspec.Struct, frozen=True, kw_only=True):
+class PodSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     namespace: str
     name: str
     uid: str
@@ -43,7 +43,7 @@ class PodSummary(msgspec.Struct, frozen=True, kw_only=True):
     revoked: tuple[str, ...] = ()  # of the volumes, those that nobody reads any more
 
 
-class AuditCopy(msgspec.Struct, frozen=True, kw_only=True):
+class AuditCopy(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One place that the audit trail is copied to."""
 
     name: str  # "file" or "journal"
@@ -53,7 +53,7 @@ class AuditCopy(msgspec.Struct, frozen=True, kw_only=True):
     problem: str  # why it does not take any at the moment
 
 
-class AuditSummary(msgspec.Struct, frozen=True, kw_only=True):
+class AuditSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The audit trail as a whole."""
 
     head: int  # number of the last record
@@ -65,7 +65,7 @@ class AuditSummary(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[AuditCopy, ...] = ()
 
 
-class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
+class NodeSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Answer to ``status``."""
 
     node: str
@@ -76,7 +76,7 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
     audit: AuditSummary | None = None
 
 
-class EnvRow(msgspec.Struct, frozen=True, kw_only=True):
+class EnvRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One variable of one container: as started, and as it would be now."""
 
     name: str
@@ -95,7 +95,7 @@ class EnvRow(msgspec.Struct, frozen=True, kw_only=True):
         return f"EnvRow(name={self.name!r}, origin={self.origin!r}, size={self.size}, stale={self.stale})"
 
 
-class EnvView(msgspec.Struct, frozen=True, kw_only=True):
+class EnvView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Answer item of ``env``; with ``watch`` one more each time something changes."""
 
     namespace: str
@@ -109,7 +109,7 @@ class EnvView(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[EnvRow, ...] = ()
 
 
-class FileRow(msgspec.Struct, frozen=True, kw_only=True):
+class FileRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One file of one container."""
 
     path: str  # as the container sees it
@@ -128,7 +128,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     revoked: bool = False  # nobody reads it any more
 
 
-class TreeView(msgspec.Struct, frozen=True, kw_only=True):
+class TreeView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Answer item of ``tree``."""
 
     namespace: str
@@ -138,7 +138,7 @@ class TreeView(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()  # why volumes of the container cannot be made, or made anew: then their files stay
 
 
-class WhyStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WhyStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """One link of the chain from the spec to a value."""
 
     where: str  # a field of the pod's spec, or an object
@@ -146,7 +146,7 @@ class WhyStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depth: int = 0  # of what an expanded variable is made of
 
 
-class WhyVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WhyVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """What a container had or has of the value."""
 
     version: str  # "2" of a variable; "..2026_11_23_19_40_01.123456789" of a file
@@ -155,13 +155,13 @@ class WhyVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int | None = None
 
 
-class WhyReader(msgspec.Struct, frozen=True, kw_only=True):
+class WhyReader(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     who: str
     allowed: bool
     why: str
 
 
-class WhyView(msgspec.Struct, frozen=True, kw_only=True):
+class WhyView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Answer to ``why``; offline the same, without versions."""
 
     namespace: str
@@ -181,7 +181,7 @@ class WhyView(msgspec.Struct, frozen=True, kw_only=True):
     readers: tuple[WhyReader, ...] = ()
 
 
-class RevokeView(msgspec.Struct, frozen=True, kw_only=True):
+class RevokeView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Answer to ``revoke``."""
 
     namespace: str
@@ -194,7 +194,7 @@ class RevokeView(msgspec.Struct, frozen=True, kw_only=True):
     files: int = 0  # that the kernel was told to drop: of every version that is still held
 
 
-class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """Answer item of ``audit``: one verdict, or several alike folded into one."""
 
     time: str  # RFC 3339 with milliseconds, UTC
@@ -221,7 +221,7 @@ class AuditView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dropped: int = 0  # records that this reader was too slow to be shown, before this one
 
 
-class LogPart(msgspec.Struct, frozen=True):
+class LogPart(msgspec.Struct, frozen=True, rename="camel"):
     """Answer item of ``logs``: some bytes of a container's output, as it wrote them."""
 
     data: bytes

@@ -94,7 +94,7 @@ def test_who_may_open_and_what_the_trail_says(guarded: GuardedNode) -> None:
     verdict = guarded.last_verdict()
     assert verdict["verdict"] == "allowed"
     assert verdict["reason"] == Reason.MOUNTED
-    assert (verdict["pod_uid"], verdict["volume"], verdict["path"]) == (POD, "db", "password")
+    assert (verdict["podUid"], verdict["volume"], verdict["path"]) == (POD, "db", "password")
     assert verdict["version"] == version
     assert verdict["container"] == "default/web/app"
     assert (verdict["namespace"], verdict["pod"], verdict["kind"]) == ("default", "web", "open")

@@ -408,7 +408,7 @@ async def test_process_that_leaves_the_cgroup_while_it_waits(scene: Scene) -> No
 async def test_containers_root_does_not_ask_the_agent(scene: Scene) -> None:
     """It tells of all pods, and shows values on request."""
     socket_path = scene.cluster.stack.socket
-    assert '"agent_pid"' in await scene.run("host", f"{{attack}} ask {socket_path}")
+    assert '"agentPid"' in await scene.run("host", f"{{attack}} ask {socket_path}")
     said = await scene.run(NEIGHBOURS, "{attack} ask /agent.sock")
     assert said == '{"error":"only processes of the host may ask the agent, containers may not"}'
     records = await in_thread(scene.cluster.stack.ask, "audit", AuditView, denied=True)

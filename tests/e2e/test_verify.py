@@ -62,14 +62,14 @@ def test_every_promise_holds_here(directory: Path) -> None:
     assert {"keeper", "agent", "spare agent", "writer", "API server", "conmon"} <= set(graded)
     assert {each["grade"] for each in graded.values() if each["promised"]} == {"secure"}
     # Counted honestly: the numbers are those of processes that did hold values, and of one that never does.
-    assert graded["agent"]["copies_running"] > 0
-    assert graded["API server"]["copies_running"] > 0
-    assert graded["keeper"]["copies_running"] == graded["keeper"]["copies_after"] == 0
+    assert graded["agent"]["copiesRunning"] > 0
+    assert graded["API server"]["copiesRunning"] > 0
+    assert graded["keeper"]["copiesRunning"] == graded["keeper"]["copiesAfter"] == 0
     areas = {(area["name"], area["when"]): area for area in report["areas"]}
     assert all(area["complete"] for area in areas.values())
-    assert areas[str(image), "afterwards"]["size_bytes"] >= 1_100_000
+    assert areas[str(image), "afterwards"]["sizeBytes"] >= 1_100_000
     assert areas["files that changed meanwhile", "in use"]["files"] > len(report["controls"])
-    assert areas["log of agent and API server (-vv)", "afterwards"]["size_bytes"] > 1000
+    assert areas["log of agent and API server (-vv)", "afterwards"]["sizeBytes"] > 1000
     assert len(report["controls"]) >= 10
 
 
