@@ -525,7 +525,10 @@ def test_full_store_keeps_the_old_version_and_recovers(tmp_path: Path) -> None:
 
 
 def test_readers_survive_kills_under_updates(node: RunningNode, volume: Path) -> None:
-    """Open file, open directory, mmap, working directory, fresh opens: no read fails and none sees a mix of versions."""
+    """Open file, open directory, mmap, working directory, fresh opens: no read fails and none sees a mix of versions.
+
+    A fresh open that had entered the old version when it was removed may have to be done again, as on a tmpfs; few are.
+    """
     update(node, a="0", b="0")
     readers = [
         subprocess.Popen(
@@ -552,6 +555,7 @@ def test_readers_survive_kills_under_updates(node: RunningNode, volume: Path) ->
         assert report["errors"] == []
         assert report["mixed"] == 0
         assert report["rounds"] > 10
+        assert report["raced"] <= 1 + report["rounds"] // 20
         assert report["seen"] == sorted(report["seen"])
         assert report["seen"][-1] <= count
     assert (volume / "a").read_text() == str(count)
