@@ -184,7 +184,15 @@ class Registry:
                 new = await new
             await self._prepare_update(row, namespace, name, new, old, write)
             if strategy.is_deletion_complete(row, new) and not write.is_dry_run:
-                return await self._finish_update_by_deletion(row, record, stored, new)
+                # It took the last finalizer of an object being deleted: that goes, and what was written is its last state.
+                try:
+                    new["metadata"]["resourceVersion"] = str(
+                        (await self._write(record, None, codec.encode(new))).revision
+                    )
+                except RevisionMismatch:
+                    if self.storage.get(key) is not None:
+                        continue
+                return new  # also when the deletion itself came first: nobody can tell
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
             if codec.is_same(new, old) and not stored.is_stale:
                 return old
@@ -249,17 +257,6 @@ class Registry:
         new["metadata"].pop("managedFields", None)
         new["metadata"].update(tracked["metadata"])
 
-    async def _finish_update_by_deletion(
-        self, row: ServedResource, record: Record, stored: Stored, new: Object
-    ) -> Object:
-        """The update took the last finalizer of an object being deleted: it goes, and what was written is its last state."""
-        try:
-            written = await self._write(record, None, codec.encode(new))
-        except RevisionMismatch:
-            raise statuses.conflict(row, new["metadata"]["name"]) from None
-        new["metadata"]["resourceVersion"] = str(written.revision)
-        return new
-
     async def _write(self, record: Record, value: bytes | None, previous: bytes) -> Record:
         try:
             return await self.storage.write(record.key, value, expected=record.revision, previous=previous)
@@ -286,13 +283,20 @@ class Registry:
         """
         options = options or DeleteOptions()
         key = object_key(row, namespace, name)
+        marked_last: Object | None = None
         while True:
             record = self.storage.get(key)
             if record is None:
+                # Our mark with a grace period of 0 is what a node waits for: its own DELETE may come before our second write.
+                if marked_last is not None:
+                    return marked_last, True
                 raise statuses.not_found(row, name)
             stored = await open_record(self.storage, record)
             obj = stored.object
-            check_preconditions(row, obj, options)
+            if marked_last is None:
+                check_preconditions(row, obj, options)
+            elif obj["metadata"]["uid"] != marked_last["metadata"]["uid"]:
+                return marked_last, True  # and the name is another object's by now
             await self._admission.validate(
                 Attributes(
                     verb="delete",
@@ -317,7 +321,7 @@ class Registry:
                     obj["metadata"]["resourceVersion"] = str(record.revision)
                     if not strategy.is_deletion_complete(row, obj):
                         return obj, False
-                    last = marked
+                    marked_last, last = obj, marked
                 record = await self._write(record, None, last)
             except RevisionMismatch:
                 continue
