@@ -263,13 +263,20 @@ class Framework:
         return await self.client.request_text(PODS.path(self.namespace, pod, "log"), params=query)
 
     async def wait_log(self, pod: str, container: str, text: str) -> None:
-        """Read the log again and again until *text* is in it. The container may be running."""
+        """Read the log again and again until *text* is in it. The container may be running, or waiting to start.
+
+        A pod is Running with its first container. Source: pollLogs of Eventually, for which an error is one more try.
+        """
         seen = ""
         with trio.move_on_after(POD_START_S):
             while True:
-                seen = await self.logs(pod, container)
-                if text in seen:
-                    return
+                try:
+                    seen = await self.logs(pod, container)
+                except ApiError as error:
+                    seen = str(error)
+                else:
+                    if text in seen:
+                        return
                 await trio.sleep(POLL_S)
         raise AssertionError(f"no {text!r} in the log of {container}: {seen}")
 

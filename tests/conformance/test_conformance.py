@@ -71,9 +71,13 @@ async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Map
         name = re.sub(r"[^a-z0-9]+", "-", case.title.lower())[:30].strip("-")
         f = Framework(cluster, config, client, f"{name}-{number}")
         try:
-            with trio.fail_after(CASE_TIMEOUT_S):
-                await f.create_namespace(f.namespace)
-                await case.run(f)
+            try:
+                with trio.fail_after(CASE_TIMEOUT_S):
+                    await f.create_namespace(f.namespace)
+                    await case.run(f)
+            finally:
+                for each in f.others:
+                    await client.delete(NAMESPACES, "", each)
             outcomes[case.title] = None
         except (
             Exception,
@@ -83,8 +87,6 @@ async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Map
             outcomes[case.title] = error
         finally:
             limit.release()
-        for each in f.others:
-            await client.delete(NAMESPACES, "", each)
 
     async with open_client(config) as client, private_image(scratch) as image:
         cluster = dataclasses.replace(cluster, registry=image)
