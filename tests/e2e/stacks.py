@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from kubelet_secrets.client.answers import EventType
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.control.client import ask
-from kubelet_secrets.control.protocol import NodeSummary
+from kubelet_secrets.control.protocol import AuditView, NodeSummary
 from kubelet_secrets.errors import HostError, NotFound
 from kubelet_secrets.fusefs import mounts
 from kubelet_secrets.notify import NotifySocket
@@ -403,17 +403,52 @@ class Cluster:
                         return
                     exists = exists or event.type is EventType.ADDED
 
+    @asynccontextmanager
+    async def followed(self, name: str) -> AsyncIterator[list[Pod]]:
+        """The states of a pod from before the block to its last, which the end of the block waits for.
+
+        For ends: who asks for a state after having brought it about may come when the pod is gone.
+        """
+        states: list[Pod] = []
+
+        async def follow(task_status: trio.TaskStatus[None]) -> None:
+            selector = f"metadata.name={name}"
+            async with self.client.watch(
+                PODS, "default", Pod, field_selector=selector, send_initial_events=True
+            ) as events:
+                async for event in events:
+                    if event.ends_initial_events:
+                        task_status.started()
+                    elif event.object is not None and event.type is not EventType.BOOKMARK:
+                        states.append(event.object)
+                    if event.type is EventType.DELETED:
+                        return
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(follow)
+            yield states
+            nursery.cancel_scope.deadline = trio.current_time() + WAIT_TIMEOUT_S
+        assert not nursery.cancel_scope.cancelled_caught, f"{name} is still there: {states[-1].status}"
+
     async def events(self, name: str) -> list[tuple[str, str, str]]:
         """(type, reason, message) of the events about a pod, oldest first."""
         found = await self.client.list(EVENTS, "default", Event, field_selector=f"involvedObject.name={name}")
         return [(each.type, each.reason, each.message) for each in found]
 
     async def wait_event(
-        self, name: str, reason: str, text: str = "", *, after: int = 0, timeout_s: float = WAIT_TIMEOUT_S
+        self,
+        name: str,
+        reason: str,
+        text: str = "",
+        *,
+        field_path: str = "",
+        after: int = 0,
+        timeout_s: float = WAIT_TIMEOUT_S,
     ) -> Event:
         """Wait for an event about pod *name* whose message contains *text*.
 
         Args:
+            field_path: of the container that it has to be about; "" for whatever it is about.
             after: how often it has been seen already: wait for one more.
         """
         with trio.move_on_after(timeout_s):
@@ -425,6 +460,7 @@ class Cluster:
                         and seen.involved_object.name == name
                         and seen.reason == reason
                         and text in seen.message
+                        and field_path in ("", seen.involved_object.field_path)
                         and max(seen.count, 1) > after
                     ):
                         return seen
@@ -606,6 +642,18 @@ def waiting(pod: Pod, name: str = "") -> tuple[str, str]:
         if name in ("", status.name) and status.state.waiting is not None:
             return status.state.waiting.reason, status.state.waiting.message
     return "", ""
+
+
+def without_repeats(records: Iterable[AuditView]) -> list[AuditView]:
+    """The first record of each kind of access by each process.
+
+    Further ones are counted for a second, and their number is recorded after it: behind what others have done meanwhile.
+    """
+    first: dict[tuple[object, ...], AuditView] = {}
+    for each in records:
+        key = (each.pid, each.exe, each.uid, each.kind, each.verdict, each.who, each.file, each.version)
+        first.setdefault((*key, each.why.partition(" (x")[0]), each)
+    return list(first.values())
 
 
 def _base64(value: str | bytes | None) -> str | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from kubelet_secrets.api.core import Pod
 from kubelet_secrets.control.protocol import AuditView, EnvRow, EnvView
 from tests.e2e.stacks import (
     Cluster,
@@ -45,8 +44,12 @@ async def agent_away(stack: Node) -> AsyncIterator[None]:
 
 def children(pid: int, name: str) -> list[int]:
     """Child processes of *pid* whose command line contains *name*."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if name in Path(f"/proc/{child}/cmdline").read_text()]
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just been reaped
+            if name in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -242,19 +245,15 @@ async def test_agent_and_writer_killed_in_the_middle_of_rotations(cluster: Clust
 
 async def test_nothing_is_lost_when_a_pod_is_being_deleted(cluster: Cluster) -> None:
     """Killed between SIGTERM and the container's end: the next agent finishes the deletion."""
-    await cluster.run_pod("leaving", container(script="trap 'sleep 1; exit 5' TERM; while :; do sleep 0.1; done"))
-    await cluster.delete_pod("leaving", grace_s=10)
-    await cluster.wait_event("leaving", "Killing")
-    before = cluster.stack.status().agent_pid
-    os.kill(before, signal.SIGKILL)
-    last: list[Pod] = []
-
-    def failed(pod: Pod) -> bool:
-        last.append(pod)
-        return pod.status.phase == "Failed"
-
-    await cluster.wait("leaving", failed)
-    state = last[-1].status.container_statuses[0].state.terminated
+    end = "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 5"
+    await cluster.run_pod("leaving", container(script=f"trap '{end}' TERM; while :; do sleep 0.1; done"))
+    go = await cluster.exec_command("leaving", "touch /tmp/go")
+    async with cluster.followed("leaving") as states:
+        await cluster.delete_pod("leaving", grace_s=60)
+        await cluster.wait_event("leaving", "Killing")
+        os.kill(cluster.stack.status().agent_pid, signal.SIGKILL)
+        await trio.run_process(go)
+    assert states[-1].status.phase == "Failed"
+    state = states[-1].status.container_statuses[0].state.terminated
     assert state is not None
     assert state.exit_code == 5
-    await cluster.wait_gone("leaving")

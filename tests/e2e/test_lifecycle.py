@@ -99,8 +99,9 @@ async def test_init_containers_run_one_after_the_other(cluster: Cluster) -> None
     assert [each.state.terminated is not None for each in pod.status.init_container_statuses] == [True, True]
     assert await cluster.logs("init", until="from-init") == "from-init"
     assert await cluster.exec("init", "cat /e/order", "app") == "one\ntwo\n"
-    reasons = [reason for _, reason, _ in await cluster.events("init")]
-    assert reasons.count("Started") == 3
+    for name in ("spec.initContainers{copy}", "spec.initContainers{check}", "spec.containers{app}"):
+        event = await cluster.wait_event("init", "Started", field_path=name)
+        assert event.count == 1
 
 
 async def test_failing_init_container_of_a_never_restarted_pod_fails_it(cluster: Cluster) -> None:
@@ -159,23 +160,15 @@ async def test_graceful_deletion_handshake(cluster: Cluster) -> None:
     assert seen[1] == ("MODIFIED", True, "Running", None)
     assert seen[-2] == ("MODIFIED", True, "Failed", 7), "the container read its Secret while it was stopped, and said 7"
     assert seen[-1] == ("DELETED", True, "Failed", 7)
-    assert "Killing" in [reason for _, reason, _ in await cluster.events("bye")]
+    await cluster.wait_event("bye", "Killing")  # events have a queue of their own
 
 
 async def test_container_that_ignores_sigterm_is_killed_after_its_grace(cluster: Cluster) -> None:
     await cluster.run_pod("deaf", container(script="trap '' TERM; while :; do sleep 1; done"))
-    await cluster.delete_pod("deaf", grace_s=1)
-    last: Pod | None = None
-
-    def note(pod: Pod) -> bool:
-        nonlocal last
-        last = pod
-        return pod.status.phase == "Failed"
-
-    await cluster.wait("deaf", note)
-    assert last is not None
-    assert ended(last).exit_code == 137
-    await cluster.wait_gone("deaf")
+    async with cluster.followed("deaf") as states:
+        await cluster.delete_pod("deaf", grace_s=1)
+    assert states[-1].status.phase == "Failed"
+    assert ended(states[-1]).exit_code == 137
 
 
 async def test_deletion_by_force(cluster: Cluster) -> None:

@@ -293,6 +293,18 @@ class Cluster:
                     except NotFound:
                         return
 
+    async def delete(self, name: str, *, grace_s: int | None = None) -> Pod:
+        """Delete a pod and wait until it is gone; returns what it was at last. Watched from before: an end may be quick."""
+        async with self.admin.watch(
+            PODS, "default", Pod, field_selector=f"metadata.name={name}", send_initial_events=True
+        ) as events:
+            async for event in events:
+                if event.ends_initial_events:
+                    await self.admin.delete(PODS, "default", name, grace_period_s=grace_s)
+                elif event.type is EventType.DELETED and isinstance(event.object, Pod):
+                    return event.object
+        raise AssertionError("the watch ended")
+
     async def put_secret(self, name: str, **data: str) -> None:
         body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
         try:

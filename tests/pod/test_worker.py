@@ -254,16 +254,7 @@ async def test_deletion_stops_cleans_and_lets_go(lab: Cluster) -> None:
         spec = container("echo up; sleep 1000", lifecycle=hook, **READS_SECRET)
         pod = await lab.create("web", spec, volumes=[secret_volume("db")])
         await lab.wait_log(await lab.wait("web", is_ready), "up")
-        async with lab.admin.watch(
-            PODS, "default", Pod, field_selector="metadata.name=web", send_initial_events=True
-        ) as events:
-            await lab.admin.delete(PODS, "default", "web")
-            last: Pod | None = None
-            async for event in events:
-                if event.type.value == "DELETED":
-                    break
-                last = event.object
-        assert last is not None
+        last = await lab.delete("web")
         assert last.status.phase == "Failed"
         ended = last.status.container_statuses[0].state.terminated
         assert ended is not None
@@ -283,12 +274,11 @@ async def test_container_that_ignores_sigterm_is_killed(lab: Cluster) -> None:
         stubborn = {**container(), "command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"]}
         await lab.create("web", stubborn)
         await lab.wait_log(await lab.wait("web", is_ready), "up")
-        await lab.admin.delete(PODS, "default", "web", grace_period_s=1)
-        pod = await lab.wait("web", lambda pod: pod.status.phase == "Failed")
-        ended = pod.status.container_statuses[0].state.terminated
+        last = await lab.delete("web", grace_s=1)
+        assert last.status.phase == "Failed"
+        ended = last.status.container_statuses[0].state.terminated
         assert ended is not None
         assert ended.exit_code == 137
-        await lab.wait_gone("web")
 
 
 async def test_pod_deleted_before_it_could_start(lab: Cluster) -> None:
