@@ -72,7 +72,7 @@ async def test_value_with_a_nul_byte_cannot_be_a_variable(cluster: Cluster) -> N
     pod = await cluster.wait_waiting("env-bytes", "CreateContainerError")
     assert waiting(pod)[1] == 'environment variable "BYTES" contains a NUL byte'
     await cluster.put_secret("env-bytes", {"k": "text"})
-    await cluster.wait_ready("env-bytes", timeout_s=5)
+    await cluster.wait_ready("env-bytes")
 
 
 async def test_missing_key_names_secret_and_key_and_recovers_at_once(cluster: Cluster) -> None:
