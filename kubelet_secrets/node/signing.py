@@ -3,7 +3,9 @@
 Called by ``bootstrap.py`` for a node's first certificate and by ``rotation.py`` for every later one. Errors have
 upstream's texts.
 
-Source: k8s.io/client-go/util/certificate/csr/csr.go; semantics §10.1.
+Source: k8s.io/client-go/util/certificate/csr/csr.go; semantics §10.1. Differs: controllers before 1.25 neither approve nor
+sign for a node that does not ask for ``key encipherment``, which has no meaning for its key and which a kubelet has left out
+since 1.27; here an old cluster is asked for it (kubernetes/kubernetes#109077).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import trio
 from kubelet_secrets.api.meta import CERTIFICATE_SIGNING_REQUESTS, ApiStruct, ObjectMeta
 from kubelet_secrets.client.answers import EventType
 from kubelet_secrets.client.rest import ApiClient
+from kubelet_secrets.client.version import Version, server_version
 from kubelet_secrets.errors import (
     AlreadyExists,
     ApiError,
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _WATCH_S = 300
+_ENCIPHERMENT_OPTIONAL = Version(1, 25)
+_ENCIPHERMENT = "key encipherment"
 
 
 class NotSigned(HostError):
@@ -101,6 +106,9 @@ async def _create(client: ApiClient, template: Template, request: Request, *, is
     Raises:
         ApiUnavailable: no answer, or one that says no more than to come back later.
     """
+    usages = list(template.usages)
+    if await server_version(client) < _ENCIPHERMENT_OPTIONAL:
+        usages.append(_ENCIPHERMENT)
     obj: dict[str, Any] = {
         "apiVersion": CERTIFICATE_SIGNING_REQUESTS.api_version,
         "kind": CERTIFICATE_SIGNING_REQUESTS.kind,
@@ -108,7 +116,7 @@ async def _create(client: ApiClient, template: Template, request: Request, *, is
         "spec": {
             "request": base64.b64encode(request.request_pem).decode("ascii"),
             "signerName": template.signer,
-            "usages": list(template.usages),
+            "usages": usages,
         },
     }
     try:
@@ -117,7 +125,7 @@ async def _create(client: ApiClient, template: Template, request: Request, *, is
     except AlreadyExists:
         logger.info("csr for this node already exists, reusing")
         found = await client.get(CERTIFICATE_SIGNING_REQUESTS, "", request.name, SigningRequest)
-        if (found.spec.signer_name, found.spec.usages) != (template.signer, template.usages):
+        if (found.spec.signer_name, list(found.spec.usages)) != (template.signer, usages):
             raise NotSigned(f"retrieved csr is not compatible: {request.name} is for another signer or use") from None
         return found.metadata.name, found.metadata.uid
     except ApiError as error:

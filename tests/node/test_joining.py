@@ -13,6 +13,7 @@ import trio
 
 from kubelet_secrets.api.core import Node
 from kubelet_secrets.api.meta import NODES
+from kubelet_secrets.apiserver import general_routes
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.errors import HostError, UsageError
@@ -60,6 +61,17 @@ async def test_files_are_the_kubelets_and_nobody_elses_to_read(cluster: Joinable
     assert "token" not in text
     assert "PRIVATE KEY" not in text
     assert f"client-key: {link}" in text
+
+
+@pytest.mark.parametrize(("version", "more"), [("v1.24.17", ["key encipherment"]), ("v1.25.0", [])])
+async def test_old_cluster_is_asked_in_its_words(
+    cluster: JoinableCluster, monkeypatch: pytest.MonkeyPatch, version: str, more: list[str]
+) -> None:
+    """Its controllers look for exactly three usages: a request without the third would never be signed."""
+    monkeypatch.setattr(general_routes, "KUBERNETES_VERSION", version)
+    await cluster.join(await cluster.make_token())
+    (request,) = await cluster.requests()
+    assert request["spec"]["usages"] == ["digital signature", "client auth", *more]
 
 
 async def test_node_that_has_joined_needs_no_token_any_more(cluster: JoinableCluster) -> None:
