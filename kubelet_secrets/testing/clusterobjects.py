@@ -12,14 +12,15 @@ from pathlib import Path
 
 from kubelet_secrets.api import bootstraptoken
 from kubelet_secrets.api.bootstraptoken import BootstrapToken
-from kubelet_secrets.api.meta import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, SECRETS
+from kubelet_secrets.api.meta import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 from kubelet_secrets.apiserver import kubeadm_objects, pki
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.kubeconfigfile import make_bootstrap_kubeconfig
-from kubelet_secrets.client.rest import open_client
-from kubelet_secrets.errors import AlreadyExists
+from kubelet_secrets.client.rest import ApiClient, open_client
+from kubelet_secrets.errors import AlreadyExists, NotFound
 
 TOKEN_LIFETIME = timedelta(hours=2)
+ROOT_CA = "kube-root-ca.crt"  # which every namespace gets
 AUTHENTICATION = "extension-apiserver-authentication"  # tells everybody who signs client certificates
 
 
@@ -40,6 +41,20 @@ async def prepare_cluster(kubeconfig: Path) -> None:
                     await client.create(resource, "", body)
                 except AlreadyExists:
                     pass
+
+
+async def has_furnished(client: ApiClient) -> bool:
+    """Whether namespace default has what a pod in it needs: its controllers are at work.
+
+    Raises:
+        ApiError, ApiUnavailable: as :func:`prepare_cluster`.
+    """
+    try:
+        await client.get(SERVICE_ACCOUNTS, "default", "default", dict)
+        await client.get(CONFIG_MAPS, "default", ROOT_CA, dict)
+    except NotFound:
+        return False
+    return True
 
 
 async def make_bootstrap_token(kubeconfig: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,16 +31,22 @@ from cryptography.hazmat.primitives import serialization
 from kubelet_secrets.apiserver import pki
 from kubelet_secrets.apiserver.pki import CertificateAuthority, KeyPair
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
-from kubelet_secrets.client.rest import open_client
+from kubelet_secrets.client.rest import ApiClient, open_client
+from kubelet_secrets.client.version import NEWEST, Version, parse_version
 from kubelet_secrets.errors import ApiError, ApiUnavailable, HostError, UsageError
 from kubelet_secrets.sensitive import SensitiveBytes
-from kubelet_secrets.testing.clusterobjects import make_bootstrap_token, prepare_cluster
+from kubelet_secrets.testing.clusterobjects import has_furnished, make_bootstrap_token, prepare_cluster
 
 VARIABLE = "KUBEBUILDER_ASSETS"
 SERVICE_RANGE = "10.96.0.0/16"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+# Where the command lines differ by version; kube-apiserver's and etcd's do not.
+_INSECURE_PORT_REMOVED = Version(1, 24)
+_CONTROLLERS_RENAMED = Version(1, 28)
+# An API server ends when its watches have: those who watch go first, however often it was started again.
+_STOP_ORDER = ("standins", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
 _NAMES = ("localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1")
 
 
@@ -76,6 +82,21 @@ def find_assets(environment: Mapping[str, str] = os.environ) -> Assets | None:
         controller_manager=present.get("kube-controller-manager"),
         scheduler=present.get("kube-scheduler"),
     )
+
+
+def program_version(program: Path) -> Version:
+    """Ask a program of Kubernetes.
+
+    Raises:
+        HostError: it cannot be started, does not end in time, or says no version.
+    """
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, check=True, timeout=START_TIMEOUT_S, text=True
+        )
+        return parse_version(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise HostError(f"{program} --version: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +153,13 @@ def apiserver_arguments(directory: Path, ports: Ports, extra: Sequence[str] = ()
     ]
 
 
-def controller_manager_arguments(directory: Path, ports: Ports) -> list[str]:
+def controller_manager_arguments(directory: Path, ports: Ports, version: Version = NEWEST) -> list[str]:
+    further = ("bootstrap-signer-controller", "token-cleaner-controller")
+    if version < _CONTROLLERS_RENAMED:
+        further = ("bootstrapsigner", "tokencleaner")
     return [
         f"--kubeconfig={directory / 'controller-manager.kubeconfig'}",
-        "--controllers=*,bootstrap-signer-controller,token-cleaner-controller",
+        f"--controllers={','.join(('*', *further))}",
         f"--cluster-signing-cert-file={directory / 'ca.crt'}",
         f"--cluster-signing-key-file={directory / 'ca.key'}",
         f"--root-ca-file={directory / 'ca.crt'}",
@@ -145,16 +169,23 @@ def controller_manager_arguments(directory: Path, ports: Ports) -> list[str]:
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
         f"--secure-port={ports.controller_manager}",
+        *_no_insecure_port(version),
     ]
 
 
-def scheduler_arguments(directory: Path, ports: Ports) -> list[str]:
+def scheduler_arguments(directory: Path, ports: Ports, version: Version = NEWEST) -> list[str]:
     return [
         f"--kubeconfig={directory / 'scheduler.kubeconfig'}",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
         f"--secure-port={ports.scheduler}",
+        *_no_insecure_port(version),
     ]
+
+
+def _no_insecure_port(version: Version) -> list[str]:
+    """Old ones also listen without TLS, all on the same port and for everybody; newer ones refuse the flag."""
+    return ["--port=0"] if version < _INSECURE_PORT_REMOVED else []
 
 
 # --- doing ----------------------------------------------------------------------------------------------------------
@@ -234,7 +265,7 @@ class ControlPlane:
         return tuple(self._processes[name].pid for name in ("etcd", "kube-apiserver"))
 
     def start(self) -> None:
-        """Start everything; returns when the API server is ready and nodes may join.
+        """Start everything; returns when the API server is ready, the controllers are at work and nodes may join.
 
         Raises:
             HostError: a program ended, or was not ready in time; the end of its log is in the message.
@@ -246,21 +277,23 @@ class ControlPlane:
             return
         trio.run(prepare_cluster, self.kubeconfig)
         if self._assets.controller_manager is not None:
-            arguments = controller_manager_arguments(self._directory, self._ports)
+            version = program_version(self._assets.controller_manager)
+            arguments = controller_manager_arguments(self._directory, self._ports, version)
             self._start("kube-controller-manager", self._assets.controller_manager, arguments)
         if self._assets.scheduler is not None:
-            arguments = scheduler_arguments(self._directory, self._ports)
+            arguments = scheduler_arguments(self._directory, self._ports, program_version(self._assets.scheduler))
             self._start("kube-scheduler", self._assets.scheduler, arguments)
         standins = ["-m", "kubelet_secrets.testing.standins", f"--kubeconfig={self.kubeconfig}"]
         if self._assets.controller_manager is None:
             standins.append(f"--authority={self._directory}")
         self._start("standins", Path(sys.executable), standins)
+        trio.run(self._wait_until, "the controllers had given namespace default its account", has_furnished)
 
     def start_apiserver(self) -> None:
         """Start the API server, again after :meth:`stop_apiserver`; returns when it is ready."""
         arguments = apiserver_arguments(self._directory, self._ports, self._extra)
         self._start("kube-apiserver", self._assets.apiserver, arguments)
-        trio.run(self._wait_ready)
+        trio.run(self._wait_until, "kube-apiserver was ready", _is_ready)
 
     def stop_apiserver(self, *, at_once: bool = False) -> None:
         """End the API server, *at_once* as in a crash."""
@@ -272,10 +305,10 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End everything, in the order in which each needs the others."""
-        for name in reversed(list(self._processes)):
+        for name in _STOP_ORDER:
             self._stop(name)
 
-    async def _wait_ready(self) -> None:
+    async def _wait_until(self, what: str, holds: Callable[[ApiClient], Awaitable[bool]]) -> None:
         with trio.move_on_after(START_TIMEOUT_S):
             async with open_client(load_kubeconfig(self.kubeconfig)) as client:
                 while True:
@@ -283,12 +316,13 @@ class ControlPlane:
                         if process.poll() is not None:
                             raise HostError(f"{name} ended with {process.returncode}: {self._log_end(name)}")
                     try:
-                        if await client.request_text("/readyz") == "ok":
+                        if await holds(client):
                             return
                     except (ApiError, ApiUnavailable):
                         pass  # not listening, or not ready: which of the two does not matter here
                     await trio.sleep(0.1)
-        raise HostError(f"kube-apiserver was not ready within {START_TIMEOUT_S:g} s: {self._log_end('kube-apiserver')}")
+        ends = "; ".join(f"{name}: {self._log_end(name)}" for name in self._processes)
+        raise HostError(f"it took more than {START_TIMEOUT_S:g} s until {what}: {ends}")
 
     def _start(self, name: str, program: Path, arguments: Sequence[str]) -> None:
         with (self._directory / f"{name}.log").open("ab") as log:
@@ -338,6 +372,10 @@ def run_control_plane(
         yield plane
     finally:
         plane.stop()
+
+
+async def _is_ready(client: ApiClient) -> bool:
+    return await client.request_text("/readyz") == "ok"
 
 
 def _free_ports(count: int) -> list[int]:

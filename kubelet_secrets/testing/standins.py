@@ -33,11 +33,11 @@ from kubelet_secrets.apiserver.pki import CertificateAuthority, load_authority
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, Forbidden, NotFound
+from kubelet_secrets.testing.clusterobjects import ROOT_CA
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5
-_ROOT_CA = "kube-root-ca.crt"
 
 Json = dict[str, Any]
 
@@ -99,7 +99,7 @@ class StandIns:
             return
         try:
             root_ca = {"data": {"ca.crt": authority.certificate_pem.decode("ascii")}}
-            await self._ensure(CONFIG_MAPS, name, _ROOT_CA, root_ca)
+            await self._ensure(CONFIG_MAPS, name, ROOT_CA, root_ca)
             await self._ensure(SERVICE_ACCOUNTS, name, "default", {})
         except (Forbidden, NotFound):
             return  # it is going

@@ -370,9 +370,8 @@ class Cluster:
         last: Pod | None = None
         with trio.move_on_after(timeout_s):
             selector = f"metadata.name={name}"
-            async with self.client.watch(
-                PODS, "default", Pod, field_selector=selector, send_initial_events=True
-            ) as events:
+            # No streaming list: the API server may be older than those. Without a version a watch begins with what is there.
+            async with self.client.watch(PODS, "default", Pod, field_selector=selector) as events:
                 async for event in events:
                     if event.object is not None and event.type in (EventType.ADDED, EventType.MODIFIED):
                         last = event.object
@@ -394,14 +393,15 @@ class Cluster:
     async def wait_gone(self, name: str) -> None:
         with trio.fail_after(WAIT_TIMEOUT_S):
             selector = f"metadata.name={name}"
+            found = await self.client.list(PODS, "default", Pod, field_selector=selector)
+            if not len(found):
+                return
             async with self.client.watch(
-                PODS, "default", Pod, field_selector=selector, send_initial_events=True
+                PODS, "default", Pod, field_selector=selector, resource_version=found.resource_version
             ) as events:
-                exists = False
                 async for event in events:
-                    if event.type is EventType.DELETED or (event.ends_initial_events and not exists):
+                    if event.type is EventType.DELETED:
                         return
-                    exists = exists or event.type is EventType.ADDED
 
     @asynccontextmanager
     async def followed(self, name: str) -> AsyncIterator[list[Pod]]:
@@ -452,7 +452,7 @@ class Cluster:
             after: how often it has been seen already: wait for one more.
         """
         with trio.move_on_after(timeout_s):
-            async with self.client.watch(EVENTS, "default", Event, send_initial_events=True) as events:
+            async with self.client.watch(EVENTS, "default", Event) as events:
                 async for event in events:
                     seen = event.object
                     if (

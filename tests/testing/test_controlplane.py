@@ -17,6 +17,7 @@ from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.meta import CONFIG_MAPS, NODES, PODS, SERVICE_ACCOUNTS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
+from kubelet_secrets.client.version import NEWEST, Version
 from kubelet_secrets.errors import Forbidden, HostError, UsageError
 from kubelet_secrets.node.bootstrap import find_identity
 from kubelet_secrets.node.certificates import make_request, read_certificate, serving_template
@@ -29,6 +30,7 @@ from kubelet_secrets.testing.controlplane import (
     controller_manager_arguments,
     etcd_arguments,
     find_assets,
+    program_version,
     run_control_plane,
     scheduler_arguments,
 )
@@ -64,6 +66,32 @@ def test_control_plane_is_what_a_node_meets_in_a_cluster() -> None:
     etcd = dict(each.removeprefix("--").split("=", 1) for each in etcd_arguments(Path("/d"), PORTS))
     assert etcd["listen-client-urls"] == etcd["advertise-client-urls"] == flags["etcd-servers"]
     assert "--secure-port=5" in scheduler_arguments(Path("/d"), PORTS)
+
+
+@pytest.mark.parametrize(
+    ("version", "signer", "has_port"),
+    [(Version(1, 20), "bootstrapsigner", True), (Version(1, 27), "bootstrapsigner", False)]
+    + [(each, "bootstrap-signer-controller", False) for each in (Version(1, 28), NEWEST)],
+    ids=str,
+)
+def test_flags_are_those_of_the_programs_version(version: Version, signer: str, has_port: bool) -> None:
+    """An unknown flag or controller ends the program, and the port without TLS is everybody's on this machine."""
+    manager = controller_manager_arguments(Path("/d"), PORTS, version)
+    assert signer in next(each for each in manager if each.startswith("--controllers=")).split(",")
+    assert ("--port=0" in manager) is has_port
+    assert ("--port=0" in scheduler_arguments(Path("/d"), PORTS, version)) is has_port
+
+
+def test_program_tells_its_version(tmp_path: Path) -> None:
+    program = tmp_path / "kube-scheduler"
+    program.write_text("#!/bin/sh\n[ $1 = --version ] && echo Kubernetes v1.20.2\n")
+    program.chmod(0o755)
+    assert program_version(program) == Version(1, 20)
+    program.write_text("#!/bin/sh\necho unknown flag\n")
+    with pytest.raises(HostError, match="kube-scheduler --version: not a version"):
+        program_version(program)
+    with pytest.raises(HostError, match="No such file"):
+        program_version(tmp_path / "none")
 
 
 def test_further_flags_come_last_and_win() -> None:
