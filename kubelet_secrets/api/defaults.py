@@ -227,6 +227,16 @@ def default_token_request(request: Obj) -> None:
     _fill(_child(request, "spec"), "expirationSeconds", 3600, empties=(None,))
 
 
+def default_csi_driver(driver: Obj) -> None:
+    """Source: pkg/apis/storage/v1/defaults.go."""
+    spec = _child(driver, "spec")
+    _fill(spec, "attachRequired", True, empties=(None,))
+    _fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType")
+    for field in ("podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"):
+        _fill(spec, field, False, empties=(None,))
+    _fill(spec, "volumeLifecycleModes", ["Persistent"], empties=(None, []))
+
+
 _DEFAULTERS: dict[tuple[str, str], Callable[[Obj], None]] = {
     ("", "Secret"): default_secret,
     ("", "ConfigMap"): default_config_map,
@@ -237,6 +247,7 @@ _DEFAULTERS: dict[tuple[str, str], Callable[[Obj], None]] = {
     (RBAC_GROUP, "RoleBinding"): default_role_binding,
     (RBAC_GROUP, "ClusterRoleBinding"): default_role_binding,
     ("authentication.k8s.io", "TokenRequest"): default_token_request,
+    ("storage.k8s.io", "CSIDriver"): default_csi_driver,
 }
 
 

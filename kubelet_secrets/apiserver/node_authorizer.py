@@ -67,6 +67,8 @@ class NodeAuthorizer:
                 return self._pod(node, request)
             case "coordination.k8s.io", "leases":
                 return _lease(node, request)
+            case "storage.k8s.io", "csinodes":
+                return _csi_node(node, request)
         resource = f"{request.plural}/{request.subresource}" if request.subresource else request.plural
         return ALLOW if request.verb in _STATIC_RULES.get((request.group, resource), ()) else NO_OPINION
 
@@ -140,6 +142,16 @@ def _lease(node: str, request: RequestInfo) -> Verdict:
     # A create does not name its object in the URL; admission looks at the body.
     if request.verb != "create" and request.name != node:
         return _no("can only access node lease with the same name as the requesting node")
+    return ALLOW
+
+
+def _csi_node(node: str, request: RequestInfo) -> Verdict:
+    if request.verb not in ("get", "create", "update", "patch", "delete"):
+        return _no("can only get, create, update, patch, or delete a CSINode")
+    if request.subresource:
+        return _no("cannot authorize CSINode subresources")
+    if request.verb != "create" and request.name != node:
+        return _no("can only access CSINode with the same name as the requesting node")
     return ALLOW
 
 

@@ -65,6 +65,8 @@ class NodeRestriction(Plugin):
                     raise _forbid(attributes, message)
                 if attributes.name != node:
                     raise _forbid(attributes, "can only access node lease with the same name as the requesting node")
+            case "CSINode" if attributes.name != node:
+                raise _forbid(attributes, "can only access CSINode with the same name as the requesting node")
 
 
 def _forbid(attributes: Attributes, message: str) -> Forbidden:

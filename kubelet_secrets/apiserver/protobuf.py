@@ -31,8 +31,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _META = "k8s.io.apimachinery.pkg.apis.meta.v1."
 UNKNOWN = "k8s.io.apimachinery.pkg.runtime.Unknown"
 
-# Embedded in Go without a name of their own: their fields stand in the message around them.
-INLINE = frozenset({"localObjectReference", "volumeSource", "handler", "ephemeralContainerCommon"})
+_INLINE = frozenset({"localObjectReference", "volumeSource", "handler", "ephemeralContainerCommon"})
 RENAMED = {"uID": "uid"}
 # Fields whose zero value says something, because in Go they are pointers.
 _POINTERS = frozenset(
@@ -107,6 +106,11 @@ def decode_protobuf(body: bytes) -> dict[str, Any]:
     return {"apiVersion": api_version, "kind": kind, **content}
 
 
+def is_inline(field: FieldDescriptor) -> bool:
+    """Whether it is embedded in Go, without a name of its own: its fields stand in the message around it."""
+    return field.name in _INLINE and field.message_type is not None
+
+
 def message_of(api_version: str, kind: str) -> str | None:
     """The full name of a kind's message; None when there is none."""
     name = document()["kinds"].get(f"{api_version}/{kind}")
@@ -178,7 +182,7 @@ def _to_plain(message: Message) -> Any:
     for field, value in message.ListFields():
         name = RENAMED.get(field.name, field.name)
         entry = _field_to_plain(field, value)
-        if field.name in INLINE:
+        if is_inline(field):
             plain.update(entry)
         elif entry is not None and (entry not in ("", False, 0) or name in _POINTERS or name in _ALWAYS):
             plain[name] = entry

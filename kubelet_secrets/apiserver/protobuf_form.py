@@ -23,7 +23,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.apiserver import codec, protobuf
 from kubelet_secrets.apiserver.encryption import Opened, Transformer
-from kubelet_secrets.apiserver.protobuf import INLINE, MAGIC, RENAMED, UNKNOWN
+from kubelet_secrets.apiserver.protobuf import MAGIC, RENAMED, UNKNOWN, is_inline
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 # Of the calendar, in UTC: 0001-01-01 and 9999-12-31.
@@ -82,7 +82,7 @@ def _fill(message: Any, plain: Any) -> None:
         special(message, plain)
         return
     fields = message.DESCRIPTOR.fields_by_name
-    for name in INLINE.intersection(fields):
+    for name in [each.name for each in message.DESCRIPTOR.fields if is_inline(each)]:
         below = fields[name].message_type.fields_by_name
         own = {key: value for key, value in plain.items() if key in below or _TO_MESSAGE.get(key) in below}
         if own:

@@ -105,6 +105,10 @@ RESOURCE_QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota", True)
 CERTIFICATE_SIGNING_REQUESTS = Resource(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest", False
 )
+# What a kubelet reads before it calls itself ready. The agent does not: it has neither CSI nor other handlers.
+CSI_DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", False)
+CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", False)
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", False)
 
 
 def _review(group: str, kind: str, *, namespaced: bool = False) -> ServedResource:
@@ -259,6 +263,9 @@ SERVED: tuple[ServedResource, ...] = (
         singular="clustertrustbundle",
         selectable=_same("spec.signerName"),
     ),
+    ServedResource(resource=CSI_DRIVERS, singular="csidriver", returns_deleted=True),
+    ServedResource(resource=CSI_NODES, singular="csinode", returns_deleted=True),
+    ServedResource(resource=RUNTIME_CLASSES, singular="runtimeclass"),
     _review("authentication", "SelfSubjectReview"),
     _review("authentication", "TokenReview"),
     _review("authorization", "LocalSubjectAccessReview", namespaced=True),

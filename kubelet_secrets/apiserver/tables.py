@@ -216,6 +216,22 @@ def _lease(obj: Obj, now: datetime) -> Cells:
     return [_name(obj), (obj.get("spec") or {}).get("holderIdentity", ""), _age(obj, now)]
 
 
+def _runtime_class(obj: Obj, now: datetime) -> Cells:
+    return [_name(obj), obj.get("handler", ""), _age(obj, now)]
+
+
+def _csi_node(obj: Obj, now: datetime) -> Cells:
+    return [_name(obj), len((obj.get("spec") or {}).get("drivers") or ()), _age(obj, now)]
+
+
+def _csi_driver(obj: Obj, now: datetime) -> Cells:
+    spec = obj.get("spec") or {}
+    flags = (spec.get(field, False) for field in ("attachRequired", "podInfoOnMount", "storageCapacity"))
+    audiences = ",".join(each.get("audience", "") for each in spec.get("tokenRequests") or ()) or "<unset>"
+    modes = ",".join(spec.get("volumeLifecycleModes") or ()) or "<none>"
+    return [_name(obj), *flags, audiences, spec.get("requiresRepublish", False), modes, _age(obj, now)]
+
+
 def _service(obj: Obj, now: datetime) -> Cells:
     spec = obj.get("spec") or {}
     kind = spec.get("type", "")
@@ -314,6 +330,16 @@ _PRINTERS = {
     ),
     ("", "ResourceQuota"): Printer((_NAME, *_columns("Request", "Limit", "Age")), _resource_quota),
     ("coordination.k8s.io", "Lease"): Printer((_NAME, *_columns("Holder", "Age")), _lease),
+    ("node.k8s.io", "RuntimeClass"): Printer((_NAME, *_columns("Handler", "Age")), _runtime_class),
+    ("storage.k8s.io", "CSINode"): Printer((_NAME, *_columns("Drivers", "Age")), _csi_node),
+    ("storage.k8s.io", "CSIDriver"): Printer(
+        (
+            _NAME,
+            *_columns("AttachRequired", "PodInfoOnMount", "StorageCapacity", "TokenRequests", "RequiresRepublish"),
+            *_columns("Modes", "Age"),
+        ),
+        _csi_driver,
+    ),
     (_RBAC, "Role"): _ROLE,
     (_RBAC, "ClusterRole"): _ROLE,
     (_RBAC, "RoleBinding"): _BINDING,

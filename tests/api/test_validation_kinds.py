@@ -199,3 +199,46 @@ def test_signer_of_a_trust_bundle_stays() -> None:
     new, old = {"trustBundle": PEM}, {"signerName": "a.b/c", "trustBundle": PEM}
     texts = _texts("ClusterTrustBundle", {"spec": new}, {"spec": old}, namespaced=False)
     assert texts == ['spec.signerName: Invalid value: "": field is immutable']
+
+
+DRIVER = {"name": "csi.example.com", "nodeID": "n"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "obj", "errors"),
+    [
+        ("RuntimeClass", {"handler": "runc"}, []),
+        ("CSINode", {"spec": {"drivers": [DRIVER]}}, []),
+        ("CSINode", {"spec": {"drivers": [{"name": "d"}]}}, ["spec.drivers[0].nodeID: Required value"]),
+        (
+            "CSINode",
+            {"spec": {"drivers": [DRIVER, DRIVER]}},
+            ['spec.drivers[1].name: Duplicate value: "csi.example.com"'],
+        ),
+        (
+            "CSINode",
+            {"spec": {"drivers": [DRIVER | {"nodeID": "n" * 257}]}},
+            [f'spec.drivers[0].nodeID: Invalid value: "{"n" * 257}": must be no more than 256 characters'],
+        ),
+        ("CSIDriver", {"spec": {"fsGroupPolicy": "File", "volumeLifecycleModes": ["Ephemeral"]}}, []),
+        (
+            "CSIDriver",
+            {"spec": {"fsGroupPolicy": "x"}},
+            ['spec.fsGroupPolicy: Unsupported value: "x": supported values: "File", "None", "ReadWriteOnceWithFSType"'],
+        ),
+        (
+            "CSIDriver",
+            {"spec": {"fsGroupPolicy": "None", "tokenRequests": [{"audience": "a"}, {"audience": "a"}]}},
+            ['spec.tokenRequests[1].audience: Duplicate value: "a"'],
+        ),
+    ],
+)
+def test_kinds_of_kubelets(kind: str, obj: Obj, errors: list[str]) -> None:
+    assert _texts(kind, obj, namespaced=False) == errors
+
+
+def test_handler_of_a_runtime_class_is_a_label_that_stays() -> None:
+    (refused,) = _texts("RuntimeClass", {"handler": "A b"}, namespaced=False)
+    assert refused.startswith('handler: Invalid value: "A b": a lowercase RFC 1123 label must consist of')
+    changed = _texts("RuntimeClass", {"handler": "runsc"}, {"handler": "runc"}, namespaced=False)
+    assert changed == ['handler: Invalid value: "runsc": field is immutable']

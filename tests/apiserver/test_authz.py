@@ -12,6 +12,7 @@ from kubelet_secrets.apiserver.process import ServerHandle
 from tests.apiserver.harness import PODS, SECRETS, STRATEGIC, Http, http_client, pod, secret
 
 NODES = "/api/v1/nodes"
+CSI_NODES = "/apis/storage.k8s.io/v1/csinodes"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 EVENTS = "/api/v1/namespaces/default/events"
 USER = 'User "system:node:n1"'
@@ -162,6 +163,34 @@ def _denial(what: str, verb: str, resource: str, reason: str, namespace: str = "
                 "coordination.k8s.io",
             ),
             id="list-leases",
+        ),
+        pytest.param(
+            "GET",
+            f"{CSI_NODES}/n2",
+            None,
+            _denial(
+                'csinodes.storage.k8s.io "n2"',
+                "get",
+                "csinodes",
+                "can only access CSINode with the same name as the requesting node",
+                "",
+                "storage.k8s.io",
+            ),
+            id="csinode-of-another-node",
+        ),
+        pytest.param(
+            "GET",
+            CSI_NODES,
+            None,
+            _denial(
+                "csinodes.storage.k8s.io",
+                "list",
+                "csinodes",
+                "can only get, create, update, patch, or delete a CSINode",
+                "",
+                "storage.k8s.io",
+            ),
+            id="list-csinodes",
         ),
         pytest.param(
             "GET",
@@ -333,6 +362,13 @@ async def test_what_a_node_needs_for_its_work_is_allowed(admin: Http, node: Http
             "requesting node",
             id="lease-for-another",
         ),
+        pytest.param(
+            "POST",
+            CSI_NODES,
+            {"metadata": {"name": "n2"}, "spec": {"drivers": []}},
+            'csinodes.storage.k8s.io "n2" is forbidden: can only access CSINode with the same name as the requesting node',
+            id="csinode-for-another",
+        ),
     ],
 )
 async def test_node_restriction(admin: Http, node: Http, method: str, path: str, body: Any, message: str) -> None:
@@ -411,3 +447,19 @@ async def test_group_membership_counts_not_the_name(server: ServerHandle) -> Non
         assert answer.status == 403
     async with http_client(server, server.authority.issue_client("root", ("system:masters",))) as root:
         assert (await root.get(SECRETS)).status == 200
+
+
+async def test_a_node_reads_what_a_kubelet_needs_to_be_ready_and_keeps_its_csinode(admin: Http, node: Http) -> None:
+    driver = {"metadata": {"name": "csi.example.com"}, "spec": {}}
+    assert (await admin.post("/apis/storage.k8s.io/v1/csidrivers", driver)).status == 201
+    runtime_class = {"metadata": {"name": "sandboxed"}, "handler": "runsc"}
+    assert (await admin.post("/apis/node.k8s.io/v1/runtimeclasses", runtime_class)).status == 201
+    (seen,) = (await node.get("/apis/storage.k8s.io/v1/csidrivers")).json["items"]
+    assert seen["spec"]["attachRequired"] is True
+    assert (await node.get("/apis/node.k8s.io/v1/runtimeclasses/sandboxed")).json["handler"] == "runsc"
+    mine = {"metadata": {"name": "n1"}, "spec": {"drivers": []}}
+    assert (await node.post(CSI_NODES, mine)).status == 201
+    entry = {"name": "csi.example.com", "nodeID": "n1", "topologyKeys": None}
+    assert (await node.patch(f"{CSI_NODES}/n1", {"spec": {"drivers": [entry]}})).status == 200
+    changed = await node.patch(f"{CSI_NODES}/n1", {"spec": {"drivers": [entry | {"nodeID": "other"}]}})
+    assert (changed.status, "field is immutable" in changed.message) == (422, True)

@@ -186,6 +186,22 @@ def test_managed_fields_are_json_inside() -> None:
     assert plain["metadata"]["managedFields"] == [{"manager": "x", "fieldsV1": {"f:data": {}}}]
 
 
+def test_what_a_kubelet_of_136_says_beyond_132() -> None:
+    """Field numbers of k8s.io/api 0.36, put together by hand."""
+    condition = b"\x0a\x05Ready" + b"\x38\x03"
+    container = b"\x0a\x01c" + b"\x7a\x07SIGUSR1"
+    status = (
+        b"\x12" + bytes([len(condition)]) + condition + b"\x42" + bytes([len(container)]) + container + b"\x88\x01\x03"
+    )
+    envelope = protobuf.message_class("k8s.io.apimachinery.pkg.runtime.Unknown")()
+    envelope.typeMeta.apiVersion, envelope.typeMeta.kind = "v1", "Pod"
+    envelope.raw = b"\x1a" + bytes([len(status)]) + status
+    plain = protobuf.decode_protobuf(protobuf.MAGIC + bytes(envelope.SerializeToString()))
+    assert plain["status"]["observedGeneration"] == 3
+    assert plain["status"]["conditions"] == [{"type": "Ready", "observedGeneration": 3}]
+    assert plain["status"]["containerStatuses"] == [{"name": "c", "stopSignal": "SIGUSR1"}]
+
+
 def test_unknown_fields_are_skipped() -> None:
     body = bytes.fromhex(SECRET)
     assert protobuf.decode_protobuf(body + b"\xf2\x07\x03abc")["kind"] == "Secret"

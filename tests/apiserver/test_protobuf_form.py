@@ -97,7 +97,7 @@ async def test_a_value_of_the_other_form_is_stale() -> None:
     "obj",
     [
         {"kind": "Other", "apiVersion": "example.com/v1", "metadata": {"name": "s"}},
-        {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "s"}, "status": {"observedGeneration": 3}},
+        {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "s"}, "status": {"fromTheFuture": 3}},
         {
             "kind": "Lease",
             "apiVersion": "coordination.k8s.io/v1",

@@ -43,13 +43,17 @@ def cluster(images: Path) -> Iterator[Cluster]:
     """An API server, with this machine as a node of it for the length of the block. The agent is the ordinary one.
 
     ``KUBECONFIG`` names a cluster, ``KUBEBUILDER_ASSETS`` the programs of a control plane; without either it is the embedded
-    API server with its authorizers, controllers and scheduler.
+    API server with its authorizers, controllers and scheduler. With ``KS_CONFORMANCE_NODE`` a node that the cluster has
+    already takes the agent's place: a kubelet, to see what the tests say of it. It needs the images of ``e2e_images``.
     """
     patience_s = float(os.environ.get("KS_CONFORMANCE_PATIENCE_S", "3"))
     # Not tmp_path: its names are long, and a unix socket's path may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ks-e2e-") as name, ExitStack() as stack:
         directory = Path(name)
         node: JoinedNode | Pair
+        if name := os.environ.get("KS_CONFORMANCE_NODE"):
+            yield Cluster(Path(os.environ["KUBECONFIG"]).absolute(), name, is_shared=True, patience_s=patience_s)
+            return
         if kubeconfig := os.environ.get("KUBECONFIG"):
             node = JoinedNode(directory, images, kubeconfig=Path(kubeconfig).absolute())
             found = Cluster(node.kubeconfig, node.node_name, is_shared=True, patience_s=patience_s)

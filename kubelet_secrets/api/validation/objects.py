@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kubelet_secrets.api.validation import kinds
+from kubelet_secrets.api.validation import kinds, nodekinds
 from kubelet_secrets.api.validation.data import validate_config_map, validate_secret
 from kubelet_secrets.api.validation.fields import FieldError
 from kubelet_secrets.api.validation.pods import validate_pod
@@ -31,6 +31,9 @@ _RULES: dict[str, Callable[[dict[str, Any], dict[str, Any] | None], list[FieldEr
     "ClusterRoleBinding": kinds.validate_role_binding,
     "ResourceQuota": validate_resource_quota,
     "ClusterTrustBundle": kinds.validate_cluster_trust_bundle,
+    "RuntimeClass": nodekinds.validate_runtime_class,
+    "CSINode": nodekinds.validate_csi_node,
+    "CSIDriver": nodekinds.validate_csi_driver,
 }
 
 
