@@ -16,6 +16,7 @@ import importlib.resources
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -31,45 +32,20 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _META = "k8s.io.apimachinery.pkg.apis.meta.v1."
 UNKNOWN = "k8s.io.apimachinery.pkg.runtime.Unknown"
 
-_INLINE = frozenset({"localObjectReference", "volumeSource", "handler", "ephemeralContainerCommon"})
 RENAMED = {"uID": "uid"}
-# Fields whose zero value says something, because in Go they are pointers.
-_POINTERS = frozenset(
-    [
-        "activeDeadlineSeconds",
-        "allowPrivilegeEscalation",
-        "automountServiceAccountToken",
-        "blockOwnerDeletion",
-        "controller",
-        "defaultMode",
-        "deletionGracePeriodSeconds",
-        "enableServiceLinks",
-        "expirationSeconds",
-        "fsGroup",
-        "gracePeriodSeconds",
-        "hostUsers",
-        "immutable",
-        "leaseDurationSeconds",
-        "leaseTransitions",
-        "mode",
-        "optional",
-        "orphanDependents",
-        "priority",
-        "privileged",
-        "readOnlyRootFilesystem",
-        "runAsGroup",
-        "runAsNonRoot",
-        "runAsUser",
-        "setHostnameAsFQDN",
-        "shareProcessNamespace",
-        "started",
-        "terminationGracePeriodSeconds",
-        "tolerationSeconds",
-        "seconds",
-    ]
-)
-# Without omitempty in Go: their zero value is sent in JSON too.
-_ALWAYS = frozenset({"allowed", "containerPort", "exitCode", "port", "ready", "restartCount"})
+
+
+class Presence(StrEnum):
+    """What becomes of a field that is zero in Go, by its Go type and JSON tag. On the wire only a nil pointer is left out."""
+
+    POINTER = "pointer"  # nil is absent, zero is there
+    VALUE = "value"  # left out of JSON
+    ALWAYS = "always"  # in JSON too
+    INLINE = "inline"  # embedded: its fields stand in the message around it
+    NILABLE = ""  # lists and maps
+
+
+_Entry = tuple[int, str] | tuple[int, str, str]  # number, type, presence
 
 Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -106,9 +82,11 @@ def decode_protobuf(body: bytes) -> dict[str, Any]:
     return {"apiVersion": api_version, "kind": kind, **content}
 
 
-def is_inline(field: FieldDescriptor) -> bool:
-    """Whether it is embedded in Go, without a name of its own: its fields stand in the message around it."""
-    return field.name in _INLINE and field.message_type is not None
+@cache
+def presence_of(field: FieldDescriptor) -> Presence:
+    assert field.containing_type is not None, "no extension"
+    entry = _table_by_flat_name()[field.containing_type.name][field.name]
+    return Presence(entry[2]) if len(entry) == 3 else Presence.NILABLE
 
 
 def message_of(api_version: str, kind: str) -> str | None:
@@ -131,21 +109,25 @@ def message_class(name: str) -> type[Message]:
 
 
 @cache
+def _table_by_flat_name() -> Mapping[str, Mapping[str, _Entry]]:
+    packed = (importlib.resources.files(__package__) / "messages.json.gz").read_bytes()
+    return {flat(name): fields for name, fields in json.loads(gzip.decompress(packed)).items()}
+
+
+@cache
 def _pool() -> descriptor_pool.DescriptorPool:
     """The table as descriptors, all in one file without a package: dots in a message's name become underscores."""
-    packed = (importlib.resources.files(__package__) / "messages.json.gz").read_bytes()
-    table: dict[str, dict[str, tuple[int, str]]] = json.loads(gzip.decompress(packed))
     pool = descriptor_pool.DescriptorPool()
     file = descriptor_pb2.FileDescriptorProto(name="kubernetes.proto", syntax="proto2")
-    for name, fields in table.items():
+    for name, fields in _table_by_flat_name().items():
         _add_message(file, name, fields)
     pool.Add(file)
     return pool
 
 
-def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Mapping[str, tuple[int, str]]) -> None:
-    message = file.message_type.add(name=flat(name))
-    for field_name, (number, text) in fields.items():
+def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Mapping[str, _Entry]) -> None:
+    message = file.message_type.add(name=name)
+    for field_name, (number, text, *_) in fields.items():
         field = message.field.add(name=field_name, number=number, label=Field.LABEL_OPTIONAL)
         if text.startswith("map<"):
             key, value = text[4:-1].split(",")
@@ -154,7 +136,7 @@ def _add_message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: Ma
             _set_type(entry.field.add(name="key", number=1, label=Field.LABEL_OPTIONAL), key)
             _set_type(entry.field.add(name="value", number=2, label=Field.LABEL_OPTIONAL), value)
             field.label, field.type = Field.LABEL_REPEATED, Field.TYPE_MESSAGE
-            field.type_name = f".{flat(name)}.{entry.name}"
+            field.type_name = f".{name}.{entry.name}"
             continue
         if text.startswith("repeated "):
             field.label = Field.LABEL_REPEATED
@@ -182,9 +164,10 @@ def _to_plain(message: Message) -> Any:
     for field, value in message.ListFields():
         name = RENAMED.get(field.name, field.name)
         entry = _field_to_plain(field, value)
-        if is_inline(field):
+        presence = presence_of(field)
+        if presence is Presence.INLINE:
             plain.update(entry)
-        elif entry is not None and (entry not in ("", False, 0) or name in _POINTERS or name in _ALWAYS):
+        elif entry is not None and (presence is not Presence.VALUE or entry not in ("", False, 0)):
             plain[name] = entry
     return plain
 

@@ -23,7 +23,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from kubelet_secrets.api.times import parse_rfc3339
 from kubelet_secrets.apiserver import codec, protobuf
 from kubelet_secrets.apiserver.encryption import Opened, Transformer
-from kubelet_secrets.apiserver.protobuf import MAGIC, RENAMED, UNKNOWN, is_inline
+from kubelet_secrets.apiserver.protobuf import MAGIC, RENAMED, UNKNOWN, Presence, presence_of
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 # Of the calendar, in UTC: 0001-01-01 and 9999-12-31.
@@ -76,24 +76,34 @@ def encode_protobuf(obj: codec.Object) -> bytes | None:
 
 
 def _fill(message: Any, plain: Any) -> None:
-    """Set the fields of *message* to what *plain* says; an empty message that is there is there."""
+    """Set the fields of *message* to what *plain* says, and others that are no pointers in Go to zero: there they are sent."""
     message.SetInParent()
     if (special := _SPECIAL.get(message.DESCRIPTOR.name)) is not None:
         special(message, plain)
         return
     fields = message.DESCRIPTOR.fields_by_name
-    for name in [each.name for each in message.DESCRIPTOR.fields if is_inline(each)]:
-        below = fields[name].message_type.fields_by_name
-        own = {key: value for key, value in plain.items() if key in below or _TO_MESSAGE.get(key) in below}
-        if own:
-            _fill(getattr(message, name), own)
+    for field in fields.values():
+        presence = presence_of(field)
+        if presence is Presence.INLINE:
+            below = field.message_type.fields_by_name
+            own = {key: value for key, value in plain.items() if key in below or _TO_MESSAGE.get(key) in below}
+            _fill(getattr(message, field.name), own)
             plain = {key: value for key, value in plain.items() if key not in own}
+        elif presence in (Presence.VALUE, Presence.ALWAYS):
+            _set_zero(message, field)
     for key, value in plain.items():
         field = fields.get(key) or fields.get(_TO_MESSAGE.get(key, ""))
         if field is None:
             raise _NoForm
         if value is not None:
             _set(message, field, value)
+
+
+def _set_zero(message: Any, field: FieldDescriptor) -> None:
+    if field.message_type is not None:
+        _fill(getattr(message, field.name), _ZERO.get(field.message_type.name, {}))
+    else:
+        setattr(message, field.name, field.default_value)
 
 
 def _set(message: Any, field: FieldDescriptor, value: Any) -> None:
@@ -123,7 +133,7 @@ def _scalar(field: FieldDescriptor, value: Any) -> Any:
 def _set_time(message: Any, text: str) -> None:
     moment = parse_rfc3339(text)
     if moment is not None:
-        message.seconds = int((moment - protobuf.EPOCH).total_seconds() // 1)
+        message.seconds, message.nanos = int((moment - protobuf.EPOCH).total_seconds() // 1), 0
         if not _FIRST_S <= message.seconds <= _LAST_S:
             raise _NoForm  # its offset leads beyond the calendar
         if message.DESCRIPTOR.name == _MICRO_TIME:
@@ -136,9 +146,9 @@ def _set_text(message: Any, value: Any) -> None:
 
 def _set_int_or_string(message: Any, value: int | str) -> None:
     if isinstance(value, str):
-        message.type, message.strVal = 1, value
+        message.type, message.intVal, message.strVal = 1, 0, value
     else:
-        message.type, message.intVal = 0, value
+        message.type, message.intVal, message.strVal = 0, value, ""
 
 
 def _set_items(message: Any, values: list[str]) -> None:
@@ -159,4 +169,11 @@ _SPECIAL: Mapping[str, Callable[[Any, Any], None]] = {
     protobuf.flat("k8s.io.api.authentication.v1.ExtraValue"): _set_items,
     protobuf.flat("k8s.io.api.authorization.v1.ExtraValue"): _set_items,
     protobuf.flat("k8s.io.api.certificates.v1.ExtraValue"): _set_items,
+}
+# What a special message is made from when it is zero; every other kind of message: from nothing.
+_ZERO: Mapping[str, Any] = {
+    protobuf.flat("k8s.io.apimachinery.pkg.apis.meta.v1.Time"): "",
+    _MICRO_TIME: "",
+    protobuf.flat("k8s.io.apimachinery.pkg.api.resource.Quantity"): "0",
+    protobuf.flat("k8s.io.apimachinery.pkg.util.intstr.IntOrString"): 0,
 }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.apiserver import protobuf
+from kubelet_secrets.apiserver.protobuf_form import encode_protobuf
 
 SECRET = (
     "6b3873000a0c0a027631120653656372657412260a120a02646212001a0022002a00320038004200"
@@ -76,7 +77,7 @@ SERVICE = (
                     "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u1"},
                     "expirationSeconds": 1200,
                 },
-                "status": {},
+                "status": {"token": ""},
             },
         ),
         (
@@ -94,6 +95,16 @@ SERVICE = (
 )
 def test_what_kubectl_sends(body: str, expected: dict[str, Any]) -> None:
     assert protobuf.decode_protobuf(bytes.fromhex(body)) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [SECRET, CONFIG_MAP, NAMESPACE, ROLE_BINDING, TOKEN_REQUEST, ACCESS_REVIEW, SERVICE],
+    ids=["secret", "configmap", "namespace", "rolebinding", "token", "can-i", "service"],
+)
+def test_what_go_writes_is_written_byte_for_byte(body: str) -> None:
+    """Zeros included, where Go has no pointer."""
+    assert (encode_protobuf(protobuf.decode_protobuf(bytes.fromhex(body))) or b"").hex() == body
 
 
 def test_int_or_string_in_a_service() -> None:

@@ -75,7 +75,9 @@ def test_the_envelope_and_its_content_byte_for_byte() -> None:
     }
     time = bytes.fromhex("0880f2d6ca06") + bytes.fromhex("108827")  # 1: 1767225600, 2: 5000 ns
     spec = b"\x10\x28" + b"\x22" + bytes([len(time)]) + time
-    content = b"\x0a\x04\x0a\x02n1" + b"\x12" + bytes([len(spec)]) + spec
+    # The name, then what is no pointer in Go: generateName, namespace, selfLink, uid, resourceVersion, generation, creation.
+    metadata = b"\x0a\x02n1" + bytes.fromhex("12001a0022002a00320038004200")
+    content = b"\x0a" + bytes([len(metadata)]) + metadata + b"\x12" + bytes([len(spec)]) + spec
     kind = b"\x0a\x16coordination.k8s.io/v1\x12\x05Lease"
     assert encode_protobuf(lease) == (
         b"k8s\0" + b"\x0a" + bytes([len(kind)]) + kind + b"\x12" + bytes([len(content)]) + content + b"\x1a\0\x22\0"
