@@ -1,8 +1,8 @@
 """The way from the API server to a kubelet: which address, whose certificate, TLS.
 
-Used by ``pod_streams.py``, for what the server cannot answer itself: logs and commands in containers. A kubelet's certificate
-is checked against the cluster's authority; the one that a kubelet makes itself until it has one of the authority's is accepted
-from the server's own machine only.
+Used by ``pod_streams.py`` and ``pod_tunnels.py``, for what the server cannot answer itself: logs, commands in containers and
+forwarded ports. A kubelet's certificate is checked against the cluster's authority; the one that a kubelet makes itself until
+it has one of the authority's is accepted from the server's own machine only.
 
 Source: pkg/kubelet/client/kubelet_client.go (ConnectionInfo); semantics §12.1.
 """

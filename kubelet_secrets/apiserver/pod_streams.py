@@ -1,17 +1,15 @@
 """``pods/log``, ``pods/exec`` and ``pods/attach``: what only the pod's kubelet can answer, passed through.
 
 A log is read as HTTP and passed on as it comes. A command's streams are WebSocket messages on both sides, passed on unread;
-older clients' SPDY is not served here (kubectl speaks WebSockets since 1.31).
+older clients' SPDY, and forwarded ports, are ``pod_tunnels.py``'s.
 
-Source: pkg/registry/core/pod/strategy.go (LogLocation, streamLocation), pkg/registry/core/pod/rest; semantics §12.
+Source: pkg/registry/core/pod/rest; semantics §12.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
-from urllib.parse import quote, urlencode
 
 import h11
 import msgspec
@@ -31,22 +29,24 @@ from wsproto.events import (
 from wsproto.events import Request as Handshake
 from wsproto.utilities import ProtocolError
 
-from kubelet_secrets.api import meta
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.kubelet_client import KubeletClient
+from kubelet_secrets.apiserver.pod_locations import (
+    PODS,
+    Query,
+    choose_container,
+    kubelet_error,
+    log_target,
+    node_of,
+    upgrade_target,
+)
 from kubelet_secrets.apiserver.registry import Registry
-from kubelet_secrets.apiserver.requestinfo import RequestInfo, is_true
-from kubelet_secrets.apiserver.resources import served
-from kubelet_secrets.errors import ApiError
+from kubelet_secrets.apiserver.requestinfo import RequestInfo
 
-_PODS = served(meta.PODS)
 _CHUNK_BYTES = 64 * 1024
 _LARGEST_ERROR_BYTES = 10_000
 _STATUS_CHANNEL = b"\x03"
-_LOG_OPTIONS = ("follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream")
-
-Query = Sequence[tuple[str, str]]
 
 
 class PodStreams:
@@ -64,19 +64,18 @@ class PodStreams:
         Raises:
             ApiError: before anything was answered.
         """
-        pod, container = await self._find(info, query)
+        pod = await self._find(info)
+        container = choose_container(pod, dict(query).get("container", ""))
         node_name = (pod.get("spec") or {}).get("nodeName")
         if not node_name:
             await _begin(send)  # not bound yet: nothing has been said. Source: LogLocation
             await _send_body(send, b"", is_last=True)
             return
-        options = [(name, value) for name, value in query if name in _LOG_OPTIONS]
-        path = _path("containerLogs", pod, container)
         stream, address = await self._kubelets.connect(node_name)
         async with stream:
             machine = h11.Connection(h11.CLIENT)
             headers = [("host", f"{address.host}:{address.port}"), ("connection", "close")]
-            request = h11.Request(method="GET", target=f"{path}?{urlencode(options)}", headers=headers)
+            request = h11.Request(method="GET", target=log_target(pod, container, query), headers=headers)
             try:
                 await stream.send_all((machine.send(request) or b"") + (machine.send(h11.EndOfMessage()) or b""))
                 response = await _next_event(stream, machine)
@@ -85,7 +84,7 @@ class PodStreams:
             if not isinstance(response, h11.Response):
                 raise statuses.internal(f"the kubelet of {node_name} gave no answer")
             if response.status_code != 200:
-                raise _kubelet_error(response.status_code, await _read_text(stream, machine), info)
+                raise kubelet_error(response.status_code, await _read_text(stream, machine), info)
             await _begin(send)
             async with _while_connected(receive):
                 try:
@@ -103,27 +102,21 @@ class PodStreams:
         Raises:
             ApiError: before the WebSocket was accepted.
         """
-        pod, container = await self._find(info, query)
-        node_name = (pod.get("spec") or {}).get("nodeName")
-        if not node_name:
-            raise statuses.bad_request(f"pod {info.name} does not have a host assigned")
-        flags = [("input", "stdin"), ("output", "stdout"), ("error", "stderr"), ("tty", "tty")]
-        given = dict(query)
-        arguments = [(there, "1") for there, here in flags if is_true(given.get(here, ""))]
-        arguments += [("command", value) for name, value in query if name == "command"]
-        stream, address = await self._kubelets.connect(node_name)
+        pod = await self._find(info)
+        target = upgrade_target(info.subresource, pod, query)
+        stream, address = await self._kubelets.connect(node_of(pod))
         async with stream:
             machine = WSConnection(ConnectionType.CLIENT)
             handshake = Handshake(
                 host=f"{address.host}:{address.port}",
-                target=f"{_path(info.subresource, pod, container)}?{urlencode(arguments)}",
+                target=target,
                 subprotocols=list(scope.get("subprotocols") or ()),
             )
             try:
                 accepted = await _shake_hands(stream, machine, handshake)
             except _Refused as refused:
                 if (protocol := _with_status(handshake.subprotocols)) is None:
-                    raise _kubelet_error(refused.code, refused.text, info) from None
+                    raise kubelet_error(refused.code, refused.text, info) from None
                 await receive()  # websocket.connect
                 await _tell_refusal(send, protocol, refused.text)
                 return
@@ -140,52 +133,13 @@ class PodStreams:
         Raises:
             ApiError: in upstream's words.
         """
-        await self._find(info, query)
+        upgrade_target(info.subresource, await self._find(info), query)
 
-    async def _find(self, info: RequestInfo, query: Query) -> tuple[Object, str]:
-        found = await self._registry.find(_PODS, info.namespace, info.name)
+    async def _find(self, info: RequestInfo) -> Object:
+        found = await self._registry.find(PODS, info.namespace, info.name)
         if found is None:
-            raise statuses.not_found(_PODS, info.name)
-        pod = found.object
-        return pod, choose_container(pod, dict(query).get("container", ""))
-
-
-def choose_container(pod: Mapping[str, Any], wanted: str) -> str:
-    """Which container is meant.
-
-    Raises:
-        ApiError: 400 in upstream's words.
-    """
-    spec, name = pod.get("spec") or {}, pod["metadata"]["name"]
-    regular = [each["name"] for each in spec.get("containers") or ()]
-    initial = [each["name"] for each in spec.get("initContainers") or ()]
-    ephemeral = [each["name"] for each in spec.get("ephemeralContainers") or ()]
-    if wanted:
-        if wanted not in (*regular, *initial, *ephemeral):
-            raise statuses.bad_request(f"container {wanted} is not valid for pod {name}")
-        return wanted
-    if len(regular) == 1:
-        return str(regular[0])
-    message = f"a container name must be specified for pod {name}, choose one of: [{' '.join(regular)}]"
-    if initial:
-        message += f" or one of the init containers: [{' '.join(initial)}]"
-    if ephemeral:
-        message += f" or one of the ephemeral containers: [{' '.join(ephemeral)}]"
-    raise statuses.bad_request(message)
-
-
-def _path(verb: str, pod: Mapping[str, Any], container: str) -> str:
-    meta_ = pod["metadata"]
-    return "/" + "/".join(quote(each, safe="") for each in (verb, meta_["namespace"], meta_["name"], container))
-
-
-def _kubelet_error(code: int, text: str, info: RequestInfo) -> ApiError:
-    """What a kubelet refuses, as a client of the API server sees it. Source: genericrest.GenericHttpResponseChecker."""
-    if code == 400:
-        return statuses.bad_request(text)
-    if code == 500:
-        return statuses.internal(text)
-    return statuses.generic(code, _PODS, info.name, text)
+            raise statuses.not_found(PODS, info.name)
+        return found.object
 
 
 # --- HTTP ---------------------------------------------------------------------------------------------------------------

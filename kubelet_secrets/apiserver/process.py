@@ -62,6 +62,7 @@ from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.pod_streams import PodStreams
+from kubelet_secrets.apiserver.pod_tunnels import PodTunnels
 from kubelet_secrets.apiserver.protobuf_form import ProtobufForm
 from kubelet_secrets.apiserver.quota_admission import ResourceQuota
 from kubelet_secrets.apiserver.quota_controller import QuotaController
@@ -227,6 +228,7 @@ async def _serve(
         (CertificateAuthenticator(), TokenAuthenticator(options.tokens), accounts, bootstrap),
         anonymous_paths=None if options.allows_anonymous else PUBLIC_PATHS,
     )
+    kubelets = KubeletClient(registry, authority, local_node=options.local_node)
     application = ApiApplication(
         registry,
         Subresources(registry, issuer),
@@ -234,7 +236,8 @@ async def _serve(
         authenticators,
         authorizers,
         general_routes(lambda: not shutdown.is_set(), issuer, url, partial(_count_keys, storage, encryption)),
-        PodStreams(registry, KubeletClient(registry, authority, local_node=options.local_node)),
+        PodStreams(registry, kubelets),
+        PodTunnels(registry, kubelets),
     )
     handle = ServerHandle(url, listener.port, authority, registry, shutdown)
     try:
@@ -254,7 +257,7 @@ async def _serve(
             await nursery.start(run_joining, registry, authorizers, authority, url)
             log.info("API server listening on %s", handle.url)
             task_status.started(handle)
-            await listener.serve(application, shutdown, hub.close)
+            await listener.serve(application, shutdown, hub.close, serve_upgrade=application.serve_upgrade)
             nursery.cancel_scope.cancel()
     finally:
         await listener.aclose()

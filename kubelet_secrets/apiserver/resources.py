@@ -157,6 +157,7 @@ SERVED: tuple[ServedResource, ...] = (
             Subresource("eviction", "Eviction", ("create",), "policy/v1"),
             Subresource("exec", "PodExecOptions", ("create", "get")),
             Subresource("log", "Pod", ("get",)),
+            Subresource("portforward", "PodPortForwardOptions", ("create", "get")),
             _status("Pod"),
         ),
         selectable=_same(

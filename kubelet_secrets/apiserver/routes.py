@@ -27,17 +27,21 @@ from kubelet_secrets.apiserver.authn import Authenticators, Credentials
 from kubelet_secrets.apiserver.authz import Authorizers
 from kubelet_secrets.apiserver.impersonation import impersonate
 from kubelet_secrets.apiserver.negotiation import JSON
+from kubelet_secrets.apiserver.pod_locations import COMMANDS, UPGRADES
 from kubelet_secrets.apiserver.pod_streams import PodStreams
+from kubelet_secrets.apiserver.pod_tunnels import KubeletRefused, PodTunnels
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.request_body import BodyDecoder
 from kubelet_secrets.apiserver.requestinfo import RequestInfo, parse_request
 from kubelet_secrets.apiserver.resource_call import ResourceCall
 from kubelet_secrets.apiserver.reviews import Reviews
 from kubelet_secrets.apiserver.subresources import Subresources
+from kubelet_secrets.apiserver.upgrades import Upgrade
 from kubelet_secrets.errors import ApiError
 
 log = logging.getLogger(__name__)
 
+TEXT = "text/plain; charset=utf-8"
 REQUEST_TIMEOUT_S = 60.0  # upstream's --request-timeout
 
 
@@ -57,6 +61,7 @@ class ApiApplication:
         authorizers: Authorizers,
         others: ASGIApp,
         pod_streams: PodStreams,
+        pod_tunnels: PodTunnels,
     ) -> None:
         self._registry = registry
         self._subresources = subresources
@@ -65,6 +70,7 @@ class ApiApplication:
         self._authorizers = authorizers
         self._others = others
         self._pod_streams = pod_streams
+        self._pod_tunnels = pod_tunnels
         self._decoder = BodyDecoder()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,23 +101,53 @@ class ApiApplication:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The one thing that is served over WebSockets is a command in a container."""
+        """Commands in containers and forwarded ports are what is served over WebSockets."""
         try:
             connection = HTTPConnection(scope)
             pairs = _query(scope)
             # The handshake is a GET, and counts as the POST that does the same: to create is the right it takes.
             # Source: gate AuthorizePodWebsocketUpgradeCreatePermission. Differs: upstream wants the right to get as well,
-            # and kubectl goes over to SPDY, which is a POST, from whoever has not got it. That is not served here.
+            # and kubectl goes over to SPDY, which is a POST, from whoever has not got it.
             info, _ = await self._admit(connection, "POST", dict(pairs))
-            if (info.group, info.plural) != ("", "pods") or info.subresource not in ("exec", "attach"):
+            if not _is_upgradable(info):
                 raise statuses.path_not_found()
-            await self._pod_streams.serve_command(info, pairs, scope, receive, send)
+            if info.subresource in COMMANDS:
+                await self._pod_streams.serve_command(info, pairs, scope, receive, send)
+            else:
+                offered = list(scope.get("subprotocols") or ())
+                await self._pod_tunnels.serve_websocket(info, pairs, offered, receive, send)
         except ApiError as error:
-            await _refuse_websocket(scope, send, error)
+            await _refuse_websocket(scope, send, error.code, *_encoded(error))
+        except KubeletRefused as refused:
+            await _refuse_websocket(scope, send, refused.code, refused.body, TEXT)
         except Exception as error:
             # A task's border, as in __call__.
             _log_bug(error)
             await send({"type": "websocket.close", "code": 1011})
+
+    async def serve_upgrade(self, upgrade: Upgrade) -> None:
+        """Answer a request that leaves HTTP for SPDY. Whatever comes of it ends its connection only.
+
+        Raises:
+            trio.BrokenResourceError: the client is gone.
+        """
+        try:
+            pairs = _query(upgrade.scope)
+            info, _ = await self._admit(HTTPConnection(upgrade.scope), "POST", dict(pairs))
+            if not _is_upgradable(info):
+                raise statuses.path_not_found()
+            async with self._pod_tunnels.open(info, pairs, upgrade.protocols) as tunnel:
+                await upgrade.accept(tunnel.protocol)
+                await tunnel.relay(upgrade)
+        except ApiError as error:
+            await upgrade.refuse(error.code, *_encoded(error))
+        except KubeletRefused as refused:
+            await upgrade.refuse(refused.code, refused.body, TEXT)
+        except trio.BrokenResourceError:
+            raise
+        except Exception as error:
+            # A task's border, as in __call__. Nothing of the answer was sent, or the connection ends in the middle of it.
+            _log_bug(error)
 
     async def _admit(
         self, connection: HTTPConnection, method: str, query: Mapping[str, str]
@@ -138,11 +174,9 @@ class ApiApplication:
             raise statuses.path_not_found()
         if row.kind == "Pod" and info.subresource == "log" and info.verb == "get":
             return partial(self._pod_streams.respond_log, info, pairs)
-        if row.kind == "Pod" and info.subresource in ("exec", "attach"):
+        if row.kind == "Pod" and info.subresource in UPGRADES:
             await self._pod_streams.check(info, pairs)
-            raise statuses.bad_request(
-                "Upgrade request required: commands are served over WebSockets (kubectl 1.31 or later)"
-            )
+            raise statuses.bad_request("Upgrade request required")
         parts = (self._registry, self._subresources, self._reviews, self._authorizers, self._decoder)
         call = ResourceCall(*parts, row, info, query, user, request)
         if info.verb == "watch":  # has a time of its own
@@ -150,6 +184,10 @@ class ApiApplication:
         with trio.move_on_after(_timeout_s(query)):
             return await call.respond()
         raise statuses.timed_out()
+
+
+def _is_upgradable(info: RequestInfo) -> bool:
+    return (info.group, info.plural) == ("", "pods") and info.subresource in UPGRADES
 
 
 def _timeout_s(query: Mapping[str, str]) -> float:
@@ -188,14 +226,17 @@ def error_response(error: ApiError) -> Response:
     return Response(negotiation.encode(statuses.status_body(error), JSON), error.code, media_type=JSON, headers=headers)
 
 
-async def _refuse_websocket(scope: Scope, send: Send, error: ApiError) -> None:
+def _encoded(error: ApiError) -> tuple[bytes, str]:
+    return negotiation.encode(statuses.status_body(error), JSON), JSON
+
+
+async def _refuse_websocket(scope: Scope, send: Send, code: int, body: bytes, content_type: str) -> None:
     """An error instead of the handshake, where the server can give one."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})
         return
-    headers = [(b"content-type", JSON.encode())]
-    await send({"type": "websocket.http.response.start", "status": error.code, "headers": headers})
-    body = negotiation.encode(statuses.status_body(error), JSON)
+    headers = [(b"content-type", content_type.encode())]
+    await send({"type": "websocket.http.response.start", "status": code, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 

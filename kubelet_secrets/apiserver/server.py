@@ -19,20 +19,24 @@ from typing import cast
 
 import anyio
 import anyio.abc
+import h11
 import trio
 from anycorn.app_wrappers import ASGIWrapper
 from anycorn.config import Config
+from anycorn.events import Closed, RawData
 from anycorn.protocol import ProtocolWrapper
 from anycorn.protocol.h2 import H2Protocol
 from anycorn.tcp_server import TCPServer
 from anycorn.typing import ASGIFramework
+from anycorn.utils import build_tls_extension
 from anycorn.worker_context import WorkerContext
 from anyio.streams.stapled import MultiListener
-from anyio.streams.tls import TLSStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 from h2.connection import H2Connection
 from starlette.types import ASGIApp
 
 from kubelet_secrets.apiserver.roundrobin import RoundRobin
+from kubelet_secrets.apiserver.upgrades import ServeUpgrade, Upgrade, is_upgrade, wants_more
 from kubelet_secrets.errors import HostError
 
 log = logging.getLogger(__name__)
@@ -87,7 +91,37 @@ class _Protocol(H2Connection):
 
 
 class _Connection(TCPServer):
-    """anycorn's connection, with streams that take turns instead of its priority tree (see ``roundrobin.py``)."""
+    """anycorn's connection, with streams that take turns instead of its priority tree (see ``roundrobin.py``), and with a way
+    out of HTTP for who asks for SPDY (see ``upgrades.py``).
+
+    Attributes:
+        serve_upgrade: what becomes of the latter.
+    """
+
+    serve_upgrade: ServeUpgrade
+
+    async def _read_data(self) -> None:
+        """The first request shows whether this is HTTP at all. Until it is whole, the time that an idle connection has runs."""
+        assert isinstance(self.stream, TLSStream)  # nothing else is served
+        if self.stream.extra(TLSAttribute.alpn_protocol) != "h2":
+            head = b""
+            try:
+                while not head or wants_more(head):
+                    head += await self.stream.receive()
+            except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, ssl.SSLZeroReturnError):
+                pass  # the next to read finds the same
+            if is_upgrade(head):
+                await self.idle_task.stop()
+                tls = build_tls_extension(self.config, self.stream)
+                try:
+                    await self.serve_upgrade(Upgrade(self.stream, head, tls))
+                except (trio.BrokenResourceError, h11.RemoteProtocolError):
+                    pass  # the client has gone, or was none
+                await self.protocol.handle(Closed())
+                return
+            if head:
+                await self.protocol.handle(RawData(head))
+        await super()._read_data()
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -113,13 +147,24 @@ class Listener:
         self._context = context
         self.port: int = listener.extra(anyio.abc.SocketAttribute.local_port)
 
-    async def serve(self, application: ASGIApp, shutdown: trio.Event, on_shutdown: Callable[[], None]) -> None:
+    async def serve(
+        self,
+        application: ASGIApp,
+        shutdown: trio.Event,
+        on_shutdown: Callable[[], None],
+        *,
+        serve_upgrade: ServeUpgrade,
+    ) -> None:
         """Serve connections until *shutdown*; then stop accepting, call *on_shutdown*, and give requests ``GRACE_S``.
+
+        Args:
+            serve_upgrade: answers who asks for SPDY.
 
         Resource handling: the socket is closed when *shutdown* comes; else by the caller, with :meth:`aclose`.
         """
         config, worker = anycorn_config(), WorkerContext(None)
-        run = partial(self._run_connection, ASGIWrapper(cast("ASGIFramework", application)), config, worker)
+        wrapper = ASGIWrapper(cast("ASGIFramework", application))
+        run = partial(self._run_connection, wrapper, serve_upgrade, config, worker)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in self._listener.listeners:
@@ -162,7 +207,12 @@ class Listener:
             connections.start_soon(run, stream)
 
     async def _run_connection(
-        self, application: ASGIWrapper, config: Config, worker: WorkerContext, stream: anyio.abc.SocketStream
+        self,
+        application: ASGIWrapper,
+        serve_upgrade: ServeUpgrade,
+        config: Config,
+        worker: WorkerContext,
+        stream: anyio.abc.SocketStream,
     ) -> None:
         try:
             with trio.fail_after(HANDSHAKE_TIMEOUT_S):
@@ -176,7 +226,9 @@ class Listener:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_close_when_cancelled, stream)
-                await _Connection(application, config, worker, {}, tls).run()  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
+                connection = _Connection(application, config, worker, {}, tls)  # type: ignore[arg-type]  # a TLSStream is what it gets from anyio
+                connection.serve_upgrade = serve_upgrade
+                await connection.run()
                 nursery.cancel_scope.cancel()
         except Exception as error:
             # A connection's border: whatever a peer provokes in the protocol code ends this connection only.

@@ -20,6 +20,7 @@ from kubelet_secrets.kubeletapi.authn import Authenticator, UserInfo
 from kubelet_secrets.kubeletapi.authz import Authorizer, NotAuthorizable, attributes_of, error_text, forbidden_text
 from kubelet_secrets.kubeletapi.containerlogs import LogRefused, choose_run, parse_query
 from kubelet_secrets.kubeletapi.http1 import Exchange
+from kubelet_secrets.kubeletapi.portforward import answer_port_forward
 from kubelet_secrets.kubeletapi.remotecommand import answer_attach, answer_exec
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts
@@ -107,6 +108,10 @@ class KubeletRoutes:
                 await self._exec(exchange, user, namespace, pod, "", container)
             case "GET" | "POST", ["exec" | "attach", namespace, pod, uid, container]:
                 await self._exec(exchange, user, namespace, pod, uid, container)
+            case "GET" | "POST", ["portForward", namespace, pod]:
+                await self._port_forward(exchange, user, namespace, pod, "")
+            case "GET" | "POST", ["portForward", namespace, pod, uid]:
+                await self._port_forward(exchange, user, namespace, pod, uid)
             case _:
                 await exchange.respond(HTTPStatus.NOT_FOUND, "404 page not found\n")
 
@@ -150,6 +155,13 @@ class KubeletRoutes:
         self._note_exec(user, namespace, pod, view.pod.metadata.uid, container, is_allowed=True)
         answer = answer_attach if exchange.request.path.startswith("/attach/") else answer_exec
         await answer(exchange, self._parts.runtime, view, container, user)
+
+    async def _port_forward(self, exchange: Exchange, user: UserInfo, namespace: str, pod: str, uid: str) -> None:
+        view = self._pods.find(namespace, pod)
+        if view is None or (uid and view.pod.metadata.uid != uid):
+            await exchange.respond(HTTPStatus.NOT_FOUND, "pod does not exist\n" if view is None else "pod not found\n")
+            return
+        await answer_port_forward(exchange, self._parts.sandboxes, view, user)
 
     def _note_exec(
         self, user: UserInfo, namespace: str, pod: str, uid: str, container: str, *, is_allowed: bool

@@ -42,7 +42,9 @@ def unique(name: str) -> str:
 # --- kubectl ------------------------------------------------------------------------------------------------------------
 
 
-async def kubectl(cluster: Cluster, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+async def kubectl(
+    cluster: Cluster, *arguments: str, stdin: bytes = b"", websockets: bool = True
+) -> tuple[int, str, str]:
     assert _PATH is not None
     with trio.fail_after(60):
         done = await trio.run_process(
@@ -51,7 +53,11 @@ async def kubectl(cluster: Cluster, *arguments: str, stdin: bytes = b"") -> tupl
             capture_stdout=True,
             capture_stderr=True,
             check=False,
-            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "true"},
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": "/nonexistent",
+                "KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "true" if websockets else "false",
+            },
         )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -90,6 +96,11 @@ async def test_kubectl_exec(cluster: Cluster) -> None:
     assert _PATH is not None
     code, out, _ = await kubectl(cluster, "exec", "-i", name, "--", "sh", "-c", "wc -c; echo end", stdin=data)
     assert (code, out.split()) == (0, ["300000", "end"])
+    # As kubectl before 1.30 does it: by SPDY.
+    code, out, _ = await kubectl(
+        cluster, "exec", "-i", name, "--", "sh", "-c", "wc -c; exit 3", stdin=data, websockets=False
+    )
+    assert (code, out) == (3, "300000\n")
     code, out, error = await kubectl(cluster, "exec", name, "-c", "nope", "--", "true")
     assert (code, out) == (1, "")
     assert f"container nope is not valid for pod {name}" in error
@@ -99,6 +110,7 @@ async def test_kubectl_exec(cluster: Cluster) -> None:
 
 
 NOT_RUNNING = 'Internal error occurred: unable to upgrade connection: container not found ("app")'
+NOT_RUNNING_SPDY = 'unable to upgrade connection: container not found ("app")'
 
 
 @pytest.mark.kubectl
@@ -108,6 +120,7 @@ async def test_kubectl_exec_in_a_container_that_does_not_run(cluster: Cluster) -
     await cluster.create_pod(name, {**container(), "image": "nowhere:1", "imagePullPolicy": "Never"})
     await cluster.wait_waiting(name, "ErrImageNeverPull")
     assert await kubectl(cluster, "exec", name, "--", "true") == (1, "", f"error: {NOT_RUNNING}\n")
+    assert (await kubectl(cluster, "exec", name, "--", "true", websockets=False))[2] == f"error: {NOT_RUNNING_SPDY}\n"
 
 
 @pytest.mark.kubectl
