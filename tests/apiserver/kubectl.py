@@ -36,6 +36,11 @@ class Output:
     def lines(self) -> list[str]:
         return self.out.splitlines()
 
+    @property
+    def deleted(self) -> list[str]:
+        """The lines of ``kubectl delete``, as kubectl 1.32 wrote them: without " from default namespace"."""
+        return [re.sub(r'(" deleted) from \S+ namespace', r"\1", line) for line in self.lines]
+
 
 class Kubectl:
     def __init__(self, path: str, kubeconfig_path: str, home: Path) -> None:

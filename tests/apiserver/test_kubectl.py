@@ -330,7 +330,7 @@ async def test_delete_and_wait(kubectl: Kubectl) -> None:
     await kubectl("wait", "--for=jsonpath={.status.phase}=Pending", "pod/web", "--timeout=10s")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kubectl, "wait", "--for=delete", "secret/app", "--timeout=10s")
-        assert (await kubectl("delete", "secret", "app")).out == 'secret "app" deleted\n'
+        assert (await kubectl("delete", "secret", "app")).deleted == ['secret "app" deleted']
     await kubectl("delete", "pod", "web", "--timeout=10s")
     assert (await kubectl("get", "pods,secrets", "-o", "name")).lines == []
     assert await kubectl.fail("delete", "secret", "app") == 'Error from server (NotFound): secrets "app" not found'

@@ -56,7 +56,7 @@ async def test_a_list_is_created_applied_replaced_and_deleted(kubectl: Kubectl) 
     forced = await kubectl("replace", "--force", "-f", "-", stdin=both)
     assert forced.lines[-2:] == ["configmap/one replaced", "configmap/two replaced"]
     deleted = await kubectl("delete", "-f", "-", stdin=both)
-    assert deleted.lines == ['configmap "one" deleted', 'configmap "two" deleted']
+    assert deleted.deleted == ['configmap "one" deleted', 'configmap "two" deleted']
 
 
 async def test_every_secret_is_written_again_as_key_rotation_does(kubectl: Kubectl) -> None:
@@ -141,11 +141,11 @@ async def test_delete_all_but_what_a_field_or_label_says(kubectl: Kubectl) -> No
     await make(kubectl, "one", "two", "three")
     await kubectl("label", "cm", "one", "keep=no")
     gone = await kubectl("delete", "cm", "-l", "keep=no", "--dry-run=server")
-    assert gone.lines == ['configmap "one" deleted (server dry run)']
-    assert (await kubectl("delete", "cm", "-l", "keep=no")).lines == ['configmap "one" deleted']
+    assert gone.deleted == ['configmap "one" deleted (server dry run)']
+    assert (await kubectl("delete", "cm", "-l", "keep=no")).deleted == ['configmap "one" deleted']
     by_field = ("delete", "cm", "--field-selector=metadata.name=two", "--wait=false", "-o", "name")
     assert (await kubectl(*by_field)).lines == ["configmap/two"]
-    assert 'configmap "three" deleted' in (await kubectl("delete", "cm", "--all")).lines
+    assert 'configmap "three" deleted' in (await kubectl("delete", "cm", "--all")).deleted
     assert (await kubectl("delete", "cm", "three", "--ignore-not-found")).out == ""
 
 
