@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from kubelet_secrets.apiserver import csr, statuses
 from kubelet_secrets.apiserver.attributes import User
@@ -27,6 +28,7 @@ PUBLIC_PATHS = frozenset(
     ]
 )
 """Where requests without credentials are heard. What they may do there is up to the authorizers."""
+CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 _AUTHENTICATED = "system:authenticated"
 
 
@@ -84,8 +86,10 @@ class CertificateAuthenticator:
 
 
 def user_of_certificate(certificate: x509.Certificate) -> User:
-    """The identity a certificate stands for."""
-    return User(csr.common_name(certificate), tuple(csr.organizations(certificate)))
+    """The identity a certificate stands for. ``extra`` tells which certificate it was, as audit logs and CSRs then do."""
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    extra = {CREDENTIAL_ID: (f"X509SHA256={fingerprint}",)}
+    return User(csr.common_name(certificate), tuple(csr.organizations(certificate)), extra=extra)
 
 
 class TokenAuthenticator:

@@ -20,6 +20,7 @@ from kubelet_secrets.apiserver.tokens import TokenIssuer
 
 KUBERNETES_VERSION = "v1.36.0"
 """Whose behaviour this server follows; ``kubectl version`` shows it."""
+_HEALTH = ("healthz", "livez", "readyz")
 
 
 def general_routes(
@@ -35,10 +36,10 @@ def general_routes(
     """
 
     async def health(request: Request) -> Response:
-        return _health(request, {"ping": True})
-
-    async def readiness(request: Request) -> Response:
-        return _health(request, {"ping": True, "shutdown": is_ready()})
+        checks = {"ping": True}
+        if request.url.path.startswith("/readyz"):
+            checks["shutdown"] = is_ready()
+        return _health(request, checks)
 
     async def version(_request: Request) -> Response:
         major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
@@ -70,9 +71,7 @@ def general_routes(
     return Router(
         [
             Route("/debug/encryption", encryption),
-            Route("/healthz", health),
-            Route("/livez", health),
-            Route("/readyz", readiness),
+            *(Route(f"/{name}{below}", health) for name in _HEALTH for below in ("", "/{check}")),
             Route("/version", version),
             Route("/version/", version),
             Route("/.well-known/openid-configuration", issuer_configuration),
@@ -93,7 +92,12 @@ def general_routes(
 
 def _health(request: Request, checks: Mapping[str, bool]) -> Response:
     """``ok``, or with ``?verbose`` and when something is wrong a line for each check. Source: apiserver healthz.go."""
-    name, is_well = request.url.path.strip("/"), all(checks.values())
+    name, asked = request.url.path.split("/")[1], request.path_params.get("check")
+    if asked is not None:
+        if asked not in checks:
+            return _not_found_response()
+        checks = {asked: checks[asked]}
+    is_well = all(checks.values())
     if is_well and "verbose" not in request.query_params:
         return PlainTextResponse("ok")
     lines = [f"[+]{check} ok" if passed else f"[-]{check} failed: reason withheld" for check, passed in checks.items()]

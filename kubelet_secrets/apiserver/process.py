@@ -61,6 +61,7 @@ from kubelet_secrets.apiserver.node_graph import NodeGraph
 from kubelet_secrets.apiserver.node_monitor import NodeMonitor
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
+from kubelet_secrets.apiserver.pod_admission import DefaultTolerationSeconds, Priority
 from kubelet_secrets.apiserver.pod_streams import PodStreams
 from kubelet_secrets.apiserver.pod_tunnels import PodTunnels
 from kubelet_secrets.apiserver.protobuf_form import ProtobufForm
@@ -209,7 +210,8 @@ async def _serve(
     authorizers = Authorizers((PrivilegedGroups(), NodeAuthorizer(graph), rbac, HealthPaths()))
     chain = Chain(
         (
-            *(ServiceAccounts(), ServiceAddresses(), NamespaceLifecycle(), NodeRestriction()),
+            *(ServiceAccounts(), Priority(), DefaultTolerationSeconds(), ServiceAddresses()),
+            *(NamespaceLifecycle(), NodeRestriction()),
             *(CertificateApproval(authorizers), CertificateSigning(authorizers), CertificateSubjectRestriction()),
             *(RbacEscalation(rbac, authorizers), ObjectRules(), ResourceQuota()),
         )

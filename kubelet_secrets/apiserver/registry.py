@@ -239,6 +239,7 @@ class Registry:
         apply_defaults(new)
         self._track(row, old, new, write)
         await self._admission.mutate(attributes)
+        strategy.count_generation(row, new, old, write.subresource)
         await self._admission.validate(attributes)
 
     def _track(self, row: ServedResource, old: Object | None, new: Object, write: Write) -> None:

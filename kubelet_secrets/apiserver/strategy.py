@@ -77,8 +77,12 @@ def prepare_for_update(row: ServedResource, obj: Object, old: Object, subresourc
         csr.prepare_update(obj, old, subresource, now)
     elif row.kind == "Secret" and not obj.get("type"):
         _copy(obj, old, "type")
+
+
+def count_generation(row: ServedResource, obj: Object, old: Object, subresource: str) -> None:
+    """Count a change of ``spec``; to be called when defaults and admission have filled in what the writer left out."""
     if row.has_generation and subresource != "binding" and obj.get("spec") != old.get("spec"):
-        metadata["generation"] = old_metadata.get("generation", 0) + 1
+        obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
 
 
 def _prepare_pod_update(pod: Object, old: Object, subresource: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import ssl
 from datetime import timedelta
 
 import pytest
@@ -19,7 +21,7 @@ from kubelet_secrets.apiserver.authn import (
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.errors import Unauthorized
-from tests.apiserver.harness import SECRETS, http_client
+from tests.apiserver.harness import SECRETS, Http, http_client
 
 TOKEN = StaticToken("s3cr3t-token", "tester", ("system:masters",))
 
@@ -89,3 +91,26 @@ async def test_certificate_of_a_foreign_authority_is_refused(server: ServerHandl
     async with http_client(server, foreign) as impostor:
         with pytest.raises(httpx2.TransportError):
             await impostor.get("/healthz")
+
+
+async def test_a_client_certificate_names_itself(admin: Http, server: ServerHandle) -> None:
+    """Source: x509.go, CommonNameUserConversion."""
+    pair = server.authority.issue_client("jane", ("dev",))
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    async with http_client(server, pair) as jane:
+        answer = await jane.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+    der = ssl.PEM_cert_to_DER_cert(pair.certificate_pem.decode())
+    identity = f"X509SHA256={hashlib.sha256(der).hexdigest()}"
+    assert answer.json["status"]["userInfo"] == {
+        "username": "jane",
+        "groups": ["dev", "system:authenticated"],
+        "extra": {"authentication.kubernetes.io/credential-id": [identity]},
+    }
+
+
+async def test_each_health_check_has_its_path(admin: Http) -> None:
+    for path in ("/healthz/ping", "/livez/ping", "/readyz/ping", "/readyz/shutdown"):
+        answer = await admin.get(path)
+        assert (answer.status, answer.body) == (200, b"ok"), path
+    assert (await admin.get("/livez/shutdown")).status == 404
+    assert (await admin.get("/healthz/ping/more")).status == 404

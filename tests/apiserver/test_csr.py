@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kubelet_secrets.api.validation.signingrequests import parse_request
 from kubelet_secrets.apiserver import csr as rules
+from kubelet_secrets.apiserver.authn import CREDENTIAL_ID
 from kubelet_secrets.apiserver.csr_cleaning import outlived
 from kubelet_secrets.apiserver.csr_signing import sign
 from kubelet_secrets.apiserver.pki import CertificateAuthority
@@ -73,7 +74,7 @@ async def test_requester_is_who_asks_whatever_the_request_says(server: ServerHan
     spec = answer.json["spec"]
     assert (spec["username"], spec["groups"]) == ("jane", ["devs", "system:authenticated"])
     assert "uid" not in spec
-    assert "extra" not in spec
+    assert list(spec["extra"]) == [CREDENTIAL_ID]
     assert not answer.json.get("status")
 
 
