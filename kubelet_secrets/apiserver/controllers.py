@@ -16,6 +16,7 @@ import trio
 
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.times import parse_rfc3339
+from kubelet_secrets.apiserver.attributes import DeleteOptions
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.loops import Handle, follow, sweep_every
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
@@ -111,7 +112,7 @@ class Controllers:
         if kind == DELETED:
             return
         if "deletionTimestamp" in namespace["metadata"]:
-            await self._empty_namespace(name)
+            await self._empty_namespace(namespace)
         else:
             await self._fill_namespace(name)
 
@@ -150,30 +151,45 @@ class Controllers:
         except (NotFound, Conflict):
             pass  # gone: another loop's matter; or changed again, which comes here again
 
-    async def _empty_namespace(self, name: str) -> None:
-        """Delete what is in a namespace, then let it go. Pods on a node hold it until the node has let them go."""
+    async def _empty_namespace(self, namespace: Object) -> None:
+        """Delete what is in a namespace, then let it go. Pods on a node hold it until the node has let them go.
+
+        Several loops may be at it: when one of them has let it go, another namespace may have its name at once.
+        """
+        name, uid = namespace["metadata"]["name"], namespace["metadata"]["uid"]
         remaining = 0
         for row in SERVED:
             if not row.namespaced or row.is_review:
                 continue
-            for item in (await self._registry.list_objects(Selection(row, name))).items:
+            items = (await self._registry.list_objects(Selection(row, name))).items
+            # While it is there nothing gets into it, so all that was listed is its own.
+            if not await self._is_there(name, uid):
+                return
+            for item in items:
                 metadata = item.object["metadata"]
                 try:
-                    _, is_gone = await self._registry.delete(row, name, metadata["name"])
-                except NotFound:
+                    _, is_gone = await self._registry.delete(
+                        row, name, metadata["name"], DeleteOptions(uid=metadata["uid"])
+                    )
+                except (NotFound, Conflict):
                     continue
                 remaining += not is_gone
         if remaining:
             return
 
-        def finalize(namespace: Object) -> Object:
-            namespace["spec"] = {**namespace.get("spec", {}), "finalizers": []}
-            return namespace
+        def finalize(live: Object) -> Object:
+            if live["metadata"]["uid"] == uid:
+                live["spec"] = {**live.get("spec", {}), "finalizers": []}
+            return live
 
         try:
             await self._registry.update(_NAMESPACES, "", name, finalize, replace(IN_PROCESS, subresource="finalize"))
         except NotFound:
             pass
+
+    async def _is_there(self, name: str, uid: str) -> bool:
+        found = await self._registry.find(_NAMESPACES, "", name)
+        return found is not None and found.object["metadata"]["uid"] == uid
 
     async def _continue_namespace(self, kind: str, pod: Object) -> None:
         """A pod is gone: a namespace being deleted may now be empty."""
@@ -181,13 +197,12 @@ class Controllers:
             name = pod["metadata"]["namespace"]
             found = await self._registry.find(_NAMESPACES, "", name)
             if found is not None and "deletionTimestamp" in found.object["metadata"]:
-                await self._empty_namespace(name)
+                await self._empty_namespace(found.object)
 
     async def _sweep_namespaces(self) -> None:
         for item in (await self._registry.list_objects(Selection(_NAMESPACES))).items:
-            metadata = item.object["metadata"]
-            if "deletionTimestamp" in metadata:
-                await self._empty_namespace(metadata["name"])
+            if "deletionTimestamp" in item.object["metadata"]:
+                await self._empty_namespace(item.object)
 
     async def _aggregate_roles(self, _kind: str, _role: Object) -> None:
         """Any ClusterRole may be one that others gather."""

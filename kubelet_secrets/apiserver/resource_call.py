@@ -7,7 +7,7 @@ Source: k8s.io/apiserver pkg/endpoints/handlers/{create,get,update,patch,delete}
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,7 @@ from kubelet_secrets.apiserver.selection import Selection, select
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.warning_headers import warning_headers
 from kubelet_secrets.apiserver.watch_route import WatchResponse
-from kubelet_secrets.errors import NotFound
+from kubelet_secrets.errors import AlreadyExists, NotFound
 
 Query = Mapping[str, str]
 _PATCHES = (patch.JSON_PATCH, patch.MERGE_PATCH, patch.STRATEGIC_MERGE_PATCH, patch.APPLY)
@@ -180,18 +180,9 @@ class ResourceCall:
             raise statuses.bad_request(
                 f"the name of the object ({name}) does not match the name on the URL ({info.name})"
             )
-        try:
-            updated = await self._registry.update(
-                row, info.namespace_of(row), info.name, lambda _live: _copy(obj), self._write
-            )
-        except NotFound:
-            if not row.create_on_update or info.subresource or (obj.get("metadata") or {}).get("uid"):
-                raise
-            await self._check_create()
-            obj.setdefault("metadata", {})["name"] = info.name
-            created = await self._registry.create(row, info.namespace_of(row), obj, self._write)
-            return self._respond_object(created, 201)
-        return self._respond_object(updated)
+        may_create = row.create_on_update and not info.subresource and not (obj.get("metadata") or {}).get("uid")
+        obj["metadata"] = {**(obj.get("metadata") or {}), "name": info.name}
+        return await self._put(lambda _live: _copy(obj), self._write, may_create=may_create)
 
     async def _patch(self) -> Response:
         info, row = self._info, self._row
@@ -241,15 +232,31 @@ class ResourceCall:
             )
 
         write = replace(self._write, field_manager="")  # what applies says itself who owns what
-        try:
-            updated = await self._registry.update(row, info.namespace_of(row), info.name, change, write)
-        except NotFound:
-            if info.subresource:
-                raise
+        return await self._put(change, write, may_create=not info.subresource)
+
+    async def _put(self, change: Callable[[Object | None], Object], write: Write, *, may_create: bool) -> Response:
+        """Update the object, or create it if it is absent: whichever fits when it is stored, however many do so at once.
+
+        Args:
+            change: gets the live object, or None; may be called again.
+
+        Source: registry/generic/registry/store.go, Update, which looks again when another write came in between.
+        """
+        info, row = self._info, self._row
+        while True:
+            try:
+                return self._respond_object(
+                    await self._registry.update(row, info.namespace_of(row), info.name, change, write)
+                )
+            except NotFound:
+                if not may_create:
+                    raise
             await self._check_create()
-            new = change(None)
-            return self._respond_object(await self._registry.create(row, info.namespace_of(row), new, write), 201)
-        return self._respond_object(updated)
+            try:
+                created = await self._registry.create(row, info.namespace_of(row), change(None), write)
+            except AlreadyExists:
+                continue  # it has come since we looked: it is updated
+            return self._respond_object(created, 201)
 
     async def _check_create(self) -> None:
         """What an update or an apply makes of an absent object is a creation, and takes the right to create.

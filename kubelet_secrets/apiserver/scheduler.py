@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import trio
+
 from kubelet_secrets.api import meta
 from kubelet_secrets.api.core import Node, Pod
 from kubelet_secrets.api.decode import convert
@@ -41,6 +43,7 @@ class Scheduler:
         self._registry = registry
         self._placed: dict[str, tuple[str, dict[str, int]]] = {}  # pod uid → its node, and what it requests there
         self._waiting: set[tuple[str, str]] = set()  # (namespace, name)
+        self._one_at_a_time = trio.Lock()
 
     async def pod_changed(self, kind: str, pod: Object) -> None:
         metadata, spec = pod["metadata"], pod["spec"]
@@ -74,16 +77,19 @@ class Scheduler:
         self._waiting.add((namespace, name))
         if pod["spec"].get("schedulingGates"):
             return
-        node, why = await self._find_node(convert(pod, Pod))
+        # A pod that is being bound takes its room: the loop over nodes must not give it to another meanwhile.
+        async with self._one_at_a_time:
+            node, why = await self._find_node(convert(pod, Pod))
+            if node:
+                try:
+                    bound = await bind_pod(self._registry, _PODS, namespace, name, node, IN_PROCESS)
+                except (NotFound, Conflict):
+                    return  # gone, or somebody else was faster
+                self._waiting.discard((namespace, name))
+                self._place(bound)
         if not node:
             await self._tell_unschedulable(pod, why)
             return
-        try:
-            bound = await bind_pod(self._registry, _PODS, namespace, name, node, IN_PROCESS)
-        except (NotFound, Conflict):
-            return  # gone, or somebody else was faster
-        self._waiting.discard((namespace, name))
-        self._place(bound)
         await self._record(pod, "Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {node}", "Binding")
 
     def _place(self, pod: Object) -> None:
