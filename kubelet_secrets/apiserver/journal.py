@@ -15,11 +15,16 @@ from contextlib import closing
 from pathlib import Path
 
 from kubelet_secrets.apiserver.storage import Record, Storage
+from kubelet_secrets.apiserver.storagepaths import FORMER_PREFIXES, prefix_of
 from kubelet_secrets.errors import HostError
 
 FILE_NAME = "state.db"
-FORMAT = 1
-"""Of the file, in SQLite's ``user_version``. 0, which the first servers left there, is the same as 1."""
+FORMAT = 2
+"""Of the file, in SQLite's ``user_version``. 0, which the first servers left there, is the same as 1.
+
+2: keys are kube-apiserver's for every resource. What had others before is renamed when the file is opened; under which key its
+value was encrypted, ``storagepaths.former_key`` tells."""
+_RENAME = "UPDATE kv SET key = ? || substr(key, ?) WHERE substr(key, 1, ?) = ?"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS kv (
     rev INTEGER PRIMARY KEY,
@@ -106,7 +111,12 @@ def open_journal(directory: Path) -> SqliteJournal:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")
-        connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}PRAGMA user_version={FORMAT};COMMIT;")
+        connection.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}")
+        if connection.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
+            for plural, former in FORMER_PREFIXES.items():
+                connection.execute(_RENAME, (prefix_of(plural), len(former) + 1, len(former), former))
+        connection.execute(f"PRAGMA user_version={FORMAT}")
+        connection.execute("COMMIT")
     except sqlite3.Error as error:
         connection.close()
         is_locked = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kubelet_secrets.apiserver.encryptionconfig import CipherProvider, EncryptionConfiguration, KmsProvider
 from kubelet_secrets.apiserver.resources import SERVED
-from kubelet_secrets.apiserver.storage import ROOT
+from kubelet_secrets.apiserver.storagepaths import plural_of
 
 PLAIN = "identity"
 _GROUPS = {row.plural: row.resource.group for row in SERVED}
@@ -38,7 +38,7 @@ def count_keys(records: Iterable[tuple[str, bytes]], configuration: EncryptionCo
         records: (storage key, stored bytes) of every object there is.
         configuration: None: nothing is encrypted.
     """
-    counted = Counter((path.removeprefix(ROOT).partition("/")[0], key_of(stored)) for path, stored in records)
+    counted = Counter((plural_of(path), key_of(stored)) for path, stored in records)
     found = []
     for (plural, key), objects in sorted(counted.items()):
         group = _GROUPS.get(plural, "")

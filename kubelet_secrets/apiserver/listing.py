@@ -20,9 +20,9 @@ from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
-from kubelet_secrets.apiserver.storage import ROOT, Compacted, Record, Storage
+from kubelet_secrets.apiserver.storage import Compacted, Record, Storage
+from kubelet_secrets.apiserver.storagepaths import prefix_of, split_key
 from kubelet_secrets.apiserver.stored import open_object
-from kubelet_secrets.apiserver.watch import split_key
 
 CONTINUE_EXPIRED = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
@@ -62,7 +62,7 @@ class Page:
 
 
 def object_key(row: ServedResource, namespace: str, name: str) -> str:
-    return f"{ROOT}{row.plural}/{namespace}/{name}" if row.namespaced else f"{ROOT}{row.plural}/{name}"
+    return prefix_of(row.plural, namespace if row.namespaced else "") + name
 
 
 async def open_record(storage: Storage, record: Record) -> Stored:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.decode import DecodeError, decode
 from kubelet_secrets.api.references import config_map_names, secret_names
-from kubelet_secrets.apiserver.storage import ROOT, Change
+from kubelet_secrets.apiserver.storage import Change
+from kubelet_secrets.apiserver.storagepaths import prefix_of
 
-_PODS = f"{ROOT}pods/"
+_PODS = prefix_of("pods")
 _MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 
 Vertex = tuple[str, str, str]

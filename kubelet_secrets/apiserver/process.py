@@ -75,7 +75,8 @@ from kubelet_secrets.apiserver.role_controller import ensure_default_roles
 from kubelet_secrets.apiserver.routes import ApiApplication
 from kubelet_secrets.apiserver.server import listen
 from kubelet_secrets.apiserver.service_addresses import OWN_NAMES, ServiceAddresses, kubernetes_service
-from kubelet_secrets.apiserver.storage import ROOT, Storage
+from kubelet_secrets.apiserver.storage import Storage
+from kubelet_secrets.apiserver.storagepaths import prefix_of
 from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.apiserver.subresources import Subresources
 from kubelet_secrets.apiserver.token_secrets import TokenSecrets
@@ -197,7 +198,7 @@ async def _serve(
 ) -> None:
     hub = WatchHub(storage)
     graph = NodeGraph()
-    for record in storage.records(f"{ROOT}pods/"):
+    for record in storage.records(prefix_of("pods")):
         try:
             graph.set_pod(record.key, (await open_object(storage, record)).value)
         except TransformError as error:
@@ -269,7 +270,7 @@ def _count_keys(storage: Storage, encryption: EncryptionSource | None) -> list[K
     stored = (
         (record.key, record.stored)
         for plural in {row.plural for row in SERVED}
-        for record in storage.records(f"{ROOT}{plural}/")
+        for record in storage.records(prefix_of(plural))
         if record.stored is not None
     )
     return count_keys(stored, encryption.configuration if encryption is not None else None)

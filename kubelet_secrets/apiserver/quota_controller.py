@@ -20,8 +20,9 @@ from kubelet_secrets.apiserver.quota_admission import QUOTAS, STATUS_WRITE
 from kubelet_secrets.apiserver.registry import Registry
 from kubelet_secrets.apiserver.resources import ServedResource
 from kubelet_secrets.apiserver.selection import Selection
-from kubelet_secrets.apiserver.storage import ROOT, Change
-from kubelet_secrets.apiserver.watch import DELETED, split_key
+from kubelet_secrets.apiserver.storage import Change
+from kubelet_secrets.apiserver.storagepaths import prefix_of, split_key
+from kubelet_secrets.apiserver.watch import DELETED
 
 FULL_COUNT_S = 300.0
 _SETTLE_S = 0.05  # a namespace that is emptied is counted a few times, not once per object
@@ -59,7 +60,7 @@ class QuotaController:
             self._mark(namespace)
 
     def _has_quota(self, namespace: str) -> bool:
-        return bool(self._registry.storage.records(f"{ROOT}{QUOTAS.plural}/{namespace}/"))
+        return bool(self._registry.storage.records(prefix_of(QUOTAS.plural, namespace)))
 
     def _mark(self, namespace: str) -> None:
         self._dirty.add(namespace)
@@ -70,7 +71,7 @@ class QuotaController:
             self._mark(obj["metadata"]["namespace"])
 
     async def _mark_all(self) -> None:
-        for record in self._registry.storage.records(f"{ROOT}{QUOTAS.plural}/"):
+        for record in self._registry.storage.records(prefix_of(QUOTAS.plural)):
             self._mark(split_key(record.key)[1])
 
     async def _count(self, namespace: str) -> None:

@@ -13,7 +13,8 @@ from kubelet_secrets.apiserver.authz import Verdict
 from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.rbac import Policy, Resolution, find_grant, resolve
 from kubelet_secrets.apiserver.requestinfo import RequestInfo
-from kubelet_secrets.apiserver.storage import ROOT, Change, Storage
+from kubelet_secrets.apiserver.storage import Change, Storage
+from kubelet_secrets.apiserver.storagepaths import prefix_of, split_key
 from kubelet_secrets.apiserver.stored import open_object
 from kubelet_secrets.errors import aggregate_message
 
@@ -29,7 +30,7 @@ class RbacAuthorizer:
     async def load(self, storage: Storage) -> None:
         """Take in what is stored already. Raises: TransformError: one cannot be read; it is named."""
         for plural in _PLURALS:
-            for record in storage.records(f"{ROOT}{plural}/"):
+            for record in storage.records(prefix_of(plural)):
                 try:
                     self._set(record.key, (await open_object(storage, record)).value)
                 except TransformError as error:
@@ -40,10 +41,9 @@ class RbacAuthorizer:
         self._set(change.key, change.value)
 
     def _set(self, key: str, value: bytes | None) -> None:
-        plural, _, place = key.removeprefix(ROOT).partition("/")
+        plural, namespace, name = split_key(key)
         if plural not in _PLURALS:
             return
-        namespace, _, name = place.rpartition("/")
         obj = codec.decode(value, 0) if value is not None else None
         if plural.endswith("roles"):
             self.policy.set_role(namespace, name, obj)

@@ -17,7 +17,7 @@ from kubelet_secrets.api.selectors import (
 from kubelet_secrets.apiserver import statuses
 from kubelet_secrets.apiserver.codec import Object, read_path
 from kubelet_secrets.apiserver.resources import ServedResource
-from kubelet_secrets.apiserver.storage import ROOT
+from kubelet_secrets.apiserver.storagepaths import prefix_of
 
 EVERY_LABEL = LabelSelector()
 EVERY_FIELD = FieldSelector()
@@ -36,9 +36,7 @@ class Selection:
     @property
     def prefix(self) -> str:
         """Of the storage keys that can match."""
-        if self.row.namespaced and self.namespace:
-            return f"{ROOT}{self.row.plural}/{self.namespace}/"
-        return f"{ROOT}{self.row.plural}/"
+        return prefix_of(self.row.plural, self.namespace if self.row.namespaced else "")
 
     @property
     def key(self) -> str | None:

@@ -16,12 +16,12 @@ from typing import Protocol
 
 import trio
 
-from kubelet_secrets.apiserver.encryption import Opened, TransformerFor, plain
+from kubelet_secrets.apiserver.encryption import Opened, TransformerFor, TransformError, plain
+from kubelet_secrets.apiserver.storagepaths import former_key, plural_of
 from kubelet_secrets.errors import KubeletSecretsError
 
 log = logging.getLogger(__name__)
 
-ROOT = "/registry/"
 ABSENT = 0
 """As *expected* of a write: the key must not exist."""
 
@@ -129,7 +129,7 @@ class Storage:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> Record | None:
-        return self._live.get(_plural(key), {}).get(key)
+        return self._live.get(plural_of(key), {}).get(key)
 
     def records(self, prefix: str, revision: int | None = None) -> list[Record]:
         """Records of the keys under *prefix* (``/registry/secrets/`` or ``/registry/secrets/default/``), by key.
@@ -140,7 +140,7 @@ class Storage:
         Raises:
             Compacted: *revision* is older than the history.
         """
-        chosen = self._live.get(_plural(prefix), {})
+        chosen = self._live.get(plural_of(prefix), {})
         if revision is not None and revision != self.revision:
             chosen = self._rewound(chosen, revision)
         return [chosen[key] for key in sorted(chosen) if key.startswith(prefix)]
@@ -171,7 +171,20 @@ class Storage:
             TransformError: it cannot be decrypted.
         """
         assert record.stored is not None
-        return await self._transformer_for(_plural(record.key)).from_storage(record.stored, context=record.key.encode())
+        transformer = self._transformer_for(plural_of(record.key))
+        try:
+            return await transformer.from_storage(record.stored, context=record.key.encode())
+        except TransformError:
+            key = former_key(record.key)
+            if key is None:
+                raise
+            try:
+                opened = await transformer.from_storage(record.stored, context=key.encode())
+            except TransformError:
+                pass  # what the first attempt says is about the key that the object has
+            else:
+                return Opened(opened.value, is_stale=True)
+            raise
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -190,7 +203,7 @@ class Storage:
         """
         stored = None
         if value is not None:
-            stored = await self._transformer_for(_plural(key)).to_storage(value, context=key.encode())
+            stored = await self._transformer_for(plural_of(key)).to_storage(value, context=key.encode())
         write = _Write(key, stored, value, expected, previous)
         if self._journal is None:
             # No await between the check and the commit: this is what makes it atomic.
@@ -275,7 +288,7 @@ class Storage:
             listener(change)
 
     def _apply(self, record: Record) -> Record | None:
-        live = self._live.setdefault(_plural(record.key), {})
+        live = self._live.setdefault(plural_of(record.key), {})
         previous = live.pop(record.key, None)
         if record.stored is not None:
             live[record.key] = record
@@ -291,7 +304,7 @@ class Storage:
         self.revision = self.compacted = self._compacted_in_journal = compacted
         for record in records:
             if record.revision <= compacted:
-                self._live.setdefault(_plural(record.key), {})[record.key] = record
+                self._live.setdefault(plural_of(record.key), {})[record.key] = record
             else:
                 self._apply(record)
 
@@ -308,7 +321,3 @@ class Storage:
     def add_listener(self, listener: Callable[[Change], None]) -> None:
         """Call *listener* with every commit, in order of revision, before the writer hears of it. It must not raise."""
         self._listeners.append(listener)
-
-
-def _plural(key: str) -> str:
-    return key[len(ROOT) :].partition("/")[0]

@@ -24,7 +24,8 @@ from kubelet_secrets.apiserver import codec
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.encryption import TransformError
 from kubelet_secrets.apiserver.selection import Selection
-from kubelet_secrets.apiserver.storage import ROOT, Change, Compacted, Record, Storage
+from kubelet_secrets.apiserver.storage import Change, Compacted, Record, Storage
+from kubelet_secrets.apiserver.storagepaths import split_key
 from kubelet_secrets.apiserver.stored import open_object
 
 ADDED, MODIFIED, DELETED, BOOKMARK = "ADDED", "MODIFIED", "DELETED", "BOOKMARK"
@@ -68,12 +69,6 @@ class _SharedChange:
         if self._before is None and self.change.previous is not None:
             self._before = codec.decode(self.change.previous, self.change.previous_revision)
         return self._before
-
-
-def split_key(key: str) -> tuple[str, str, str]:
-    """``/registry/secrets/default/x`` → plural, namespace (empty for cluster-wide kinds), name."""
-    parts = key[len(ROOT) :].split("/")
-    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (parts[0], "", parts[1])
 
 
 class Subscription:

@@ -13,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubelet_secrets.apiserver.encryption import Opened, Transformer, TransformError
+from kubelet_secrets.apiserver.encryption_providers import make_transformer
+from kubelet_secrets.apiserver.encryptionconfig import Cipher, CipherProvider, Key
 from kubelet_secrets.apiserver.journal import FORMAT, open_journal
-from kubelet_secrets.apiserver.storage import ABSENT, Change, Compacted, RevisionMismatch, Storage
+from kubelet_secrets.apiserver.storage import ABSENT, Change, Compacted, Record, RevisionMismatch, Storage
 from kubelet_secrets.errors import HostError
+from kubelet_secrets.sensitive import SensitiveBytes
+from tests.apiserver.test_encryption_providers import no_kms
 
 A, B = "/registry/secrets/default/a", "/registry/secrets/default/b"
 
@@ -208,10 +212,44 @@ async def test_a_store_of_the_first_servers_opens(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
 
 
+async def test_keys_of_the_first_format_become_kube_apiservers(tmp_path: Path) -> None:
+    """Nodes and services had their plurals in them. Their values, encrypted for those, open still, and are stale."""
+    gcm = make_transformer([CipherProvider(Cipher.AESGCM, (Key("k", SensitiveBytes(bytes(32))),))], no_kms)
+    former = {
+        "/registry/nodes/n": "/registry/minions/n",
+        "/registry/services/specs/s": "/registry/services/specs/specs/s",
+    }
+    rows = []
+    for revision, key in enumerate([*former, "/registry/secrets/nodes/x"], 1):
+        rows.append((revision, key, revision, await gcm.to_storage(key.encode(), context=key.encode())))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        connection.executescript(
+            """
+            CREATE TABLE kv (rev INTEGER PRIMARY KEY, key TEXT NOT NULL, create_rev INTEGER NOT NULL, value BLOB);
+            CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+            PRAGMA user_version = 1;
+            """
+        )
+        connection.executemany("INSERT INTO kv VALUES (?, ?, ?, ?)", rows)
+        connection.commit()
+    for _ in range(2):  # once renamed, they stay
+        with closing(open_journal(tmp_path)) as journal:
+            storage = Storage(transformer_for=lambda _plural: gcm)
+            journal.load_into(storage)
+        for old, new in former.items():
+            record = storage.get(new)
+            assert record is not None, new
+            assert await storage.open(record) == (old.encode(), True)
+        assert storage.get("/registry/secrets/nodes/x") is not None
+    moved = Record("/registry/minions/other", 9, 9, rows[0][3])
+    with pytest.raises(TransformError, match="message authentication failed"):
+        await storage.open(moved)
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("PRAGMA user_version = 7", "has format 7, which a newer version wrote; this one reads up to 1"),
+        ("PRAGMA user_version = 7", "has format 7, which a newer version wrote; this one reads up to 2"),
         ("CREATE TABLE users (name TEXT)", "is another program's database"),
     ],
 )
@@ -257,7 +295,7 @@ async def test_concurrent_writers_of_one_key_win_one_at_a_time(tmp_path: Path) -
 
 
 async def test_failing_journal_fails_the_write_and_changes_nothing(tmp_path: Path) -> None:
-    from kubelet_secrets.apiserver.storage import Record, StorageFailed
+    from kubelet_secrets.apiserver.storage import StorageFailed
 
     class Full:
         def append(self, records: list[Record]) -> None:
