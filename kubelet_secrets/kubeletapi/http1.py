@@ -22,6 +22,7 @@ import trio
 IDLE_S = 180.0
 LARGEST_BODY_BYTES = 1 << 20
 _CHUNK_BYTES = 64 * 1024
+_LARGEST_EARLY_BYTES = 64 * 1024  # of requests that do not wait for the answer before them
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -85,7 +86,11 @@ class Exchange:
 
     @asynccontextmanager
     async def while_connected(self) -> AsyncIterator[None]:
-        """Cancel the body when the client goes away: for answers that may wait long for something to send."""
+        """Cancel the body when the client goes away: for answers that may wait long for something to send.
+
+        To notice it is to read. What is read is the next request, whose turn comes after this answer: an API server sends it as
+        soon as it has seen the answer's end, which may be before the block is left.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_connection, nursery.cancel_scope)
             yield
@@ -117,9 +122,11 @@ class Exchange:
             await self._stream.send_all(data)
 
     async def _watch_connection(self, scope: trio.CancelScope) -> None:
+        early = 0
         try:
-            while await self._stream.receive_some(_CHUNK_BYTES):
-                pass  # a client that waits for an answer has nothing to say; this connection ends with the answer
+            while early <= _LARGEST_EARLY_BYTES and (data := await self._stream.receive_some(_CHUNK_BYTES)):
+                self._machine.receive_data(bytes(data))
+                early += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()

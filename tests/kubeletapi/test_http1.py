@@ -84,6 +84,39 @@ async def test_long_answer_is_chunked_and_ends_with_the_client() -> None:
         await cancelled.wait()
 
 
+async def test_request_that_comes_before_a_long_answer_has_ended_is_answered() -> None:
+    """kube-apiserver keeps connections: the next request comes the moment it has seen the last chunk. It waited for 30 s."""
+
+    async def handle(exchange: Exchange) -> None:
+        if exchange.request.path == "/second":
+            await exchange.respond(200, "answered\n")
+            return
+        await exchange.begin()
+        async with exchange.while_connected():
+            await exchange.write(b"first")
+            await trio.testing.wait_all_tasks_blocked()  # what the client sends now is read by who looks after it
+            await exchange.finish()
+
+    async with serving(handle) as client:
+        await client.send_all(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
+        await read_until(client, b"first")
+        await client.send_all(b"GET /second HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert b"\r\n\r\nHTTP/1.1 200" in await read_until(client, b"answered\n")
+
+
+async def test_client_that_talks_on_through_a_long_answer_is_left(autojump_clock: trio.testing.MockClock) -> None:
+    async def handle(exchange: Exchange) -> None:
+        await exchange.begin()
+        async with exchange.while_connected():
+            await trio.sleep_forever()
+
+    async with serving(handle) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await read_until(client, b"\r\n\r\n")
+        await client.send_all(b"x" * 70_000)
+        assert await read_all(client) == b""
+
+
 async def test_upgrade_hands_out_the_stream_with_what_came_early() -> None:
     async def handle(exchange: Exchange) -> None:
         assert exchange.request.is_upgrade_to("spdy/3.1")
