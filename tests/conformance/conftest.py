@@ -60,7 +60,7 @@ def cluster(images: Path) -> Iterator[Cluster]:
         elif assets := find_assets():
             plane_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ks-plane-")))
             plane = stack.enter_context(run_control_plane(assets, plane_dir))
-            node = JoinedNode(directory, images, kubeconfig=plane.kubeconfig)
+            node = JoinedNode(directory, images, kubeconfig=plane.kubeconfig, is_shared=False)
             found = Cluster(
                 node.kubeconfig,
                 node.node_name,

@@ -27,6 +27,8 @@ TAINT = "kubelet-secrets.test/e2e=only:NoSchedule"
 class JoinedNode(Node):
     """Needs of the cluster what kubeadm gives it: bindings that let bootstrap tokens ask, and have their requests approved."""
 
+    is_shared: bool = True
+    """The cluster has pods of its own: they are kept away."""
     agent: Command = field(init=False)
 
     def start(self) -> None:
@@ -40,8 +42,7 @@ class JoinedNode(Node):
             "--kubelet-port",
             "0",
             "--rotate-server-certificates",
-            "--register-with-taints",
-            TAINT,
+            *(("--register-with-taints", TAINT) if self.is_shared else ()),
             *self.node_options,
         ]
         arguments = ["-v", "agent", "--bootstrap-kubeconfig", str(bootstrap), *options]
