@@ -43,7 +43,7 @@ RUNTIME = os.environ.get("KS_TEST_RUNTIME", "runc")
 WAIT = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 """A script that does nothing until SIGTERM, and ends at once then. PID 1 ignores signals that it has no handler for."""
 START_TIMEOUT_S = 90
-WAIT_TIMEOUT_S = 30
+WAIT_TIMEOUT_S = 60
 
 T = TypeVar("T")
 
