@@ -60,8 +60,11 @@ from kubelet_secrets.inspection import Inspection
 from kubelet_secrets.kubeletapi import server as kubelet_server
 from kubelet_secrets.kubeletapi.authn import Authenticator
 from kubelet_secrets.kubeletapi.authz import Authorizer
+from kubelet_secrets.kubeletapi.configz import configz
+from kubelet_secrets.kubeletapi.healthz import run_healthz
 from kubelet_secrets.kubeletapi.metrics import identity_metrics, node_metrics
 from kubelet_secrets.kubeletapi.routes import KubeletRoutes
+from kubelet_secrets.kubeletapi.samples import Sampler
 from kubelet_secrets.node.bootstrap import Identity, find_identity
 from kubelet_secrets.node.certfiles import SERVER, CertificateFiles
 from kubelet_secrets.node.certificates import client_template, serving_template
@@ -140,6 +143,8 @@ class AgentOptions:
     image_allow_list: tuple[str, ...] = ()  # patterns, checked
     kubelet_address: str = "0.0.0.0"  # the kubelet's own default; every request is authenticated
     kubelet_port: int = 0  # 0: any
+    healthz_address: str = "127.0.0.1"
+    healthz_port: int = 0  # 0: not served
     rotates_server_certificates: bool = False  # ask the cluster for the certificate that the kubelet's API shows
     client_ca_file: Path | None = (
         None  # who vouches for clients of the kubelet's API; None: who has signed the node's identity
@@ -330,6 +335,19 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     *identity_metrics(options.node_name, facts.kubelet_version),
                     *node_metrics(handover.store_fd, audit_records=audit.log.head.seq, lost_events=events.dropped),
                 ],
+                sampler=Sampler(
+                    node_name=options.node_name,
+                    cgroups=cgroups,
+                    views=pods.views,
+                    root_dir=options.root_dir,
+                    image_dir=options.image_dir,
+                    scratch_dir=run_dir / "scratch",
+                    images_bytes=lambda: sum(each.size_bytes for each in images.list()),
+                    clock=wall_clock,
+                ),
+                configuration=configz(
+                    options, port=facts.kubelet_port, rotates_certificates=identity.files is not None
+                ),
                 record=audit.log.note,
             )
             async with trio.open_nursery() as nursery:
@@ -384,6 +402,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                         await working.start(service.run)
                     working.start_soon(services.run)
                     working.start_soon(serve_kubelet)
+                    if options.healthz_port:
+                        working.start_soon(run_healthz, options.healthz_address, options.healthz_port)
                     working.start_soon(collector.run)
                     working.start_soon(collect_after, pods)
                     if options.projects_trust_bundles:

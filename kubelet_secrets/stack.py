@@ -81,6 +81,8 @@ class StackOptions:
     image_allow_list: tuple[str, ...] = ()
     kubelet_address: str = "127.0.0.1"  # where the kubelet's API listens
     kubelet_port: int = 0  # 0: any free port
+    healthz_address: str = "127.0.0.1"
+    healthz_port: int = 0  # 0: not served
     cni_conf_dir: Path | None = None
     cni_bin_dirs: tuple[Path, ...] = ()
     store_size_bytes: int = 512 << 20
@@ -206,6 +208,8 @@ async def run_stack(
             "--logs-size": str(options.logs_size_bytes),
             "--address": options.kubelet_address,
             "--kubelet-port": str(options.kubelet_port),
+            "--healthz-bind-address": options.healthz_address,
+            "--healthz-port": str(options.healthz_port),
             "--client-ca-file": str(client_ca),
             "--max-pods": str(options.max_pods),
             "--cluster-domain": options.cluster_domain,

@@ -14,6 +14,7 @@ from kubelet_secrets.cli.registration_options import agent_options, registration
 
 DEFAULT_ADDRESS = "0.0.0.0"  # as the kubelet: the API server has to reach it
 DEFAULT_KUBELET_PORT = 10250
+DEFAULT_HEALTHZ_PORT = 10248
 
 
 @click.command()
@@ -124,6 +125,8 @@ def agent(
                     "image_allow_list": list(node["image_allow_list"]),
                     "kubelet_address": node["kubelet_address"] or DEFAULT_ADDRESS,
                     "kubelet_port": DEFAULT_KUBELET_PORT if node["kubelet_port"] is None else node["kubelet_port"],
+                    "healthz_address": node["healthz_bind_address"],
+                    "healthz_port": DEFAULT_HEALTHZ_PORT if node["healthz_port"] is None else node["healthz_port"],
                     "client_ca_file": _absolute(client_ca_file),
                     "cni_conf_dir": _absolute(node["cni_conf_dir"]),
                     "cni_bin_dirs": [os.path.abspath(each) for each in node["cni_bin_dirs"]],

@@ -209,6 +209,18 @@ _NODE_OPTIONS = (
         help="Its port; 0 takes any, the Node object tells which.  [default: 10250; for up: 0]",
     ),
     click.option(
+        "--healthz-bind-address",
+        default="127.0.0.1",
+        show_default=True,
+        help="Where /healthz is answered to anybody who asks.",
+    ),
+    click.option(
+        "--healthz-port",
+        type=click.IntRange(0, 65535),
+        default=None,
+        help="Its port; 0 switches it off. One that is taken is waited for.  [default: 10248; for up: 0]",
+    ),
+    click.option(
         "--cni-conf-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=None,

@@ -89,6 +89,8 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         image_allow_list=options["image_allow_list"],
         kubelet_address=options["kubelet_address"] or "127.0.0.1",
         kubelet_port=options["kubelet_port"] or 0,
+        healthz_address=options["healthz_bind_address"],
+        healthz_port=options["healthz_port"] or 0,
         cni_conf_dir=Path(os.path.abspath(cni_conf_dir)) if cni_conf_dir else None,
         cni_bin_dirs=tuple(Path(os.path.abspath(each)) for each in options["cni_bin_dirs"]),
         store_size_bytes=options["store_size"],

@@ -19,6 +19,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Sample:
     value: float
     labels: Mapping[str, str] = field(default_factory=dict)
+    at_ms: int | None = None  # when it was so, in milliseconds since 1970; None: now
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ def render(metrics: Iterable[Metric]) -> str:
         for sample in metric.samples:
             labels = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(sample.labels.items()))
             value = int(sample.value) if float(sample.value).is_integer() else sample.value
-            lines.append(f"{metric.name}{{{labels}}} {value}" if labels else f"{metric.name} {value}")
+            at = "" if sample.at_ms is None else f" {sample.at_ms}"
+            lines.append(f"{metric.name}{{{labels}}} {value}{at}" if labels else f"{metric.name} {value}{at}")
     return "\n".join(lines) + "\n"
 
 

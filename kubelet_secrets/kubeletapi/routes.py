@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -15,21 +15,23 @@ from kubelet_secrets.access.record import AuditRecord, Kind
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.staticpod import is_static_pod
-from kubelet_secrets.kubeletapi import metrics
+from kubelet_secrets.kubeletapi import healthz, metrics
 from kubelet_secrets.kubeletapi.authn import Authenticator, UserInfo
 from kubelet_secrets.kubeletapi.authz import Authorizer, NotAuthorizable, attributes_of, error_text, forbidden_text
 from kubelet_secrets.kubeletapi.containerlogs import LogRefused, choose_run, parse_query
 from kubelet_secrets.kubeletapi.http1 import Exchange
+from kubelet_secrets.kubeletapi.podmetrics import is_running, pod_metrics
 from kubelet_secrets.kubeletapi.portforward import answer_port_forward
 from kubelet_secrets.kubeletapi.remotecommand import answer_attach, answer_exec
+from kubelet_secrets.kubeletapi.resourcemetrics import cadvisor_metrics, resource_metrics
+from kubelet_secrets.kubeletapi.samples import Sampler
+from kubelet_secrets.kubeletapi.summary import summary
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.parts import NodeParts
-from kubelet_secrets.pod.views import ContainerView, PodView
+from kubelet_secrets.pod.views import PodView
 from kubelet_secrets.runtime.logs import copy_log
 
 logger = logging.getLogger(__name__)
-
-_HEALTH = ("/healthz", "/healthz/ping", "/healthz/log", "/healthz/syncloop")
 
 
 class KubeletRoutes:
@@ -37,6 +39,8 @@ class KubeletRoutes:
 
     Args:
         gather: asked for the node's numbers at each scrape.
+        sampler: what containers use.
+        configuration: the answer to ``/configz``.
         record: told of each command in a container, also of a refused one; must not wait.
     """
 
@@ -48,6 +52,8 @@ class KubeletRoutes:
         authenticator: Authenticator,
         authorizer: Authorizer,
         gather: Callable[[], Iterable[metrics.Metric]],
+        sampler: Sampler,
+        configuration: Mapping[str, Any],
         record: Callable[[AuditRecord], object],
     ) -> None:
         self._pods = pods
@@ -55,6 +61,8 @@ class KubeletRoutes:
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._gather = gather
+        self._sampler = sampler
+        self._configuration = configuration
         self._record = record
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -92,16 +100,25 @@ class KubeletRoutes:
             return
         parts = request.path.strip("/").split("/")
         match request.method, parts:
-            case "GET", _ if request.path in _HEALTH:
+            case "GET", _ if request.path in healthz.PATHS:
                 await exchange.respond(HTTPStatus.OK, "ok")
             case "GET", ["pods"]:
                 await exchange.respond_json(_pod_list([_shown_pod(view) for view in self._pods.views()]))
             case "GET", ["runningpods"]:
-                views = [view for view in self._pods.views() if any(_is_running(each) for each in view.containers)]
+                views = [view for view in self._pods.views() if any(is_running(each) for each in view.containers)]
                 await exchange.respond_json(_pod_list([_shown_pod(view) for view in views]))
             case "GET", ["metrics"]:
-                text = metrics.render([*metrics.process_metrics(), *self._pod_metrics(), *self._gather()])
+                text = metrics.render([*metrics.process_metrics(), *pod_metrics(self._pods.views()), *self._gather()])
                 await exchange.respond(HTTPStatus.OK, text, content_type=metrics.CONTENT_TYPE)
+            case "GET", ["metrics", "resource" | "cadvisor" as which]:
+                sample = await self._sampler.look()
+                text = metrics.render(resource_metrics(sample) if which == "resource" else cadvisor_metrics(sample))
+                await exchange.respond(HTTPStatus.OK, text, content_type=metrics.CONTENT_TYPE)
+            case "GET", ["stats", "summary"]:
+                only = request.first("only_cpu_and_memory") in ("true", "1", "t", "T", "TRUE", "True")
+                await exchange.respond_json(summary(await self._sampler.look(), only_cpu_and_memory=only))
+            case "GET", ["configz"]:
+                await exchange.respond_json(self._configuration)
             case "GET", ["containerLogs", namespace, pod, container]:
                 await self._logs(exchange, namespace, pod, container)
             case "GET" | "POST", ["exec" | "attach", namespace, pod, container]:
@@ -179,26 +196,6 @@ class KubeletRoutes:
                 user=user.name,
             )
         )
-
-    def _pod_metrics(self) -> list[metrics.Metric]:
-        views = self._pods.views()
-        states: dict[str, int] = {}
-        for view in views:
-            for container in view.containers:
-                state = "running" if _is_running(container) else "exited" if container.instance else "created"
-                states[state] = states.get(state, 0) + 1
-        running = sum(1 for view in views if any(_is_running(each) for each in view.containers))
-        samples = tuple(metrics.Sample(count, {"container_state": state}) for state, count in sorted(states.items()))
-        return [
-            metrics.Metric(
-                "kubelet_running_pods", "gauge", "Pods that have a running container.", (metrics.Sample(running),)
-            ),
-            metrics.Metric("kubelet_running_containers", "gauge", "Containers by their state.", samples),
-        ]
-
-
-def _is_running(container: ContainerView) -> bool:
-    return container.instance is not None and container.instance.is_running
 
 
 def _shown_pod(view: PodView) -> Pod:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import secrets
 import ssl
 import termios
@@ -412,6 +413,37 @@ async def test_health_pods_metrics(cluster: Cluster) -> None:
     )
     assert (await _ask(cluster, f"/exec/default/{name}/app?command=ls&output=1"))[0] == 400
     assert await _ask(cluster, "/exec/default/nobody/app?command=ls&output=1") == (404, "pod does not exist\n")
+
+
+async def test_what_containers_use(cluster: Cluster) -> None:
+    """What metrics-server and dashboards read, of a container that works and holds memory."""
+    name = unique("busy")
+    script = "head -c 20000000 /dev/zero | tail -c 20000000 | (sleep 1; cat >/dev/null) & while :; do :; done"
+    limits = {"limits": {"cpu": "200m", "memory": "64Mi"}}
+    await cluster.run_pod(name, container(script=script, resources=limits))
+    labels = f'{{container="app",namespace="default",pod="{name}"}}'
+    read: dict[str, float] = {}
+    with trio.fail_after(60):
+        while read.get("container_cpu_usage_seconds_total", 0) < 0.2:
+            code, body = await _ask(cluster, "/metrics/resource")
+            assert code == 200
+            lines = [line.rpartition("}")[::2] for line in body.splitlines() if labels in line]
+            read = {head.partition("{")[0]: float(rest.split()[0]) for head, rest in lines}
+    assert read["container_memory_working_set_bytes"] > 100_000
+    assert "\nnode_cpu_usage_seconds_total " in body
+    assert "\nresource_scrape_error 0\n" in body
+    code, body = await _ask(cluster, "/stats/summary")
+    told = json.loads(body)
+    assert told["node"]["nodeName"] == cluster.stack.node_name
+    (pod,) = [each for each in told["pods"] if each["podRef"]["name"] == name]
+    assert pod["cpu"]["usageCoreNanoSeconds"] >= pod["containers"][0]["cpu"]["usageCoreNanoSeconds"] > 200_000_000
+    assert pod["containers"][0]["memory"]["availableBytes"] < 64 << 20
+    code, body = await _ask(cluster, "/stats/summary?only_cpu_and_memory=true")
+    assert "fs" not in json.loads(body)["node"]
+    code, body = await _ask(cluster, "/metrics/cadvisor")
+    assert re.search(rf'\ncontainer_cpu_cfs_periods_total{{container="app",id="\S+",.*pod="{name}"}} ', body)
+    code, body = await _ask(cluster, "/configz")
+    assert json.loads(body)["kubeletconfig"]["configMapAndSecretChangeDetectionStrategy"] == "Watch"
 
 
 async def test_who_may_ask_the_kubelet(cluster: Cluster) -> None:
