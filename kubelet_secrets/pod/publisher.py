@@ -127,8 +127,7 @@ class StatusPublisher:
             try:
                 answer = await self._client.patch(PODS, meta.namespace, meta.name, patch, Pod, subresource="status")
                 self._version = answer.metadata.resource_version
-            except (NotFound, Conflict) as error:
-                # 409: the name belongs to another pod by now (the patch carries the uid).
+            except NotFound as error:
                 logger.info("status of pod %s/%s has no addressee: %s", meta.namespace, meta.name, error)
                 if self._has_mirror:
                     self._pod = None if self._pod is pod else self._pod  # the next one will be named to us
@@ -136,6 +135,8 @@ class StatusPublisher:
                     self.is_gone = True
                 return True
             except (ApiError, ApiUnavailable) as error:
+                # 409 does not say whose it is: the name may belong to another pod by now (the patch carries the uid), which the
+                # watch will tell; or so many wrote at once that the server has given up, which it does after five tries.
                 logger.info("failed to update status of pod %s/%s: %s", meta.namespace, meta.name, error)
                 return False
         if self._pod is not None and self._pod.metadata.uid == meta.uid:

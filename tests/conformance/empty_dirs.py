@@ -24,6 +24,7 @@ from tests.conformance.framework import (
     content_line,
     mount,
     pod_body,
+    statuses,
     unique,
 )
 
@@ -74,6 +75,8 @@ async def _shared(f: Framework) -> None:
         )
     )  # fmt: skip
     await f.wait_running(pod)
+    # Upstream reads at once: the pod is Running, but its second container may not have come to write yet.
+    await f.wait(pod, lambda found: any("terminated" in each["state"] for each in statuses(found)))
     assert await f.exec(pod, "busybox-main-container", "cat /usr/share/volumeshare/shareddata.txt") == message
 
 
