@@ -17,7 +17,7 @@ from kubelet_secrets.api.meta import PODS, PodUID
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.api.staticpod import CONFIG_MIRROR
 from kubelet_secrets.client.rest import ApiClient
-from kubelet_secrets.errors import ApiError, ApiUnavailable, Conflict, NotFound
+from kubelet_secrets.errors import AlreadyExists, ApiError, ApiUnavailable, Conflict, NotFound
 from kubelet_secrets.pod.staticpods import StaticPod, make_mirror
 from kubelet_secrets.pod.wake import Wake
 
@@ -112,7 +112,7 @@ class MirrorPods:
         try:
             mirror = make_mirror(static, self._node().name, self._node_uid())
             await self._client.create(PODS, static.pod.metadata.namespace, mirror)
-        except Conflict:
+        except (AlreadyExists, Conflict):
             return False  # the watch will show which pod has the name
         except (ApiError, ApiUnavailable) as error:
             logger.warning("failed to create a mirror of pod %s/%s: %s", *static.full_name, error)

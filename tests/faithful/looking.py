@@ -32,15 +32,18 @@ walk() {
     done
 }
 show() {
-    stat -L -c '%a %u %g %s %n' "$1"
-    hexdump -ve '1/1 "%02x"' "$1"
-    echo
+    about=$(stat -L -c '%a %u %g %s %n' "$1") && content=$(hexdump -ve '1/1 "%02x"' "$1") || return 0
+    echo "$about"
+    echo "$content"
 }
 for place; do
     if [ -d "$place" ]; then walk "$place"; elif [ -f "$place" ]; then show "$place"; fi
 done
 """
-"""Prints two lines per file: mode, owner, size and path; content. ``..data`` and its like are no user's files."""
+"""Prints two lines per file: mode, owner, size and path; content. ``..data`` and its like are no user's files.
+
+A file that goes while it is looked at is left out: it was of a version that has just been replaced.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,12 @@ async def make_namespace(cluster: Cluster, name: str) -> None:
 
 
 async def apply(cluster: Cluster, text: str, namespace: str) -> None:
-    """Apply the manifests as they stand, with the namespace that ``kubectl -n`` would give them. Raises: ApiError."""
+    """Apply the manifests with the namespace that ``kubectl -n`` would give them, pods last. Raises: ApiError.
+
+    A container has the variables of those Services that the node knows when it starts it.
+    """
     manifests: list[ManifestObject] = parse_manifest(text.encode(), source="case.yaml")
-    for manifest in manifests:
+    for manifest in sorted(manifests, key=lambda each: each.kind == "Pod"):
         resource = find_resource(manifest.obj["apiVersion"], manifest.kind)
         assert resource is not None
         if resource.namespaced:
