@@ -19,6 +19,7 @@ import trio
 from kubelet_secrets.api.meta import NAMESPACES
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
+from kubelet_secrets.client.version import server_version
 from kubelet_secrets.runtime.tools import find_tools
 from kubelet_secrets.testing.images import build_busybox_image
 from tests.conformance import (
@@ -37,6 +38,7 @@ from tests.conformance import (
     service_accounts,
     subpaths,
 )
+from tests.conformance.features import lack
 from tests.conformance.framework import Case, Cluster, Framework, PrivateImage
 from tests.runtime.private_registry import PASSWORD, USERNAME, serve_registry
 
@@ -72,6 +74,8 @@ async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Map
         f = Framework(cluster, config, client, f"{name}-{number}")
         try:
             try:
+                if reason := lack(case.title, server):
+                    pytest.skip(reason)
                 with trio.fail_after(CASE_TIMEOUT_S):
                     await f.create_namespace(f.namespace)
                     await case.run(f)
@@ -90,6 +94,7 @@ async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Map
 
     async with open_client(config) as client, private_image(scratch) as image:
         cluster = dataclasses.replace(cluster, registry=image)
+        server = await server_version(client)
         async with trio.open_nursery() as nursery:
             for number, case in enumerate(cases):
                 await limit.acquire()

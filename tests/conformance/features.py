@@ -1,0 +1,72 @@
+"""Which rows are about something that older API servers do not have: they are skipped there, and say what they need.
+
+The version is the first that has the feature on by default; a row that does not stand here has to pass on every server.
+Source: https://kubernetes.io/docs/reference/command-line-tools-reference/feature-gates/ and its page of removed gates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kubelet_secrets.client.version import Version
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What was added to Kubernetes.
+
+    Attributes:
+        since: the first minor version of a server that the rows can pass on.
+        rows: beginnings of titles.
+    """
+
+    name: str
+    since: Version
+    rows: tuple[str, ...]
+
+
+_ACCOUNTS = "[sig-auth] ServiceAccounts"
+_DOWNWARD = "[sig-node] Downward API"
+
+FEATURES = (
+    Feature(
+        "hugepages in the downward API",
+        Version(1, 22),
+        (
+            f"{_DOWNWARD} [Disruptive] should provide container's limits.hugepages",
+            f"{_DOWNWARD} [Disruptive] should provide default limits.hugepages",
+        ),
+    ),
+    Feature("accounts without Secrets", Version(1, 24), (f"{_ACCOUNTS} no secret-based service account token",)),
+    Feature(
+        "status.hostIPs",
+        Version(1, 29),
+        (f"{_DOWNWARD} should provide hostIPs", "[sig-node] Pods should get a host IP"),
+    ),
+    Feature("tokens that name their node", Version(1, 30), (f"{_ACCOUNTS} should mount an API token into pods",)),
+    Feature("recursive read-only mounts", Version(1, 31), ("Mount recursive read-only",)),
+    Feature(
+        "names of variables in all of ASCII",
+        Version(1, 32),
+        (
+            "Variable Expansion allow almost all printable ASCII",
+            "[sig-node] Secrets should be consumable as environment variable names variable names with various prefixes",
+            "[sig-node] ConfigMap should be consumable as environment variable names when configmap keys start with a digit",
+        ),
+    ),
+    Feature("pod-level resources", Version(1, 34), (f"{_DOWNWARD} [Feature:PodLevelResources]",)),
+    Feature(
+        "generations of pods",
+        Version(1, 34),
+        ("[sig-node] Pods Extended pod generation", "Ephemeral Containers"),  # the latter look at the generation too
+    ),
+    Feature("fileKeyRef", Version(1, 35), ("FileKeyRef",)),
+)
+
+
+def lack(title: str, server: Version) -> str:
+    """Why the row cannot pass on *server*; "" when it has to."""
+    for feature in FEATURES:
+        if server < feature.since and title.startswith(feature.rows):
+            return f"needs Kubernetes ≥ {feature.since} ({feature.name}): the API server is {server}"
+    return ""
