@@ -23,6 +23,13 @@ def rfc3339_micro(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def rfc3339_nano(instant: datetime) -> str:
+    """``2026-11-23T20:40:01.1234+01:00``: in the zone of *instant*. Source: time.RFC3339Nano."""
+    whole, zone = instant.strftime("%Y-%m-%dT%H:%M:%S"), instant.isoformat()[-6:]
+    fraction = f".{instant.microsecond:06}".rstrip("0").rstrip(".")
+    return f"{whole}{fraction}{'Z' if zone == '+00:00' else zone}"
+
+
 def parse_rfc3339(text: str | None) -> datetime | None:
     """The instant that the API wrote, or None when it is unset or not a time.
 

@@ -14,6 +14,7 @@ from kubelet_secrets.api.fieldpath import split_subscript
 from kubelet_secrets.api.meta import ObjectMeta
 from kubelet_secrets.api.origin import Origin, OriginKind
 from kubelet_secrets.api.quantity import is_zero
+from kubelet_secrets.api.staticpod import CONFIG_SEEN, CONFIG_SOURCE
 from kubelet_secrets.errors import MissingObject
 from kubelet_secrets.explain.inventory import Inventory, is_cluster_made
 from kubelet_secrets.sensitive import SensitiveBytes
@@ -133,6 +134,8 @@ def _is_run_time_field(path: str, pod: Pod, *, is_template: bool) -> bool:
     if path == "metadata.labels":
         return is_template
     split = split_subscript(path)
+    if path == "metadata.annotations" or (split is not None and split[1] in (CONFIG_SEEN, CONFIG_SOURCE)):
+        return True  # the node adds where it has the pod from, and since when
     # Controllers add labels of their own: pod-template-hash, statefulset.kubernetes.io/pod-name, …
     return is_template and split is not None and split[0] == "metadata.labels" and split[1] not in pod.metadata.labels
 

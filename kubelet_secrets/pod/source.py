@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
+
+from msgspec.structs import replace as changed
 
 from kubelet_secrets.api.core import Pod, Service
 from kubelet_secrets.api.meta import PODS, SERVICES, PodUID
+from kubelet_secrets.api.staticpod import CONFIG_SEEN, CONFIG_SOURCE
+from kubelet_secrets.api.times import rfc3339_nano
 from kubelet_secrets.cache.reflector import ListWatcher, Reflector, Target
 
 logger = logging.getLogger(__name__)
@@ -34,13 +39,28 @@ class PodSink(Protocol):
 
 
 class PodSource:
-    """The pods of one node, from the API."""
+    """The pods of one node, from the API.
 
-    def __init__(self, client: ListWatcher, node_name: str, sink: PodSink) -> None:
+    The sink gets them with two annotations that the API does not have, and that containers can read by the downward API: where
+    the pod comes from, whatever it says of itself, and since when this agent knows it. Source: pkg/kubelet/config/config.go.
+
+    Args:
+        now: the clock, local.
+    """
+
+    def __init__(
+        self,
+        client: ListWatcher,
+        node_name: str,
+        sink: PodSink,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
+    ) -> None:
         target = Target(resource=PODS, kind=Pod, field_selector=f"spec.nodeName={node_name}")
         self._reflector = Reflector(client, target, self)
         self._sink = sink
-        self._known: set[PodUID] = set()
+        self._now = now
+        self._known: dict[PodUID, str] = {}  # since when
         self._is_failing = False
 
     async def run(self) -> None:
@@ -54,21 +74,22 @@ class PodSource:
     # What the reflector calls.
 
     def replace(self, objects: Sequence[Pod]) -> None:
-        present = {PodUID(pod.metadata.uid) for pod in objects}
-        for uid in self._known - present:
+        for uid in self._known.keys() - {PodUID(pod.metadata.uid) for pod in objects}:
+            del self._known[uid]
             self._sink.pod_removed(uid)
-        self._known = present
         for pod in objects:
-            self._sink.pod_changed(pod)
+            self.upsert(pod)
         self._sink.pods_synced()
 
     def upsert(self, obj: Pod) -> None:
-        self._known.add(PodUID(obj.metadata.uid))
-        self._sink.pod_changed(obj)
+        meta = obj.metadata
+        seen = self._known.setdefault(PodUID(meta.uid), rfc3339_nano(self._now()))
+        annotations = {**meta.annotations, CONFIG_SOURCE: "api", CONFIG_SEEN: seen}
+        self._sink.pod_changed(changed(obj, metadata=changed(meta, annotations=annotations)))
 
     def remove(self, obj: Pod) -> None:
         uid = PodUID(obj.metadata.uid)
-        self._known.discard(uid)
+        self._known.pop(uid, None)
         self._sink.pod_removed(uid)
 
     def report(self, error: Exception | None) -> None:

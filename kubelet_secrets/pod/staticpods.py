@@ -23,7 +23,7 @@ from kubelet_secrets.api.decode import convert
 from kubelet_secrets.api.defaults import default_pod
 from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.api.staticpod import CONFIG_HASH, CONFIG_MIRROR, CONFIG_SEEN, CONFIG_SOURCE, api_object_reference
-from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.api.times import rfc3339_nano
 from kubelet_secrets.api.validation.fields import invalid_message
 from kubelet_secrets.api.validation.pods import validate_pod
 from kubelet_secrets.errors import UsageError
@@ -107,7 +107,7 @@ def _bind(manifest: dict[str, Any], node_name: str, digest: str, seen: datetime)
         meta["name"] = f"{meta['name']}-{node_name.lower()}"
     meta["namespace"] = meta.get("namespace") or "default"
     annotations = meta["annotations"] = dict(meta.get("annotations") or {})
-    annotations |= {CONFIG_HASH: digest, CONFIG_SOURCE: "file", CONFIG_SEEN: rfc3339(seen)}
+    annotations |= {CONFIG_HASH: digest, CONFIG_SOURCE: "file", CONFIG_SEEN: rfc3339_nano(seen)}
     spec["nodeName"] = node_name
     tolerations = [each for each in spec.get("tolerations") or () if not _is_everything(each)]
     spec["tolerations"] = [*tolerations, {"effect": "NoExecute", "operator": "Exists"}]

@@ -364,6 +364,7 @@ ENVIRONMENTS = {
                     "metadata.uid",
                     "metadata.labels['a']",
                     "metadata.annotations['none']",
+                    "metadata.annotations['kubernetes.io/config.source']",
                     "spec.nodeName",
                     "spec.serviceAccountName",
                     "status.hostIP",
