@@ -264,6 +264,11 @@ class ControlPlane:
         """Of etcd and the API server."""
         return tuple(self._processes[name].pid for name in ("etcd", "kube-apiserver"))
 
+    @property
+    def etcd_url(self) -> str:
+        """Plain HTTP, on loopback."""
+        return f"http://127.0.0.1:{self._ports.client}"
+
     def start(self) -> None:
         """Start everything; returns when the API server is ready, the controllers are at work and nodes may join.
 
