@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import socket
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -80,9 +80,6 @@ async def serve_registry(directory: Path, layout: str, tools: Tools) -> AsyncIte
     Args:
         directory: made; holds everything of it.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     directory.mkdir()
     directory.joinpath("htpasswd").write_text(HTPASSWD)
     directory.joinpath("config.yml").write_text(
@@ -90,7 +87,7 @@ async def serve_registry(directory: Path, layout: str, tools: Tools) -> AsyncIte
 version: 0.1
 log: {{accesslog: {{disabled: true}}, level: info}}
 storage: {{filesystem: {{rootdirectory: {directory}/data}}}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "127.0.0.1:0"}}
 auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}
 """
     )
@@ -102,13 +99,10 @@ auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}
         )  # fmt: skip
     try:
         with trio.fail_after(30):
-            while True:
-                try:
-                    stream = await trio.open_tcp_stream("127.0.0.1", port)
-                    await stream.aclose()
-                    break
-                except OSError:
-                    await trio.sleep(0.02)
+            while not (found := re.search(r"listening on 127\.0\.0\.1:(\d+)", log.read_text())):
+                assert process.returncode is None, log.read_text()
+                await trio.sleep(0.02)
+            port = found[1]
             authfile = directory / "auth.json"
             authfile.write_bytes(registry_module.auth_document(f"127.0.0.1:{port}", GOOD))
             push = await run_tool(
