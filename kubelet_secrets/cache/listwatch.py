@@ -19,6 +19,7 @@ that breaks for want of an answer is resumed where it was, where client-go lists
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
@@ -207,9 +208,9 @@ class ListWatch(Generic[K]):
         self._backoff = Backoff(random, first_s=0.8)
         self._forbidden_backoff = Backoff(random, first_s=0.05)
         self._initial: dict[tuple[str, str], K] = {}  # of a streaming list that is not complete yet
-        self._opened_at_s = 0.0
+        self._opened_at_s = math.inf  # the current watch; it has not begun
         self._has_observed = False  # anything, on the current watch
-        self._is_fresh = False  # resource_version comes from a list, and no watch has yet begun there
+        self._is_fresh = False  # resource_version comes from a list, and no watch has lasted from there
         self._is_healthy = True
 
     def forget_failures(self) -> None:
@@ -266,6 +267,7 @@ class ListWatch(Generic[K]):
         if not self.resource_version:
             return self._relist()
         self.phase = Phase.WATCHING
+        self._opened_at_s = math.inf
         return (Watch(self.resource_version, self._timeout_s()),)
 
     def _observe_initial(self, event: WatchEvent[K]) -> tuple[Command[K], ...]:
@@ -300,14 +302,19 @@ class ListWatch(Generic[K]):
         return (command, *(self._resume() if then_watch else ()))
 
     def _end(self, now_s: float) -> tuple[Command[K], ...]:
-        if self.phase is Phase.WATCHING and (self._has_observed or now_s >= self._opened_at_s + _SHORT_WATCH_S):
+        if self.phase is Phase.WATCHING and (self._has_observed or self._has_lasted(now_s)):
             self._is_fresh = False
             return self._resume()
         # Not healthy, nor worth a report: nobody has said anything.
         self.phase = Phase.WAITING
         return (Wait(self._backoff.next(now_s)),)
 
+    def _has_lasted(self, now_s: float) -> bool:
+        return now_s >= self._opened_at_s + _SHORT_WATCH_S
+
     def _fail(self, error: Failure, now_s: float) -> tuple[Command[K], ...]:
+        if self._has_lasted(now_s):
+            self._is_fresh = False  # it was good for a while, quiet as it may have been
         if isinstance(error, Expired):
             # Nothing is wrong: we were away for long. But a server that says so of a fresh version is waited for.
             is_stale, self._is_fresh = bool(self.resource_version) and not self._is_fresh, False

@@ -142,6 +142,12 @@ def test_expired_event_inside_a_watch_relists() -> None:
     synced_by_list().says(Observed(bookmark(6))).says(Failed(EXPIRED), LIST)
 
 
+def test_version_that_was_good_until_an_outage_may_expire_in_it() -> None:
+    """Quiet objects of an API server that was started again: its cache begins later. That is no failure."""
+    dialogue = synced_by_list().says(Failed(UNREACHABLE), Report(UNREACHABLE), Wait(0.8), after_s=60)
+    dialogue.says(Waited(), watch(5), after_s=1).says(Failed(EXPIRED), LIST, after_s=0)
+
+
 def test_server_that_expires_what_it_has_just_listed_is_not_hammered() -> None:
     dialogue = synced_by_list().says(Failed(EXPIRED), Report(EXPIRED), Wait(0.8), after_s=0)
     dialogue.says(Waited(), LIST, after_s=1).says(Failed(EXPIRED), Wait(1.6), after_s=0)
