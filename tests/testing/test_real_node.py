@@ -6,13 +6,6 @@ shows the test itself to be sound, and of upstream nothing. The official tests, 
 
 from __future__ import annotations
 
-import select
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from secrets import token_hex
-
 import pytest
 import trio
 
@@ -20,89 +13,20 @@ from kubelet_secrets.api.core import Lease
 from kubelet_secrets.api.core import Node as NodeObject
 from kubelet_secrets.api.meta import CERTIFICATE_SIGNING_REQUESTS, LEASES, NODES
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
-from kubelet_secrets.notify import NotifySocket
-from kubelet_secrets.testing.controlplane import ControlPlane, find_assets, run_control_plane
-from kubelet_secrets.testing.images import build_busybox_image
-from tests.cli.command import run_cli
 from tests.e2e.stacks import (
-    IMAGE,
-    START_TIMEOUT_S,
     Cluster,
-    Command,
-    Node,
     container,
-    find_leftovers,
     mount,
-    open_cluster,
-    scrub,
     secret_env,
     secret_volume,
 )
 from tests.podexec import websocket_exec
-from tests.testing.programs import write_programs
+from tests.testing.conftest import PlaneNode
 
 pytestmark = [
     pytest.mark.fuse,
     pytest.mark.runtime,
 ]
-
-
-@dataclass
-class PlaneNode(Node):
-    """A node that joins *plane* with a bootstrap token, as kubeadm's do."""
-
-    plane: ControlPlane = field(kw_only=True)
-
-    def start(self) -> None:
-        self.kubeconfig = self.plane.kubeconfig
-        bootstrap = self.directory / "bootstrap.kubeconfig"
-        self.plane.make_bootstrap_kubeconfig(bootstrap)
-        notifications = NotifySocket()
-        arguments = [
-            *("-v", "agent", "--bootstrap-kubeconfig", str(bootstrap), "--rotate-server-certificates"),
-            *("--client-ca-file", str(self.plane.client_ca_file), "--kubelet-port", "0"),
-            *("--node-labels", "example.org/rack=7", *self.node_options),
-        ]
-        self.agent = Command(arguments, self.directory / "agent.log", env={"NOTIFY_SOCKET": notifications.address})
-        readable, _, _ = select.select([notifications.socket], [], [], START_TIMEOUT_S)
-        notifications.close()
-        assert readable, self.agent.stderr
-
-    def stop(self) -> None:
-        assert self.agent.stop() == 0, self.agent.stderr[-3000:]
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[PlaneNode]:
-    with tempfile.TemporaryDirectory(prefix="ks-plane-") as place:
-        directory = Path(place)
-        for each in ("plane", "programs", "images", "n"):
-            (directory / each).mkdir(mode=0o700)
-        layout = build_busybox_image(directory / "busybox")
-        done = run_cli("image", "import", layout, IMAGE, "--image-dir", directory / "images")
-        assert done.returncode == 0, done.stderr
-        name = f"plane-{token_hex(4)}"
-        stand_ins = write_programs(directory / "programs", local_node=name)
-        assets = find_assets() or find_assets({"KUBEBUILDER_ASSETS": str(stand_ins)})
-        assert assets is not None
-        with run_control_plane(assets, directory / "plane") as plane:
-            made = PlaneNode(directory / "n", directory / "images", node_name=name, plane=plane)
-            try:
-                made.start()
-                yield made
-                made.stop()
-            finally:
-                if hasattr(made, "agent") and made.agent.process.poll() is None:
-                    made.agent.stop()
-                scrub(made.directory, made.node_name)
-        assert find_leftovers(made.directory, made.node_name) == []
-
-
-@pytest.fixture
-async def cluster(node: PlaneNode) -> AsyncIterator[Cluster]:
-    with trio.fail_after(240):
-        async with open_cluster(node) as opened:
-            yield opened
 
 
 async def test_node_is_ready_and_alive(cluster: Cluster) -> None:
