@@ -79,7 +79,8 @@ def explain_files(
         mounts.append(_mount_view(path, mount, volume, sub_path))
         payload = volumes.payloads.get(mount.name)
         if payload is None or not is_known(sub_path):
-            placed.append(Placed(index=index, view=mounts[-1], files=None))
+            is_empty = volume.empty_dir is not None and not _is_filled(pod, container, mount.name)
+            placed.append(Placed(index=index, view=mounts[-1], files=None, stays_empty=is_empty))
             continue
         hidden = hidden_names(pod, mount.name)
         payload = {each: file for each, file in payload.items() if is_in_sight(each, sub_path, hidden)}
@@ -107,6 +108,12 @@ def explain_files(
     problems += _hidden_problems(covered, where)
     problems += nesting_problems(placed, where)
     return Files(mounts=tuple(mounts), files=tuple(visible), problems=tuple(problems))
+
+
+def _is_filled(pod: Pod, container: Container, volume: str) -> bool:
+    """Whether another container can have written to the volume before this one starts, be it at a later attempt."""
+    others = (each for each in (*pod.spec.init_containers, *pod.spec.containers) if each.name != container.name)
+    return any(mount.name == volume and not mount.read_only for each in others for mount in each.volume_mounts)
 
 
 def _mount_view(path: str, mount: VolumeMount, volume: Volume, sub_path: str) -> MountView:

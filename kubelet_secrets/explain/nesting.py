@@ -2,7 +2,7 @@
 
 Pure. A kubelet makes such places inside a read-only volume beforehand, but counts them from the volume's root: below a mount
 that shows only a part of a volume (subPath) they are missing, and the runtime cannot make them there. And it makes directories,
-on which no file can be mounted.
+on which no file can be mounted. In an emptyDir it makes none.
 
 Source: pkg/volume/util/nested_volumes.go, which looks at no subPath; semantics §2.2 step 5, §5.4.
 """
@@ -23,6 +23,7 @@ class Placed:
     index: int  # in the container's volumeMounts
     view: MountView
     files: Collection[str] | None  # paths in the container; None where only a running node knows
+    stays_empty: bool = False  # an emptyDir that nobody can have put anything into when this container starts
 
     @property
     def kind(self) -> str:
@@ -64,9 +65,13 @@ def _obstacle_in(placed: Sequence[Placed], mount: Placed) -> str:
     outer = [other for other in placed if other.view.path != mount.view.path]
     found = topmost([other.view.path for other in outer], mount.view.path)
     below = outer[found] if found is not None else None
-    if below is None or below.files is None:
+    if below is None:
         return ""
     what = f"volume {below.view.volume}, read-only at {below.view.path}"
+    if below.stays_empty and below.view.read_only:
+        return f"{what}, is empty"
+    if below.files is None:
+        return ""
     if not below.view.sub_path:
         # The kubelet makes a directory for every mount beneath, whatever will be mounted on it.
         return f"{what}, has a directory there, and this is a file" if mount.kind == "file" else ""

@@ -67,6 +67,20 @@ def test_what_only_a_running_node_knows_is_no_problem() -> None:
     assert told("mountPath: /m, subPath: d", "mountPath: /m/new", volume="{name: v, emptyDir: {}}") == []
 
 
+def test_an_empty_volume_that_is_mounted_read_only_has_no_place() -> None:
+    """As seen of kubelet 1.20.2 with containerd, and here."""
+    volume = "{name: v, emptyDir: {medium: Memory}}"
+    assert told("mountPath: /m, readOnly: true", "mountPath: /m/x", volume=volume) == [
+        "nothing can be mounted at /m/x: volume v, read-only at /m, is empty"
+    ]
+    assert told("mountPath: /m, readOnly: true, subPath: d", "mountPath: /m/x", volume=volume)
+    assert told("mountPath: /m", "mountPath: /m/x", volume=volume) == []
+    filling = "initContainers: [{name: i, image: x, volumeMounts: [{name: v, mountPath: /out}]}]"
+    mounts = "volumeMounts: [{name: w, mountPath: /m/x}, {name: v, mountPath: /m, readOnly: true}]"
+    explanation = explain_yaml(secret("db", k="1") + pod(mounts, volumes=f"[{volume}, {INNER}]", spec=filling))
+    assert problems(explanation, "mount-impossible") == []
+
+
 @pytest.mark.parametrize(
     ("first", "second", "obstacle"),
     [
