@@ -384,6 +384,11 @@ class ContainerRestartRule(ApiStruct):
     exit_codes: ContainerRestartRuleOnExitCodes | None = None
 
 
+class ContainerResizePolicy(ApiStruct):
+    resource_name: str = ""
+    restart_policy: str = ""
+
+
 class Container(ApiStruct):
     name: str = ""
     image: str = ""
@@ -405,6 +410,7 @@ class Container(ApiStruct):
     security_context: SecurityContext | None = None
     restart_policy: str | None = None  # "Always" on an init container makes it a sidecar
     restart_policy_rules: tuple[ContainerRestartRule, ...] = ()
+    resize_policy: tuple[ContainerResizePolicy, ...] = ()
     target_container_name: str = ""  # of an ephemeral container: whose processes it sees
     stdin: bool = False
     stdin_once: bool = False

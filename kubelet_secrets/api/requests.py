@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+import msgspec
+
 from kubelet_secrets.api import quantity
 from kubelet_secrets.api.core import Container, Pod, Quantity
 
@@ -56,6 +58,40 @@ def request_amounts(pod: Pod) -> dict[str, int]:
     return {name: _amount(name, amount) for name, amount in pod_requests(pod).items()}
 
 
+def placed_amounts(pod: Pod) -> dict[str, int]:
+    """:func:`request_amounts` of a pod that is on a node: of what a container asks for, is allocated and has, the most; what
+    the node can never give it does not count. Source: determineContainerReqs, with UseStatusResources.
+    """
+    is_infeasible = any(
+        each.type == "PodResizePending" and each.reason == "Infeasible" for each in pod.status.conditions
+    )
+    statuses = {each.name: each for each in (*pod.status.init_container_statuses, *pod.status.container_statuses)}
+
+    def counted(container: Container) -> Container:
+        status = statuses.get(container.name)
+        if status is None or status.resources is msgspec.UNSET:
+            return container
+        asked = dict(container.resources.requests)
+        allocated = {} if status.allocated_resources is msgspec.UNSET else status.allocated_resources
+        for name in _POD_LEVEL:
+            candidates = [each[name] for each in (status.resources.requests, allocated) if name in each]
+            if not is_infeasible and name in asked:
+                candidates.append(asked[name])
+            if candidates:
+                asked[name] = max(candidates, key=quantity.parse)
+        return msgspec.structs.replace(
+            container, resources=msgspec.structs.replace(container.resources, requests=asked)
+        )
+
+    containers, init_containers = pod.spec.containers, pod.spec.init_containers
+    spec = msgspec.structs.replace(
+        pod.spec,
+        containers=tuple(map(counted, containers)),
+        init_containers=tuple(counted(each) if each.restart_policy == "Always" else each for each in init_containers),
+    )
+    return request_amounts(msgspec.structs.replace(pod, spec=spec))
+
+
 @dataclass(frozen=True, slots=True)
 class Shortage:
     """A resource of which a node has not enough left."""
@@ -89,6 +125,11 @@ def shortages(
 
 def _amount(name: str, amount: Fraction) -> int:
     return math.ceil(amount * 1000) if name == "cpu" else math.ceil(amount)
+
+
+def amount_of(name: str, amount: Quantity) -> int:
+    """One amount in the units of :func:`request_amounts`."""
+    return _amount(name, quantity.parse(amount))
 
 
 def _requests(container: Container) -> dict[str, Fraction]:

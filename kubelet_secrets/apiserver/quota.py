@@ -14,9 +14,10 @@ from fractions import Fraction
 
 from kubelet_secrets.api import quantity
 from kubelet_secrets.api.core import Quantity
+from kubelet_secrets.api.qosclass import qos_class
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.resources import SERVED, ServedResource
-from kubelet_secrets.apiserver.strategy import TERMINAL_PHASES, qos_class
+from kubelet_secrets.apiserver.strategy import TERMINAL_PHASES
 
 Usage = dict[str, Fraction]
 

@@ -27,10 +27,11 @@ class ResourceQuota(Plugin):
 
     async def validate(self, attributes: Attributes, finder: Finder) -> None:
         row, obj = attributes.row, attributes.obj
-        if obj is None or attributes.subresource or not row.namespaced or row.is_review:
+        is_resize = row.kind == "Pod" and attributes.subresource == "resize"
+        if obj is None or (attributes.subresource and not is_resize) or not row.namespaced or row.is_review:
             return
-        # Of updates only those of a Service can take more: its type may change.
-        if attributes.verb != "create" and row.kind != "Service":
+        # Of updates only those of a Service can take more, whose type may change, and those that resize a pod.
+        if attributes.verb != "create" and row.kind != "Service" and not is_resize:
             return
         delta = quota.usage_of(row, obj)
         if attributes.old is not None:

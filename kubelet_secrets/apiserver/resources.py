@@ -158,6 +158,7 @@ SERVED: tuple[ServedResource, ...] = (
             Subresource("exec", "PodExecOptions", ("create", "get")),
             Subresource("log", "Pod", ("get",)),
             Subresource("portforward", "PodPortForwardOptions", ("create", "get")),
+            Subresource("resize", "Pod", ("get", "patch", "update")),
             _status("Pod"),
         ),
         selectable=_same(

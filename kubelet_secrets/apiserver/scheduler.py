@@ -18,7 +18,7 @@ from kubelet_secrets.api import meta
 from kubelet_secrets.api.core import Node, Pod
 from kubelet_secrets.api.decode import convert
 from kubelet_secrets.api.nodeaffinity import matches_node, untolerated_taint
-from kubelet_secrets.api.requests import request_amounts, shortages
+from kubelet_secrets.api.requests import placed_amounts, request_amounts, shortages
 from kubelet_secrets.api.times import rfc3339, rfc3339_micro
 from kubelet_secrets.apiserver.codec import Object
 from kubelet_secrets.apiserver.registry import IN_PROCESS, Registry
@@ -52,7 +52,8 @@ class Scheduler:
         if spec.get("nodeName") or has_ended:
             self._waiting.discard(key)
             if not has_ended:
-                self._place(pod)
+                if self._place(pod):
+                    await self._schedule_waiting()
             elif self._placed.pop(metadata["uid"], None) is not None:
                 await self._schedule_waiting()
         elif "deletionTimestamp" not in metadata and spec.get("schedulerName", NAME) == NAME:
@@ -92,9 +93,13 @@ class Scheduler:
             return
         await self._record(pod, "Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {node}", "Binding")
 
-    def _place(self, pod: Object) -> None:
+    def _place(self, pod: Object) -> bool:
+        """Note what *pod* takes of its node; returns whether that is less than before: it was resized."""
         typed = convert(pod, Pod)
-        self._placed[typed.metadata.uid] = (typed.spec.node_name, request_amounts(typed))
+        _, before = self._placed.get(typed.metadata.uid, ("", {}))
+        now = placed_amounts(typed)
+        self._placed[typed.metadata.uid] = (typed.spec.node_name, now)
+        return any(now.get(name, 0) < amount for name, amount in before.items())
 
     async def _find_node(self, pod: Pod) -> tuple[str, str]:
         """A node's name, or an empty one and why there is none."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import Enum
-from fractions import Fraction
 
-from kubelet_secrets.api import quantity
+from kubelet_secrets.api.qosclass import qos_class
 from kubelet_secrets.api.times import parse_rfc3339, rfc3339
 from kubelet_secrets.apiserver import csr
 from kubelet_secrets.apiserver.attributes import DeleteOptions, Propagation, User
@@ -91,6 +90,8 @@ def _prepare_pod_update(pod: Object, old: Object, subresource: str) -> None:
         pod["spec"] = {**old["spec"]}
         if wanted is not None:
             pod["spec"]["ephemeralContainers"] = wanted
+    elif subresource == "resize":
+        _keep_all_but_resources(pod, old)
     elif subresource == "" and "spec" in pod:
         _copy(pod["spec"], old["spec"], "ephemeralContainers")
     elif subresource == "status":
@@ -99,37 +100,28 @@ def _prepare_pod_update(pod: Object, old: Object, subresource: str) -> None:
             _copy(status, old_status, "qosClass")
 
 
+def _keep_all_but_resources(pod: Object, old: Object) -> None:
+    """Containers that were renamed or moved stay as they came: the rules refuse them. Source: dropNonResizeUpdates."""
+    wanted = pod.get("spec") or {}
+    pod["spec"] = {**old["spec"]}
+    for field in ("containers", "initContainers"):
+        asked, given = wanted.get(field) or [], old["spec"].get(field) or []
+        if [each.get("name") for each in asked] != [each.get("name") for each in given]:
+            pod["spec"][field] = asked
+        elif given:
+            pod["spec"][field] = [{**each} for each in given]
+            for container, resized in zip(pod["spec"][field], asked, strict=True):
+                for changed in ("resources", "resizePolicy"):
+                    _copy(container, resized, changed)
+    metadata = {name: pod["metadata"][name] for name in ("resourceVersion", "managedFields") if name in pod["metadata"]}
+    pod["metadata"] = {**{k: v for k, v in old["metadata"].items() if k not in metadata}, **metadata}
+
+
 def _copy(target: Object, source: Object, field: str) -> None:
     if field in source:
         target[field] = source[field]
     else:
         target.pop(field, None)
-
-
-def qos_class(spec: Object) -> str:
-    """Source: pkg/apis/core/helper/qos, ComputePodQOS: requests and limits of cpu and memory only."""
-    is_guaranteed, has_any = True, False
-    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
-        resources = container.get("resources") or {}
-        limits, requests = _compute(resources.get("limits")), _compute(resources.get("requests"))
-        has_any = has_any or bool(limits or requests)
-        is_guaranteed = is_guaranteed and len(limits) == 2 and {**limits, **requests} == limits
-    if not has_any:
-        return "BestEffort"
-    return "Guaranteed" if is_guaranteed else "Burstable"
-
-
-def _compute(amounts: Object | None) -> dict[str, Fraction]:
-    """The cpu and memory of *amounts* that are not zero. What is no quantity is left out: the rules refuse it later."""
-    found = {}
-    for name in ("cpu", "memory"):
-        try:
-            amount = quantity.parse((amounts or {}).get(name, 0))
-        except ValueError:
-            continue
-        if amount:
-            found[name] = amount
-    return found
 
 
 # --- deletion --------------------------------------------------------------------------------------------------------

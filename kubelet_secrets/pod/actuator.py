@@ -35,11 +35,13 @@ from kubelet_secrets.pod.plan import (
     HoldStart,
     KillContainer,
     KillPod,
+    ResizeContainer,
     StartContainer,
     restart_key,
 )
 from kubelet_secrets.pod.podsandbox import PodSandbox
 from kubelet_secrets.pod.probes import Probes
+from kubelet_secrets.pod.resizer import Resizer
 from kubelet_secrets.pod.state import (
     ContainerKind,
     Instance,
@@ -83,7 +85,7 @@ class PodActuator:
     """One pod's containers.
 
     Args:
-        pod: as first seen; :attr:`pod` is replaced when the API changes it.
+        pod: as first seen, with what it is allocated; :attr:`pod` is replaced when that, or the API's word, changes.
         nursery: where watches for containers' ends run.
         changed: called when a container has ended or a probe's verdict has changed; must not wait.
 
@@ -91,6 +93,7 @@ class PodActuator:
         pod: the desired pod.
         failures: by container name, the last start that failed.
         instances: the runs of the pod's containers.
+        resizer: changes the resources of those that run.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class PodActuator:
             changed=changed,
             clock=parts.clock,
         )
+        self.resizer = Resizer(parts, self.instances, self._sandbox, report=partial(report, None))
         self._puller = ImagePuller(
             parts.images,
             parts.secrets,
@@ -250,6 +254,12 @@ class PodActuator:
 
         Cancellation: between two steps of one action at worst; plan again from what :meth:`observe` shows.
         """
+        resizes = [each for each in actions if isinstance(each, ResizeContainer)]
+        retry_at = await self.resizer.resize(self.pod, resizes) if resizes else None
+        if retry_at is not None and all(
+            isinstance(each, ResizeContainer | BackOffRestart | HoldStart) for each in actions
+        ):
+            return retry_at  # else what is done now comes first, and the next plan tries again
         secrets: list[Secret] = []
         if any(isinstance(each, StartContainer) for each in actions):
             secrets = await self._pull_secrets()
@@ -272,7 +282,7 @@ class PodActuator:
                         return self._sandbox.retry_at
                 case StartContainer():
                     await self._start(action, secrets, published)
-                case BackOffRestart() | HoldStart():
+                case BackOffRestart() | HoldStart() | ResizeContainer():
                     pass
         return None
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from kubelet_secrets.api.core import Pod, Quantity, Taint
 from kubelet_secrets.api.nodeaffinity import matches_node, untolerated_taint
 from kubelet_secrets.api.references import all_containers
-from kubelet_secrets.api.requests import request_amounts, shortages
+from kubelet_secrets.api.requests import amount_of, request_amounts, shortages
 from kubelet_secrets.api.staticpod import is_static_pod
+from kubelet_secrets.pod.resize import DEFERRED, INFEASIBLE, Refusal
 
 SAFE_SYSCTLS = (
     "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
@@ -81,6 +82,21 @@ def judge(pod: Pod, node: NodeTerms, others: Collection[Share], *, was_started: 
         InvalidQuantity: see :func:`share_of`.
     """
     return next(_rejections(pod, node, others, was_started), None)
+
+
+def judge_resize(pod: Pod, allocatable: Mapping[str, Quantity], others: Collection[Share]) -> Refusal | None:
+    """Whether *pod*, which is here already, may have what it asks for now. Source: allocation_manager.go, canResizePod."""
+    share = share_of(pod)
+    for name in ("memory", "cpu"):
+        asked = share.amounts.get(name, 0)
+        capacity = amount_of(name, allocatable.get(name, 0))
+        if asked > capacity:
+            text = f"Node didn't have enough capacity: {name}, requested: {asked}, capacity: {capacity}"
+            return Refusal(reason=INFEASIBLE, message=text, cause=INFEASIBLE)
+    rejection = next(_resource_rejections(share, allocatable, others), None)
+    if rejection is not None:
+        return Refusal(reason=DEFERRED, message=rejection.message, cause=rejection.reason)
+    return None
 
 
 def _rejections(pod: Pod, node: NodeTerms, others: Collection[Share], was_started: bool) -> Iterator[Rejection]:

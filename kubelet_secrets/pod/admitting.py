@@ -17,7 +17,8 @@ from kubelet_secrets.api.meta import NODES, PodUID
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.client.rest import ApiClient
 from kubelet_secrets.errors import ApiError, ApiUnavailable
-from kubelet_secrets.pod.admission import NodeTerms, Rejection, Share, judge, share_of
+from kubelet_secrets.pod.admission import NodeTerms, Rejection, Share, judge, judge_resize, share_of
+from kubelet_secrets.pod.resize import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,14 @@ class Admission:
         if verdict is None:
             self.note(pod)
         return verdict
+
+    def resize(self, pod: Pod) -> Refusal | None:
+        """Let *pod*, which is here, have what it asks for now, or say why not."""
+        others = [each for uid, each in self._taken.items() if uid != pod.metadata.uid]
+        refusal = judge_resize(pod, self._info().allocatable, others)
+        if refusal is None:
+            self.note(pod)
+        return refusal
 
     def note(self, pod: Pod) -> None:
         """*pod* is here: an earlier agent took it."""

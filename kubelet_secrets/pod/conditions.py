@@ -12,12 +12,15 @@ import msgspec
 
 from kubelet_secrets.api.core import ContainerStatus, Pod, PodCondition
 from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.pod.resize import ERROR, ResizeState
 from kubelet_secrets.pod.state import is_sidecar
 
+NO_RESIZE = ResizeState()
+
 OWN_CONDITIONS = (
-    "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending",
+    "PodResizePending", "PodResizeInProgress",
+    "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled",
 )  # fmt: skip
-NO_RESIZE = "In-place resize of a running container is not supported by this node; a restart takes the new resources on"
 
 
 def make_conditions(
@@ -27,29 +30,29 @@ def make_conditions(
     init_statuses: Sequence[ContainerStatus],
     statuses: Sequence[ContainerStatus],
     sandbox_ready: bool,
-    is_resized: bool,
+    resize: ResizeState = NO_RESIZE,
+    is_resizing: bool = False,
     previous: Sequence[PodCondition],
     now: datetime,
 ) -> tuple[PodCondition, ...]:
     """The conditions of *pod*: others' first, as they were, then the node's own.
 
     Args:
-        is_resized: the spec gives a running container other resources than it was started with.
+        resize: what stands in the way of a resize.
+        is_resizing: a running container has other resources than it is allocated.
         previous: the conditions as published last; the time of a transition stays while the status does.
     """
     foreign = [each for each in previous if each.type not in OWN_CONDITIONS]
     all_statuses = {each.name: each for each in (*init_statuses, *statuses)}
     containers_ready = _containers_ready(pod, all_statuses, phase)
     own = [
+        *_resizing(resize, is_resizing),
         PodCondition(type="PodReadyToStartContainers", status=_truth(sandbox_ready)),
         _initialized(pod, all_statuses, phase),
         _ready(pod, containers_ready, foreign),
         containers_ready,
         PodCondition(type="PodScheduled", status="True"),
     ]
-    if is_resized:
-        # Source: pkg/kubelet/allocation, for what a node cannot do in place.
-        own.append(PodCondition(type="PodResizePending", status="True", reason="Infeasible", message=NO_RESIZE))
     old = {each.type: each for each in previous}
     return (*foreign, *(_dated(each, old.get(each.type), pod.metadata.generation, now) for each in own))
 
@@ -58,6 +61,18 @@ def _dated(condition: PodCondition, old: PodCondition | None, generation: int, n
     is_transition = old is None or old.status != condition.status or not old.last_transition_time
     since = rfc3339(now) if is_transition or old is None else old.last_transition_time
     return msgspec.structs.replace(condition, last_transition_time=since, observed_generation=generation)
+
+
+def _resizing(resize: ResizeState, is_resizing: bool) -> list[PodCondition]:
+    """Source: status_manager.go, GetPodResizeConditions."""
+    found = []
+    if resize.pending is not None:
+        reason, message = resize.pending.reason, resize.pending.message
+        found.append(PodCondition(type="PodResizePending", status="True", reason=reason, message=message))
+    if is_resizing:
+        reason = ERROR if resize.error else ""
+        found.append(PodCondition(type="PodResizeInProgress", status="True", reason=reason, message=resize.error))
+    return found
 
 
 def _initialized(pod: Pod, statuses: dict[str, ContainerStatus], phase: str) -> PodCondition:

@@ -88,7 +88,7 @@ def _status(
     if not runs:
         return _status_without_runs(pod, container, old, has_init_containers)
     newest = runs[0]
-    resources = newest.resources or container.resources  # what it was started with, whatever the spec says now
+    resources = newest.resources or container.resources  # what it has, whatever it is allocated by now
     return ContainerStatus(
         name=container.name,
         state=_container_state(newest, old, message_bytes),
@@ -97,7 +97,7 @@ def _status(
         image=newest.image or container.image,
         image_id=newest.image_id,
         container_id=container_reference(newest.container_id),
-        allocated_resources=dict(resources.requests) or msgspec.UNSET,
+        allocated_resources=dict(container.resources.requests) or msgspec.UNSET,
         resources=resources,
         volume_mounts=_volume_mounts(container),
         user=_user(newest),

@@ -87,6 +87,12 @@ class Instances:
         if instance.is_running:
             self._watch(instance.container_id)
 
+    def resized(self, container_id: str, resources: ResourceRequirements) -> None:
+        """A running container has these from now on."""
+        known = self._table.get(container_id)
+        if known is not None:
+            self._table[container_id] = dataclasses.replace(known, resources=resources)
+
     async def wait_stopped(self, instance: Instance) -> None:
         """Wait until *instance* has ended and the table says so."""
         while (known := self._table.get(instance.container_id)) is not None and known.is_running:

@@ -22,6 +22,7 @@ import msgspec
 
 from kubelet_secrets.api.core import Container, Pod, Probe
 from kubelet_secrets.pod.backoff import BackOff
+from kubelet_secrets.pod.resize import needs_restart, pending_resizes
 from kubelet_secrets.pod.state import (
     ContainerKind,
     Instance,
@@ -76,7 +77,15 @@ class HoldStart:
     until: datetime
 
 
-Action = KillPod | KillContainer | CreateSandbox | StartContainer | BackOffRestart | HoldStart
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeContainer:
+    """A running container is to have the resources of its spec, without a restart."""
+
+    instance: Instance
+    container: Container
+
+
+Action = KillPod | KillContainer | CreateSandbox | ResizeContainer | StartContainer | BackOffRestart | HoldStart
 
 
 def make_plan(
@@ -90,7 +99,7 @@ def make_plan(
     """Choose the next actions for *pod*.
 
     Args:
-        pod: the desired pod; its volumes are mounted.
+        pod: the desired pod, with the resources that the node has allocated; its volumes are mounted.
         back_off: restart delays by :func:`restart_key`; only read.
         failures: by container name, the start that failed last, for containers that have not started since.
 
@@ -175,6 +184,7 @@ class _Planner:
         self.failures = failures
         self.now = now
         self.kills: list[Action] = []
+        self.resizes: list[Action] = []
         self.starts: list[Action] = []
 
     def plan(self) -> list[Action]:
@@ -192,7 +202,7 @@ class _Planner:
             if not keeps:
                 # Every regular container is done. Sidecars must not keep the pod alive.
                 return [KillPod()]
-        return [*self.kills, *ephemeral, *self.starts]
+        return [*self.kills, *self.resizes, *ephemeral, *self.starts]
 
     def _plan_without_sandbox(self) -> list[Action]:
         spec = self.pod.spec
@@ -266,6 +276,8 @@ class _Planner:
         if not probe.is_alive or self._is_changed(container, latest):
             self._kill(ContainerKind.INIT, container, latest, will_restart=False)  # it will, but that is not said
             starts.append(index)
+        elif self._resize(container, latest):
+            starts.append(index)
         return probe.is_started
 
     def _plan_regular_containers(self) -> bool:
@@ -281,6 +293,7 @@ class _Planner:
             probe = self.state.probe(container.name)
             is_changed = self._is_changed(container, latest)
             if probe.is_alive and not is_changed:
+                self._resize(container, latest)
                 keeps = True
                 continue
             will_restart = is_changed or effective_restart_policy(self.pod, container) != "Never"
@@ -290,6 +303,18 @@ class _Planner:
 
     def _is_changed(self, container: Container, latest: Instance) -> bool:
         return bool(latest.spec_hash) and latest.spec_hash != spec_hash(container)
+
+    def _resize(self, container: Container, latest: Instance) -> bool:
+        """Plan that a running container gets what it is allocated; returns whether it is restarted for it."""
+        names = pending_resizes(container, latest)
+        if not names:
+            return False
+        if needs_restart(container, names):
+            message = f"Container {container.name} resize requires restart"
+            self.kills.append(KillContainer(instance=latest, message=message))
+            return True
+        self.resizes.append(ResizeContainer(instance=latest, container=container))
+        return False
 
     def _kill(self, kind: ContainerKind, container: Container, latest: Instance, *, will_restart: bool) -> None:
         state = self.state.probe(container.name)

@@ -31,6 +31,20 @@ def pod_resources(pod: Pod) -> Resources:
     )
 
 
+def widest(old: Resources, new: Resources) -> Resources:
+    """What holds both, of each number the larger; a limit that only one has is that one's: none can be taken away."""
+
+    def larger(before: int | None, after: int | None) -> int | None:
+        return max((each for each in (before, after) if each is not None), default=None)
+
+    return Resources(
+        cpu_shares=larger(old.cpu_shares, new.cpu_shares),
+        cpu_quota_us=larger(old.cpu_quota_us, new.cpu_quota_us),
+        cpu_period_us=new.cpu_period_us or old.cpu_period_us,
+        memory_limit_bytes=larger(old.memory_limit_bytes, new.memory_limit_bytes),
+    )
+
+
 def pod_limit(pod: Pod, name: str) -> Fraction | None:
     """How much of *name* all containers may have together: the pod's own word, or their sum; None: some may have any amount.
 

@@ -18,10 +18,11 @@ from kubelet_secrets.api.core import Pod
 from kubelet_secrets.errors import ContainerRunError
 from kubelet_secrets.pod.events import NORMAL, WARNING
 from kubelet_secrets.pod.parts import NodeParts
-from kubelet_secrets.pod.podlimits import pod_resources
+from kubelet_secrets.pod.podlimits import pod_resources, widest
 from kubelet_secrets.pod.sandboxes import make_sandbox_settings, sandbox_refusal
 from kubelet_secrets.pod.state import format_pod
 from kubelet_secrets.runtime.sandbox import Sandbox
+from kubelet_secrets.runtime.settings import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,13 @@ class PodSandbox:
 
     async def follow_resources(self, pod: Pod) -> None:
         """A container that is about to start takes on what the spec says now: so must the cgroup above it."""
-        wanted = pod_resources(pod)
+        await self._limit(pod, pod_resources(pod))
+
+    async def widen_resources(self, pod: Pod) -> None:
+        """Containers are about to be resized: the cgroup above them has room for what they have and for what they get."""
+        await self._limit(pod, widest(self._resources, pod_resources(pod)))
+
+    async def _limit(self, pod: Pod, wanted: Resources) -> None:
         if wanted == self._resources:
             return
         path = self._parts.cgroups.pod_path(pod.metadata.uid)

@@ -12,15 +12,20 @@ from typing import Any
 
 import msgspec
 
-from kubelet_secrets.api import quantity
 from kubelet_secrets.api.core import Container, ContainerState, ContainerStatus, Pod, PodIP, PodStatus
 from kubelet_secrets.api.decode import to_builtins
 from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.api.times import rfc3339
-from kubelet_secrets.pod.conditions import OWN_CONDITIONS, has_regular_container_started, make_conditions
+from kubelet_secrets.pod.conditions import (
+    NO_RESIZE,
+    OWN_CONDITIONS,
+    has_regular_container_started,
+    make_conditions,
+)
 from kubelet_secrets.pod.container_status import lost_container, make_container_statuses
 from kubelet_secrets.pod.plan import is_restarted_after
 from kubelet_secrets.pod.qos import qos_class
+from kubelet_secrets.pod.resize import ResizeState, is_in_progress
 from kubelet_secrets.pod.state import ContainerKind, RuntimeState, StartFailure, is_sidecar
 
 TERMINAL_PHASES = ("Succeeded", "Failed")
@@ -36,15 +41,18 @@ def make_status(
     now: datetime,
     is_terminal: bool = False,
     verdict: tuple[str, str] | None = None,
+    resize: ResizeState = NO_RESIZE,
 ) -> PodStatus:
     """Describe *pod* as it is.
 
     Args:
+        pod: with the resources that the node has allocated.
         previous: the status published last (at first the one in the API): source of what does not change.
         failures: by container name, the last start that failed.
         host_ips: the node's addresses, the primary one first.
         is_terminal: no container of this pod will run again (it was deleted, and all are stopped): the phase
             becomes terminal whatever the restart policy says.
+        resize: what stands in the way of other resources.
         verdict: (reason, message) when the node itself has failed the pod, for example ``DeadlineExceeded``.
     """
     init_statuses, statuses, ephemeral_statuses = (
@@ -79,7 +87,8 @@ def make_status(
             init_statuses=init_statuses,
             statuses=statuses,
             sandbox_ready=state.sandbox_ready,
-            is_resized=_is_resized(pod, state),
+            resize=resize,
+            is_resizing=is_in_progress(pod, state),
             previous=previous.conditions,
             now=now,
         ),
@@ -95,20 +104,6 @@ def make_status(
         container_statuses=statuses,
         ephemeral_container_statuses=ephemeral_statuses,
     )
-
-
-def _is_resized(pod: Pod, state: RuntimeState) -> bool:
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
-        latest = state.latest(container.name)
-        if latest is not None and latest.is_running and latest.resources is not None:
-            wanted, given = container.resources, latest.resources
-            if any(
-                quantity.parse(new.get(name, 0)) != quantity.parse(old.get(name, 0))
-                for new, old in ((wanted.requests, given.requests), (wanted.limits, given.limits))
-                for name in ("cpu", "memory")
-            ):
-                return True
-    return False
 
 
 def make_rejected_status(pod: Pod, *, reason: str, message: str, now: datetime) -> PodStatus:

@@ -34,12 +34,14 @@ from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.pod.actuator import PodActuator
 from kubelet_secrets.pod.admission import Rejection
+from kubelet_secrets.pod.allocation import Allocation
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
 from kubelet_secrets.pod.events import WARNING, pod_reference
 from kubelet_secrets.pod.limits import PodLimits, Verdict
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.plan import BackOffRestart, HoldStart, make_plan, next_wake
 from kubelet_secrets.pod.publisher import StatusPublisher
+from kubelet_secrets.pod.resize import ResizeState, is_in_progress
 from kubelet_secrets.pod.state import ContainerKind, RuntimeState, containers_of, format_pod
 from kubelet_secrets.pod.status import TERMINAL_PHASES, make_rejected_status, make_status, with_foreign_conditions
 from kubelet_secrets.pod.termination import grace_period_s
@@ -77,6 +79,7 @@ class PodWorker:
         self.is_removed = False
         self._is_ending = False
         self._limits = PodLimits(self._failed)
+        self._allocation = Allocation(parts.admission, pod, report=lambda *event: self._report(None, *event))
         self._sync_scope = trio.CancelScope()
         self._actuator: PodActuator | None = None  # from run() on
         self._is_static = is_static_pod(pod)
@@ -124,7 +127,7 @@ class PodWorker:
         is_changed = _differ(self._pod, pod)
         self._pod = pod
         if self._actuator is not None:
-            self._actuator.pod = pod
+            self._actuator.pod = self._allocation.applied(pod)
         self._publisher.seen(pod)
         self._volumes.update(pod)
         self._envs.update(pod)
@@ -224,6 +227,7 @@ class PodWorker:
             )
             nursery.start_soon(self._publisher.run)
             await actuator.adopt(self._adopted)
+            self._allocation.adopt(actuator.instances.running)
             rejection = await self._admit()
             if rejection is not None:
                 await self._reject(rejection)
@@ -256,7 +260,7 @@ class PodWorker:
         if self._must_stop or self._pod.status.phase in TERMINAL_PHASES:
             return None
         if self._adopted:
-            self._parts.admission.note(self._pod)
+            self._parts.admission.note(self._allocation.applied(self._pod))
             return None
         return await self._parts.admission.admit(self._pod)
 
@@ -296,10 +300,14 @@ class PodWorker:
             self._publish()
             return None
         while True:
+            actuator.pod = pod = self._allocation.consider(self._pod)
             observed = actuator.observe()
+            if not is_in_progress(pod, observed):
+                self._allocation.settled(pod)
+                actuator.resizer.settled()
             self._volumes.note_containers(frozenset((each.container_id, each.state) for each in observed.instances))
             actions = make_plan(
-                self._pod,
+                pod,
                 observed,
                 back_off=self._parts.restart_back_off,
                 failures=actuator.failures,
@@ -308,8 +316,8 @@ class PodWorker:
             told_again_at = actuator.note_back_offs(actions)
             self._publish()
             if all(isinstance(each, BackOffRestart | HoldStart) for each in actions):
-                times = [each for each in (next_wake(actions), told_again_at) if each is not None]
-                return min(times, default=None)
+                times = (next_wake(actions), told_again_at, self._allocation.retry_at(self._parts.clock()))
+                return min((each for each in times if each is not None), default=None)
             await trio.lowlevel.checkpoint()  # an action may find that there is nothing left to do
             retry_at = await actuator.carry_out(actions, self._publisher.wanted)
             if retry_at is not None:
@@ -372,8 +380,9 @@ class PodWorker:
 
     def _publish(self, *, is_terminal: bool = False) -> None:
         verdict = self._limits.verdict
+        problem = self._actuator.resizer.problem if self._actuator is not None else ""
         status = make_status(
-            self._pod,
+            self._allocation.applied(self._pod),
             self._observe(),
             previous=with_foreign_conditions(self._publisher.wanted, self._pod.status),
             failures=self._actuator.failures if self._actuator is not None else {},
@@ -381,6 +390,7 @@ class PodWorker:
             now=self._parts.clock(),
             is_terminal=is_terminal,
             verdict=(verdict.reason, verdict.message) if verdict is not None else None,
+            resize=ResizeState(pending=self._allocation.pending, error=problem),
         )
         if status.phase in TERMINAL_PHASES:
             # First: whoever sees the end may count on the room.

@@ -158,6 +158,16 @@ def create(bundle: Bundle, record: ContainerRecord, spec: dict[str, Any], image_
         raise ContainerRunError(f"failed to create container: {error.strerror}{what}") from None
 
 
+def write_record(bundle: Bundle, record: ContainerRecord) -> None:
+    """Put *record* in the place of the one there is, at once.
+
+    Raises:
+        OSError: the container has been deleted meanwhile.
+    """
+    bundle.record.with_name(f"{bundle.record.name}.new").unlink(missing_ok=True)  # of an agent that was killed here
+    _write(bundle.record, msgspec.json.encode(record))
+
+
 def read_record(bundle: Bundle) -> ContainerRecord | None:
     """The record, or None for a directory whose creation was cut short."""
     try:

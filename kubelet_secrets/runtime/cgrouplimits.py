@@ -15,6 +15,8 @@ from kubelet_secrets.runtime.settings import Resources
 logger = logging.getLogger(__name__)
 
 CONTROLLERS = ("cpu", "memory")
+_V1_MEMORY = "memory.limit_in_bytes"
+_UNLIMITED_BYTES = 1 << 62
 
 
 def limit_files(resources: Resources, *, is_v2: bool) -> dict[str, list[tuple[str, str]]]:
@@ -31,7 +33,7 @@ def limit_files(resources: Resources, *, is_v2: bool) -> dict[str, list[tuple[st
         else:
             cpu += [("cpu.cfs_period_us", str(period_us)), ("cpu.cfs_quota_us", str(resources.cpu_quota_us))]
     if resources.memory_limit_bytes is not None:
-        memory.append(("memory.max" if is_v2 else "memory.limit_in_bytes", str(resources.memory_limit_bytes)))
+        memory.append(("memory.max" if is_v2 else _V1_MEMORY, str(resources.memory_limit_bytes)))
     return {"cpu": cpu, "memory": memory}
 
 
@@ -55,4 +57,19 @@ def apply_limits(directories: Mapping[str, Path], resources: Resources, *, is_v2
             if directory is None or not (directory / name).exists():
                 logger.debug("no %s to limit a pod by", name)
                 continue
-            (directory / name).write_text(text)
+            if name == _V1_MEMORY:
+                _write_v1_memory(directory, text)
+            else:
+                (directory / name).write_text(text)
+
+
+def _write_v1_memory(directory: Path, text: str) -> None:
+    """The limit, and the one of memory and swap together where that is set: it is the same here, and never the smaller one, so
+    which of them goes first depends on where they go."""
+    limit, both = directory / _V1_MEMORY, directory / "memory.memsw.limit_in_bytes"
+    is_limited = both.exists() and int(both.read_text()) < _UNLIMITED_BYTES
+    if is_limited and int(text) > int(both.read_text()):
+        both.write_text(text)
+    limit.write_text(text)
+    if is_limited:
+        both.write_text(text)

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import trio
 
 from kubelet_secrets.errors import ContainerRunError
@@ -231,6 +232,18 @@ class OciRuntime:
         if record is None:
             raise ContainerRunError(f'container "{container_id}" not found')
         return read_container(bundle, record, self._cgroups)
+
+    def label(self, container_id: str, name: str, text: str) -> None:
+        """Write a label of the container anew.
+
+        Raises:
+            ContainerRunError: no such container.
+        """
+        bundle = self._bundle(container_id)
+        record = bundles.read_record(bundle)
+        if record is None:
+            raise ContainerRunError(f'container "{container_id}" not found')
+        bundles.write_record(bundle, msgspec.structs.replace(record, labels={**record.labels, name: text}))
 
     def list(self) -> tuple[ContainerHandle, ...]:
         """Every container of this node, of earlier agents too, oldest first. Directories without a record are left out."""

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.api import meta
+from kubelet_secrets.api.qosclass import qos_class
 from kubelet_secrets.apiserver.attributes import DeleteOptions
 from kubelet_secrets.apiserver.resources import served
-from kubelet_secrets.apiserver.strategy import Deletion, begin_deletion, is_deletion_complete, qos_class
+from kubelet_secrets.apiserver.strategy import Deletion, begin_deletion, is_deletion_complete
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PODS, SECRETS, NAMESPACES = served(meta.PODS), served(meta.SECRETS), served(meta.NAMESPACES)

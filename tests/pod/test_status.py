@@ -140,22 +140,22 @@ def test_phase_counts_with_a_containers_own_policy_and_rules() -> None:
 
 
 def test_user_and_resources_are_those_of_the_run() -> None:
-    """An in-place resize that has not happened is not told as if it had."""
+    """A resize that has been allocated and has not happened is not told as if it had."""
     pod = make_pod(Container(name="a", resources=ResourceRequirements(requests={"cpu": "2"})))
     started = ResourceRequirements(requests={"cpu": "1"})
     user = UserIds(uid=1000, gid=7, additional_gids=(7, 8))
     only = status_of(pod, state(replace(running("a"), resources=started, user=user))).container_statuses[0]
-    assert (only.allocated_resources, only.resources) == ({"cpu": "1"}, started)
-    pending = status_of(pod, state(replace(running("a"), resources=started))).conditions[-1]
-    assert (pending.type, pending.status, pending.reason) == ("PodResizePending", "True", "Infeasible")
+    assert (only.allocated_resources, only.resources) == ({"cpu": "2"}, started)
+    progress = status_of(pod, state(replace(running("a"), resources=started))).conditions[0]
+    assert (progress.type, progress.status, progress.reason) == ("PodResizeInProgress", "True", "")
     same = ResourceRequirements(requests={"cpu": "2000m"})
     before, after_restart = (
         status_of(pod, state(replace(running("a", 1), resources=each))) for each in (started, same)
     )
-    assert "PodResizePending" not in [each.type for each in after_restart.conditions]
+    assert "PodResizeInProgress" not in [each.type for each in after_restart.conditions]
     patch = make_status_patch(pod, before, after_restart)
     assert patch is not None
-    assert {"$patch": "delete", "type": "PodResizePending"} in patch["status"]["conditions"]
+    assert {"$patch": "delete", "type": "PodResizeInProgress"} in patch["status"]["conditions"]
     assert only.user == ContainerUser(linux=LinuxContainerUser(uid=1000, gid=7, supplemental_groups=(7, 8)))
 
 

@@ -32,6 +32,7 @@ from kubelet_secrets.api.validation.names import (
     label_value_errors,
     qualified_name_errors,
 )
+from kubelet_secrets.api.validation.podresize import validate_resize, validate_resize_policy
 from kubelet_secrets.api.validation.podsecurity import validate_pod_security
 from kubelet_secrets.api.validation.volumes import validate_volumes
 
@@ -49,7 +50,8 @@ def validate_pod(pod: Obj, old: Obj | None = None, subresource: str = "") -> lis
     """Check a pod; with *old*, as its next version by way of *subresource*.
 
     Args:
-        subresource: ``status`` and ``ephemeralcontainers`` have rules of their own, ``binding`` writes ``spec.nodeName``.
+        subresource: ``status``, ``ephemeralcontainers`` and ``resize`` have rules of their own, ``binding`` writes
+            ``spec.nodeName``.
     """
     if old is None:
         return _validate_create(pod)
@@ -60,6 +62,8 @@ def validate_pod(pod: Obj, old: Obj | None = None, subresource: str = "") -> lis
             return errors + _validate_status_update(pod, old)
         case "ephemeralcontainers":
             return errors + _validate_metadata_and_spec(pod) + _validate_ephemeral_update(pod, old)
+        case "resize":
+            return errors + _validate_metadata_and_spec(pod) + validate_resize(pod, old)
         case "binding":
             return errors
         case _:
@@ -116,6 +120,11 @@ def _validate_spec(spec: Obj) -> list[FieldError]:
     errors += validate_ephemeral_containers(ephemeral, [*regular, *init], volumes, SPEC.child("ephemeralContainers"))
     for field, members in (("containers", regular), ("initContainers", init), ("ephemeralContainers", ephemeral)):
         errors += validate_file_key_volumes(members, volumes, SPEC.child(field))
+    for field, members in (("containers", regular), ("initContainers", init)):
+        for index, container in enumerate(members):
+            path = SPEC.child(field).index(index).child("resizePolicy")
+            policies, restarts = container.get("resizePolicy") or [], spec.get("restartPolicy", "")
+            errors += validate_resize_policy(policies, path, pod_restart_policy=restarts)
     if spec.get("resources"):
         errors += validate_resources(spec["resources"], SPEC.child("resources"))
     errors += _host_network_errors(spec)
