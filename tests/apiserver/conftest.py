@@ -12,7 +12,7 @@ from tests.apiserver.harness import Http, http_client
 @pytest.fixture
 async def server() -> AsyncIterator[ServerHandle]:
     """An in-memory server without a scheduler: what a test does not do does not happen."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             handle: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(runs_scheduler=False))
             yield handle

@@ -54,7 +54,7 @@ class Http:
         headers = {"content-type": content_type} if content else {}
         if accept:
             headers["accept"] = accept
-        response = await self._client.request(method, path, content=content, headers=headers, timeout=10)
+        response = await self._client.request(method, path, content=content, headers=headers, timeout=60)
         return Answer(response.status_code, response.content, response.headers)
 
     async def begin(self, method: str, path: str, content: bytes, content_type: str, accept: str) -> Answer:

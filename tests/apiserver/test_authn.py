@@ -66,7 +66,7 @@ def test_credentials_do_not_show_themselves() -> None:
 
 
 async def test_tokens_and_anonymous_requests_over_http() -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(tokens=(TOKEN,)))
             async with http_client(server, None, TOKEN.token) as tester:

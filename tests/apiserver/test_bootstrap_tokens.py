@@ -36,7 +36,7 @@ async def signatures(http: Http) -> dict[str, str]:
 
 
 async def eventually_signed_by(http: Http, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not wanted(found := await signatures(http)):  # noqa: ASYNC110  # as a client would look
             await trio.sleep(0.02)
     return found

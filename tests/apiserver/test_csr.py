@@ -41,7 +41,7 @@ ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 async def wait_for(http: Http, name: str, *conditions: str, certificate: bool = False) -> dict[str, Any]:
     """The request, once it has these conditions and, if asked for, a certificate."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with http.watch(f"{CSRS}?watch=true&fieldSelector=metadata.name={name}") as watch:
             while True:
                 _, obj = await watch.next()

@@ -26,7 +26,7 @@ VALUE = b'{"kind":"Secret"}'
 
 @pytest.fixture
 async def plugin(tmp_path: Path) -> AsyncIterator[Plugin]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         found = Plugin(tmp_path / "kms.sock")
         async with found.running():
             yield found
@@ -116,7 +116,7 @@ async def test_socket_of_somebody_else(tmp_path: Path, said: bytes) -> None:
             await stream.send_all(said)
         await stream.aclose()
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, hang_up, [trio.SocketListener(listener)])
             with pytest.raises(RpcError, match="code = Unavailable desc = error reading from server"):
@@ -130,7 +130,7 @@ async def test_socket_in_the_abstract_namespace(tmp_path: Path) -> None:
     listener = trio.socket.socket(trio.socket.AF_UNIX)
     await listener.bind("\0" + name)
     listener.listen()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, plugin._serve, [trio.SocketListener(listener)])
             assert (await KmsClient(f"unix:///@{name}", 2).status()).key_id == "key-1"

@@ -269,7 +269,7 @@ async def store(directory: Path, key: str, value: bytes) -> None:
     with closing(open_journal(directory)) as journal:
         storage = Storage(journal=journal)
         journal.load_into(storage)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 await nursery.start(storage.run)
                 await storage.write(key, value, expected=ABSENT)
@@ -478,7 +478,7 @@ async def test_plugin_that_is_missing_at_the_start_is_logged_and_waited_for(
 
 async def test_new_configuration_waits_for_its_plugin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plugin, config = Plugin(tmp_path / "kms.sock"), write_config(tmp_path / "enc.yaml", aesgcm("key1"))
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         source = await open_source(config, reloads=True)
         config.write_text(plugin.config)
         for _ in range(3):

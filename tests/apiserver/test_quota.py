@@ -30,7 +30,7 @@ async def limit(admin: Http, name: str = "q", *, scopes: tuple[str, ...] = (), *
 
 
 async def wait_status(admin: Http, holds: Callable[[dict[str, Any]], bool], name: str = "q") -> dict[str, Any]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             status: dict[str, Any] = (await admin.get(f"{QUOTAS}/{name}")).json.get("status") or {}
             if holds(status):

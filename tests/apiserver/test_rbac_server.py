@@ -105,7 +105,7 @@ async def test_aggregated_role_follows_the_roles_it_gathers(admin: Http, jane: H
             while len((await watch.next())[1].get("rules") or ()) != count:
                 pass
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await _make(admin, CLUSTER, part)
         await wait_rules(1)
         assert (await jane.get(SECRETS)).status == 200

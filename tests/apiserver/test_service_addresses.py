@@ -76,7 +76,7 @@ async def test_services_without_address(admin: Http, spec: dict[str, Any], addre
 
 async def test_server_that_moved_has_its_service_move(tmp_path: Path) -> None:
     for _ in range(2):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(data_dir=tmp_path / "data"))
                 async with http_client(server, server.authority.issue_admin()) as admin:

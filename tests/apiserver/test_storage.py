@@ -173,7 +173,7 @@ async def test_compacting_everything_keeps_the_revision(tmp_path: Path) -> None:
         await storage.write(A, b"1", expected=ABSENT)
         await storage.write(A, None, expected=1)
         storage.compact(2)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while storage._compacted_in_journal < 2:  # noqa: ASYNC110 - the store tells nobody
                 await trio.sleep(0.005)
     async with durable(tmp_path) as storage:
@@ -319,7 +319,7 @@ async def test_cancelled_write_is_done_wholly_or_not_at_all(tmp_path: Path) -> N
         with trio.CancelScope() as scope:
             scope.cancel()
             await storage.write(A, b"1", expected=ABSENT)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while storage.get(A) is None:  # noqa: ASYNC110 - it was queued: the writer finishes it
                 await trio.sleep(0.005)
         assert storage.revision == 1

@@ -46,7 +46,7 @@ def test_wants_more(head: bytes, expected: bool) -> None:
 async def ask(server: ServerHandle, context: ssl.SSLContext, *pieces: str) -> str:
     """Send a request in pieces, each on its own, and return all that comes back."""
     tcp = await trio.open_tcp_stream("127.0.0.1", server.port)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True) as stream:
             for piece in pieces:
                 await stream.send_all(piece.encode())

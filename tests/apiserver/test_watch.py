@@ -160,7 +160,7 @@ async def test_reader_that_stops_is_cut_off_and_catches_up(server: ServerHandle,
             _, seen = await watch.next()
             for number in range(BUFFER_LIMIT + 200):
                 await server.registry.update(ROW, "default", "s", partial(_set, "n", str(number)))
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 rest = await watch.rest()
             versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in rest]
             assert len(versions) < BUFFER_LIMIT

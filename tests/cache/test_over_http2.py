@@ -136,7 +136,7 @@ async def reflecting(answers: Sequence[Answer]) -> AsyncIterator[tuple[list[str]
         await rest.pop(0)(stream)
 
     sink = Versions()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with serve(answer) as server, open_client(ClusterConfig(server=server.url, ca_pem=CA_PEM)) as client:
             target = Target(resource=SECRETS, kind=Secret, namespace="shop", field_selector="metadata.name=db")
             reflector = Reflector(client, target, sink)

@@ -43,7 +43,7 @@ def config(directory: Path, kubeconfig: SensitiveBytes) -> ClusterConfig:
 @asynccontextmanager
 async def cluster(directory: Path) -> AsyncIterator[tuple[ApiClient, ApiClient]]:
     """An administrator's client and a node's."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with api_server() as server:
             async with (
                 open_client(config(directory, server.admin_kubeconfig())) as admin,

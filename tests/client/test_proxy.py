@@ -167,7 +167,7 @@ def config(server_url: str, proxy: FakeProxy, scheme: str, *, username: str = ""
 
 async def test_request_travels_through_an_http_proxy() -> None:
     proxy = FakeProxy()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with serve(say_name) as server, running(proxy, "http"):
             connection = config(server.url, proxy, "http", username="user", password="pass")
             async with open_client(connection) as client:
@@ -181,7 +181,7 @@ async def test_request_travels_through_an_http_proxy() -> None:
 async def test_request_travels_through_a_socks_proxy(host: str) -> None:
     """A name is the proxy's to look up."""
     proxy = FakeProxy()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with serve(say_name) as server, running(proxy, "socks5"):
             made = config(f"https://{host}:{server.port}", proxy, "socks5", username="user", password="pass")
             async with open_client(dataclasses.replace(made, tls_server_name="127.0.0.1")) as client:
@@ -199,7 +199,7 @@ async def test_request_travels_through_a_socks_proxy(host: str) -> None:
 )
 async def test_refusal_of_a_proxy_is_its_own_reason(scheme: str, answer: bytes, problem: str) -> None:
     proxy = FakeProxy(answer)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with running(proxy, scheme):
             connection = config("https://10.0.0.1", proxy, scheme, username="user", password="canary")
             async with open_client(connection) as client:
@@ -213,7 +213,7 @@ async def test_proxy_that_is_not_there() -> None:
     proxy = FakeProxy()
     async with running(proxy, "http"):
         pass
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with open_client(config("https://10.0.0.1", proxy, "http")) as client:
             with pytest.raises(ApiUnavailable, match="connection refused"):
                 await client.get(SECRETS, "shop", "db", Secret)
@@ -221,7 +221,7 @@ async def test_proxy_that_is_not_there() -> None:
 
 async def test_environment_is_asked_where_the_kubeconfig_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = FakeProxy(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with running(proxy, "http"):
             monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
             monkeypatch.setenv("NO_PROXY", "elsewhere.example")

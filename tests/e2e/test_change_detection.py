@@ -31,7 +31,7 @@ async def run_reader(cluster: Cluster) -> None:
 
 
 async def wait_content(cluster: Cluster, content: str) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while await cluster.exec("p", "cat /v/k") != content:  # noqa: ASYNC110  # there is no event to wait for
             await trio.sleep(0.05)
 
@@ -48,7 +48,7 @@ async def test_emulated_delays(make_stack: Callable[..., Stack]) -> None:
         for number in range(2, 10):
             latest = f"value {number}"
             await cluster.put_secret("s", {"k": latest})
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 view: EnvView | None = None
                 while view is None or view.current_version < number:
                     (view,) = stack.ask("env", EnvView, namespace="default", pod="p")

@@ -150,7 +150,7 @@ async def test_versions_started_and_current(cluster: Cluster) -> None:
 
 async def _wait_env(cluster: Cluster, params: dict[str, object], wanted: object) -> EnvView:
     assert callable(wanted)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             (view,) = cluster.stack.ask("env", EnvView, **params)
             if wanted(view):

@@ -149,7 +149,7 @@ async def test_logs_are_followed_to_the_containers_end(cluster: Cluster) -> None
     await receive(process, "begin\n")
     await cluster.try_exec("followed", "touch /tmp/go")
     await receive(process, "end\n")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         assert await process.wait() == 0
     assert process.stdout is not None
     await process.stdout.aclose()

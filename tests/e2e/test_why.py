@@ -18,7 +18,7 @@ def why(cluster: Cluster, pod: str, **question: str) -> WhyView:
 
 
 async def wait_why(cluster: Cluster, wanted: Callable[[WhyView], Any], pod: str, **question: str) -> WhyView:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             view = why(cluster, pod, **question)
             if wanted(view):

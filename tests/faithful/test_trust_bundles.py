@@ -85,7 +85,7 @@ async def test_by_name_by_signer_and_optional(trusting: Stack) -> None:
         change = {"spec": {"trustBundle": one}}
         await cluster.client.patch(CLUSTER_TRUST_BUNDLES, "", "example.com:ca:b", change, content_type=MERGE)
         pod = await wait_pod(cluster, "bundles", "web")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             shown = await look(cluster, pod, "app")
             while shown.files["/v/test.pem"].content != one.encode():
                 await trio.sleep(0.05)

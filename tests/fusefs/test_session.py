@@ -84,7 +84,7 @@ class Kernel:
     async def answers(self, count: int) -> list[tuple[int, int, bytes]]:
         """The next *count* answers as (number, error, rest)."""
         found = []
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(found) < count:
                 await trio.lowlevel.wait_readable(self.wire)
                 datagram = self.wire.recv(1 << 20)
@@ -248,7 +248,7 @@ async def test_request_that_trips_over_a_bug_is_not_left_to_the_next_agent(
             kernel.ask(make_request(opcode, bytes(8), unique=2, node=key))
             await trio.sleep_forever()
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         with pytest.raises(ExceptionGroup) as caught:
             await serve_and_ask()
     assert caught.group_contains(ZeroDivisionError)
@@ -336,7 +336,7 @@ async def test_filesystem_ended_from_outside_is_said_in_one_line(tmp_path: Path,
                 await nursery.start(partial(serve, fuse_fd, init, desk, operations, resume=False))
                 mounts.umount_lazy(tmp_path)
 
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             with pytest.raises(ExceptionGroup) as caught:
                 await serve_and_unmount()
     finally:

@@ -73,7 +73,7 @@ async def open_pair(store: int) -> AsyncIterator[tuple[Pair, trio.Nursery]]:
     agent_end, writer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     device, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pair = Pair(store, agent_end, writer_end, device, kernel)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             try:
                 yield pair, nursery

@@ -28,7 +28,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         written.write_bytes(kubeconfig.reveal())
         return written
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(runs_scheduler=False))
             async with (

@@ -38,6 +38,6 @@ def node_host(tmp_path: Path, image_dir: Path) -> Iterator[Host]:
 
 @pytest.fixture
 async def lab(node_host: Host) -> AsyncIterator[Cluster]:
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         async with cluster(node_host) as made:
             yield made
