@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.dirwatch import FILES_GROW, DirectoryWatch
+from kubelet_secrets.dirwatch import FILES_GROW, watch_or_poll
 
 _CHUNK_BYTES = 64 * 1024
 _BACKWARD_BYTES = 8 * 1024
@@ -169,7 +169,7 @@ async def _follow(
             waiting.cancel()  # the wait for more, never a send that is under way
 
     # The directory, not the file: that survives the file being replaced. A sibling's log wakes us for nothing.
-    with DirectoryWatch(path.parent, FILES_GROW) as watch:
+    with watch_or_poll(path.parent, FILES_GROW) as watch:
         async with trio.open_nursery() as nursery:
             if ended is not None:
                 nursery.start_soon(note_end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from kubelet_secrets import dirwatch
 from kubelet_secrets.runtime.logs import (
     LogFilter,
     LogOptions,
@@ -136,6 +139,28 @@ async def test_follow_sends_what_is_appended_and_ends_with_the_container(tmp_pat
         ended.set()  # at once: what was written before must still come
         await finished.wait()
     assert sink.data == b"two\nthree\nfour\n"
+
+
+async def test_follow_goes_on_where_no_more_can_be_watched(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All programs of root's share 128 inotify instances on many a machine."""
+
+    def exhausted() -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(dirwatch, "inotify_open", exhausted)
+    monkeypatch.setattr(dirwatch, "POLL_S", 0.01)
+    path = tmp_path / "0.log"
+    path.write_bytes(LOG[: len(LOG) - 3])
+    sink = Sink()
+    with trio.fail_after(60):
+        nursery.start_soon(copy_log, path, LogOptions(follow=True), sink.send)
+        await _wait_for(lambda: sink.data == b"one\ntwo\n")
+        with path.open("ab") as file:
+            file.write(LOG[-3:])
+        await _wait_for(lambda: sink.data == b"one\ntwo\nthree\n")
+    nursery.cancel_scope.cancel()
 
 
 async def test_follow_goes_on_when_the_file_is_replaced(tmp_path: Path, nursery: trio.Nursery) -> None:
