@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from kubelet_secrets.api.core import ContainerStatus, Pod
 from kubelet_secrets.api.decode import to_builtins
@@ -35,8 +36,8 @@ def teller(name: str, at_end: str = ":", **spec: Any) -> dict[str, Any]:
         "command": [
             "sh",
             "-c",
-            f"echo {name} starts >> /told/all; "
-            f"trap '{at_end}; echo {name} ends >> /told/all; exit 0' TERM; sleep 1000 & wait $!",
+            f"trap '{at_end}; echo {name} ends >> /told/all; exit 0' TERM; "
+            f"echo {name} starts >> /told/all; sleep 1000 & wait $!",
         ],
         "volumeMounts": [TOLD],
         **spec,
@@ -49,6 +50,13 @@ def exec_probe(*command: str, **settings: Any) -> dict[str, Any]:
 
 def hook(name: str) -> dict[str, Any]:
     return {"preStop": {"exec": {"command": ["sh", "-c", f"echo {name} hook >> /told/all"]}}}
+
+
+async def wait_told(directory: Path, *lines: str) -> None:
+    """A container runs before its program has come to say anything."""
+    while not (file := directory / "all").exists() or len(file.read_text().splitlines()) < len(lines):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    assert tuple(file.read_text().splitlines()) == lines
 
 
 def status_of(pod: Pod, name: str) -> ContainerStatus:
@@ -84,7 +92,7 @@ async def test_sidecars_start_in_order_and_end_in_reverse(lab: Cluster, tmp_path
         initialized = next(each for each in pod.status.conditions if each.type == "Initialized")
         assert (initialized.status, initialized.reason) == ("False", "ContainersNotInitialized")
         assert initialized.message == "containers with incomplete status: [one two three]"
-        assert (directory / "all").read_text().split("\n")[:-1] == ["one starts"]
+        await wait_told(directory, "one starts")
         (directory / "go").touch()
         pod = await lab.wait("web", lambda pod: pod.status.phase == "Running" and not status_of(pod, "one").ready)
         assert (status_of(pod, "one").started, status_of(pod, "three").ready) == (True, True)
@@ -93,7 +101,7 @@ async def test_sidecars_start_in_order_and_end_in_reverse(lab: Cluster, tmp_path
         await lab.wait_event("web", "Unhealthy", "Readiness probe failed: ")
         (directory / "ready").touch()
         await lab.wait("web", is_ready)
-        assert (directory / "all").read_text().splitlines() == ["one starts", "two runs", "three starts", "app starts"]
+        await wait_told(directory, "one starts", "two runs", "three starts", "app starts")
         (directory / "all").unlink()
         await lab.admin.delete(PODS, "default", "web")
         await lab.wait_gone("web")
@@ -164,6 +172,7 @@ async def test_hooks(lab: Cluster, tmp_path: Path) -> None:
         await lab.admin.delete(PODS, "default", "web")
         await lab.wait_gone("web")
         assert (tmp_path / "told" / "signal").read_text() == "usr1\n"
+        await lab.wait_event("web", "FailedPreStopHook")  # events have a queue of their own
         failed = [message for _, reason, message in await lab.events("web") if reason == "FailedPreStopHook"]
         assert failed == ["PreStopHook failed"]  # of the command alone: a 404 is an answer
 
