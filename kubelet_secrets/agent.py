@@ -112,6 +112,7 @@ log = logging.getLogger(__name__)
 # Reading and asking for a certificate takes a process; the first seconds belong to the pods.
 ROTATION_DELAY_S = 30.0
 SERVING_DELAY_S = 3.0
+NO_CLUSTER_DNS = ("none",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +160,7 @@ class AgentOptions:
     pod_store_size_bytes: int = 128 << 20
     pod_store_files: int = 100_000
     allowed_unsafe_sysctls: tuple[str, ...] = ()
-    cluster_dns: tuple[str, ...] = ()  # addresses; without any, ClusterFirst is the node's resolver
+    cluster_dns: tuple[str, ...] = ()  # addresses, or NO_CLUSTER_DNS; without any, ClusterFirst is the node's resolver
     cluster_domain: str = "cluster.local"
     resolv_conf: Path = Path("/etc/resolv.conf")
 
@@ -294,7 +295,8 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             logs_dir=run_dir / "logs",
             network_problem=network_problem,
             seccomp_dir=options.root_dir / "seccomp",
-            cluster_dns=options.cluster_dns,
+            cluster_dns=() if options.cluster_dns == NO_CLUSTER_DNS else options.cluster_dns,
+            is_cluster_dns_missing=not options.cluster_dns,
             cluster_domain=options.cluster_domain,
             resolv_conf=options.resolv_conf,
             image_pull_rate=TokenBucket(options.registry_qps, options.registry_burst),

@@ -234,7 +234,7 @@ async def run_stack(
         if options.cni_conf_dir is not None:
             flags["--cni-conf-dir"] = str(options.cni_conf_dir)
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
-        for address in options.cluster_dns:
+        for address in options.cluster_dns or ("none",):
             switches += ["--cluster-dns", address]
         for name in options.allowed_unsafe_sysctls:
             switches += ["--allowed-unsafe-sysctls", name]

@@ -56,10 +56,12 @@ class Size(click.ParamType[int]):
 
 
 def _addresses(_context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """IP addresses, also several in one word, as the kubelet takes them."""
+    """IP addresses, also several in one word, as the kubelet takes them; or "none" alone."""
     from ipaddress import ip_address
 
     found = [part for value in values for part in value.split(",") if part]
+    if found == ["none"]:
+        return ("none",)
     for each in found:
         try:
             ip_address(each)
@@ -170,11 +172,11 @@ _NODE_OPTIONS = (
     ),
     click.option(
         "--cluster-dns",
-        metavar="IP",
+        metavar="IP|none",
         multiple=True,
         callback=_addresses,
         help="Address of the cluster's DNS service, for pods whose dnsPolicy is ClusterFirst. May be repeated. Without it they "
-        "have the node's resolver.",
+        "have the node's resolver, and an event MissingClusterDNS says so; none: it does not.  [for up: none]",
     ),
     click.option(
         "--cluster-domain",

@@ -104,7 +104,7 @@ def configz(settings: Settings, *, port: int, rotates_certificates: bool) -> dic
         "featureGates": {"ClusterTrustBundleProjection": settings.projects_trust_bundles},
     }
     lists = {
-        "clusterDNS": settings.cluster_dns,
+        "clusterDNS": [each for each in settings.cluster_dns if each != "none"],
         "allowedUnsafeSysctls": settings.allowed_unsafe_sysctls,
         "preloadedImagesVerificationAllowlist": settings.image_allow_list,
     }

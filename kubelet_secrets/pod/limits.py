@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.times import parse_rfc3339
@@ -61,14 +60,9 @@ class PodLimits:
         if deadline is not None and now >= deadline:
             self._pronounce(Verdict(reason=DEADLINE_REASON, message=DEADLINE_MESSAGE, event_type=NORMAL))
 
-    async def watch_scratch(self, pod: Pod, host_path: Callable[[str], Path | None]) -> None:
-        """Pronounce the verdict when an emptyDir of *pod* holds too much; then return.
-
-        Args:
-            host_path: of a volume; None while it is not set up.
-        """
-        volume = await eviction.wait_exceeded(pod, host_path)
-        message = eviction.eviction_message(pod, volume)
+    async def watch_scratch(self, pod: Pod, places: eviction.Places) -> None:
+        """Pronounce the verdict when *pod* has written more to the node than it may; then return."""
+        message = await eviction.wait_exceeded(pod, places)
         self._pronounce(
             Verdict(reason=eviction.REASON, message=message, event_type=WARNING, max_grace_s=eviction.GRACE_S)
         )

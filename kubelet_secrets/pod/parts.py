@@ -66,6 +66,7 @@ class NodeParts:
     network_problem: Callable[[], str] = lambda: ""  # why pods cannot have a network now; empty: they can
     cluster_domain: str = "cluster.local"
     cluster_dns: tuple[str, ...] = ()
+    is_cluster_dns_missing: bool = False  # there is none, and nobody has said that there shall be none
     resolv_conf: Path = Path("/etc/resolv.conf")
     supports_recursive_read_only: bool = True  # mount_setattr(2), Linux 5.12; runc 1.1
     clock: Callable[[], datetime] = wall_clock

@@ -16,10 +16,15 @@ import trio
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.errors import ContainerRunError
-from kubelet_secrets.pod.events import NORMAL, WARNING
+from kubelet_secrets.pod.events import NORMAL, WARNING, node_reference
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.podlimits import pod_resources, widest
-from kubelet_secrets.pod.sandboxes import make_sandbox_settings, sandbox_refusal
+from kubelet_secrets.pod.sandboxes import (
+    MISSING_CLUSTER_DNS,
+    make_sandbox_settings,
+    sandbox_refusal,
+    wants_cluster_dns,
+)
 from kubelet_secrets.pod.state import format_pod
 from kubelet_secrets.runtime.sandbox import Sandbox
 from kubelet_secrets.runtime.settings import Resources
@@ -78,6 +83,10 @@ class PodSandbox:
         refusal = sandbox_refusal(pod, cluster_domain=parts.cluster_domain)
         if refusal:
             return self._failed(refusal)
+        if parts.is_cluster_dns_missing and wants_cluster_dns(pod):
+            self._report(WARNING, "MissingClusterDNS", f'pod: "{format_pod(pod)}". {MISSING_CLUSTER_DNS}')
+            node = node_reference(parts.node().name)
+            parts.events.record(node, WARNING, "MissingClusterDNS", MISSING_CLUSTER_DNS)
         settings = make_sandbox_settings(
             pod,
             host_ips=parts.host_ips,

@@ -13,6 +13,10 @@ from kubelet_secrets.runtime.cni import PortMapping
 from kubelet_secrets.runtime.podfiles import Dns, parse_resolv_conf, pod_dns, resolv_conf
 from kubelet_secrets.runtime.sandbox import SandboxSettings
 
+MISSING_CLUSTER_DNS = (
+    'kubelet does not have ClusterDNS IP configured and cannot create Pod using "ClusterFirst" policy. '
+    'Falling back to "Default" policy.'
+)
 MAX_HOSTNAME_LENGTH = 63
 MAX_FQDN_LENGTH = 64
 
@@ -60,6 +64,12 @@ def make_sandbox_settings(
         resources=pod_resources(pod),
         host_ips=tuple(host_ips),
     )
+
+
+def wants_cluster_dns(pod: Pod) -> bool:
+    """Whether *pod* is to have the cluster's DNS. Source: pkg/kubelet/network/dns, getPodDNSType."""
+    policy = pod.spec.dns_policy or "ClusterFirst"
+    return policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not pod.spec.host_network)
 
 
 def sandbox_refusal(pod: Pod, *, cluster_domain: str) -> str:

@@ -6,7 +6,7 @@
          ├─ instances' watches       one per running container
          ├─ volumes.run              one task per volume  ┐ cancelled when the pod
          ├─ envs.run                                      │ is to end
-         ├─ limits.watch_scratch     emptyDirs with a limit ┘
+         ├─ limits.watch_scratch     what it may write      ┘
          └─ _live, then _end         this module
 
 ``_live`` looks, asks ``plan.make_plan``, has the actuator do what it says, publishes, and sleeps until the bell rings: an
@@ -25,6 +25,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import trio
 
@@ -37,6 +38,7 @@ from kubelet_secrets.pod.admission import Rejection
 from kubelet_secrets.pod.allocation import Allocation
 from kubelet_secrets.pod.environ import ContainerEnvs, EnvState
 from kubelet_secrets.pod.events import WARNING, pod_reference
+from kubelet_secrets.pod.eviction import Places
 from kubelet_secrets.pod.limits import PodLimits, Verdict
 from kubelet_secrets.pod.parts import NodeParts
 from kubelet_secrets.pod.plan import BackOffRestart, HoldStart, make_plan, next_wake
@@ -239,7 +241,8 @@ class PodWorker:
                 async with trio.open_nursery() as keeping:
                     keeping.start_soon(self._volumes.run)
                     keeping.start_soon(self._envs.run)
-                    keeping.start_soon(self._limits.watch_scratch, self._pod, self._volumes.host_path)
+                    places = Places(volume=self._volumes.host_path, container=self._written)
+                    keeping.start_soon(self._limits.watch_scratch, self._pod, places)
                     await self._live(actuator)
                     keeping.cancel_scope.cancel()
             await self._end(actuator)
@@ -377,6 +380,12 @@ class PodWorker:
 
     def _observe(self) -> RuntimeState:
         return self._actuator.observe() if self._actuator is not None else RuntimeState()
+
+    def _written(self, container: str) -> list[Path]:
+        """Where a container writes: the layer over its image, of the run that is there, and its log."""
+        latest, meta = self._observe().latest(container), self._pod.metadata
+        log = self._parts.logs_dir / f"{meta.namespace}_{meta.name}_{meta.uid}" / container
+        return [log] if latest is None else [log, self._parts.runtime.writable_layer(latest.container_id)]
 
     def _publish(self, *, is_terminal: bool = False) -> None:
         verdict = self._limits.verdict

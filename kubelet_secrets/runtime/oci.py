@@ -233,6 +233,10 @@ class OciRuntime:
             raise ContainerRunError(f'container "{container_id}" not found')
         return read_container(bundle, record, self._cgroups)
 
+    def writable_layer(self, container_id: str) -> Path:
+        """What the container has written to its root filesystem; not there for one that is gone."""
+        return self._bundle(container_id).scratch / "upper"
+
     def label(self, container_id: str, name: str, text: str) -> None:
         """Write a label of the container anew.
 

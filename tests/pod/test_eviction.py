@@ -1,4 +1,4 @@
-"""Which emptyDirs are measured, and how. Source: pkg/kubelet/eviction, emptyDirLimitEviction; semantics §2.7."""
+"""What pods may write to the node, and how it is measured. Source: pkg/kubelet/eviction, localStorageEviction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import trio
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.decode import convert
 from kubelet_secrets.pod import eviction
-from kubelet_secrets.pod.eviction import eviction_message, size_limits, used_bytes, wait_exceeded
+from kubelet_secrets.pod.eviction import Limits, Places, Usage, exceeded, limits_of, measure, used_bytes, wait_exceeded
 
 
 def pod(*sources: dict[str, Any], annotations: dict[str, str] | None = None, **spec: Any) -> Pod:
@@ -38,11 +38,54 @@ LIMITED = {"emptyDir": {"sizeLimit": "0.5Mi"}}
     ],
 )
 def test_volumes_that_are_measured(made: Pod, limits: dict[str, int]) -> None:
-    assert size_limits(made) == limits
+    assert limits_of(made).volumes == limits
 
 
-def test_message() -> None:
-    assert eviction_message(pod(LIMITED), "v0") == 'Usage of EmptyDir volume "v0" exceeds the limit "512Ki". '
+def storage(name: str, limit: str = "", **fields: Any) -> dict[str, Any]:
+    limits = {"ephemeral-storage": limit} if limit else {}
+    return {"name": name, "image": "i", "resources": {"limits": limits}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("spec", "whole", "containers"),
+    [
+        pytest.param({"containers": [storage("a"), storage("b")]}, None, {}, id="none"),
+        pytest.param({"containers": [storage("a", "1Mi"), storage("b")]}, 1 << 20, {"a": 1 << 20}, id="of-one"),
+        pytest.param(
+            {"containers": [storage("a", "1Mi")], "initContainers": [storage("i", "3Mi")]},
+            3 << 20,
+            {"a": 1 << 20},
+            id="of-an-init-container",
+        ),
+        pytest.param(
+            {"containers": [storage("a", "1Mi")], "initContainers": [storage("s", "3Mi", restartPolicy="Always")]},
+            4 << 20,
+            {"a": 1 << 20},
+            id="with-a-sidecar",
+        ),
+    ],
+)
+def test_limits_of_containers(spec: dict[str, Any], whole: int | None, containers: dict[str, int]) -> None:
+    assert limits_of(pod(**spec)) == Limits(pod=whole, containers=containers)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "containers", "expected"),
+    [
+        ({"v0": 1 << 19}, {"a": 1 << 20}, ""),
+        ({"v0": (1 << 19) + 1}, {}, 'Usage of EmptyDir volume "v0" exceeds the limit "512Ki". '),
+        (
+            {"v0": 1 << 19, "v1": 2 << 20},
+            {"a": 1 << 20},
+            "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ",
+        ),
+        ({}, {"a": (1 << 20) + 1}, 'Container a exceeded its local ephemeral storage limit "1Mi". '),
+        ({}, {"b": 3 << 20}, 'Container b exceeded its local ephemeral storage limit "2Mi". '),
+    ],
+)
+def test_messages(volumes: dict[str, int], containers: dict[str, int], expected: str) -> None:
+    made = pod(LIMITED, {"emptyDir": {}}, containers=[storage("a", "1Mi"), storage("b", "2Mi")])
+    assert exceeded(made, limits_of(made), Usage(volumes=volumes, containers=containers)) == expected
 
 
 @pytest.fixture
@@ -70,16 +113,34 @@ def fill(path: Path, size_bytes: int) -> None:
 
 async def test_what_is_in_use_is_counted_once_and_not_beyond_the_volume(scratch: Path) -> None:
     with trio.fail_after(30):
-        before = await used_bytes(scratch)
+        before = (await used_bytes([scratch]))[scratch]
         fill(scratch / "once", 1 << 20)
         os.link(scratch / "once", scratch / "twice")
-        assert 0 <= await used_bytes(scratch) - before - (1 << 20) < 64 << 10
-        assert await used_bytes(scratch / "gone") == 0
+        found = await used_bytes([scratch / "gone", scratch])
+        assert list(found) == [scratch]
+        assert 0 <= found[scratch] - before - (1 << 20) < 64 << 10
+        assert await used_bytes([]) == {}
 
 
 async def test_volume_that_holds_too_much_is_named(scratch: Path) -> None:
     fill(scratch / "file", 1 << 20)
-    places = iter([None, None, scratch, scratch])  # set up after the second look; the first volume is never
+    found = iter([None, None, scratch, scratch])  # set up after the second look; the first volume is never
     with trio.fail_after(30):
         made = pod({"emptyDir": {"sizeLimit": "1Gi"}}, LIMITED)
-        assert await wait_exceeded(made, lambda name: next(places)) == "v1"
+        places = Places(volume=lambda name: next(found), container=lambda name: [])
+        assert '"v1"' in await wait_exceeded(made, places)
+
+
+async def test_layer_and_log_of_a_container_count_together(scratch: Path) -> None:
+    for name in ("layer", "log"):
+        (scratch / name).mkdir()
+        fill(scratch / name / "file", 600 << 10)
+    made = pod({"emptyDir": {}}, containers=[storage("a", "1Mi"), storage("b", "1Mi")])
+    written = {"a": [scratch / "layer"], "b": [scratch / "log", scratch / "gone"]}
+    with trio.fail_after(30):
+        places = Places(volume=lambda name: None, container=lambda name: written[name])
+        limits = limits_of(made)
+        assert exceeded(made, limits, await measure(made, limits, places)) == ""
+        written["a"].append(scratch / "log")
+        message = await wait_exceeded(made, places)
+    assert message == 'Container a exceeded its local ephemeral storage limit "1Mi". '

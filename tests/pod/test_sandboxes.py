@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.api.core import HostAlias
-from kubelet_secrets.pod.sandboxes import make_sandbox_settings, pod_hostname, sandbox_refusal
+from kubelet_secrets.pod.sandboxes import make_sandbox_settings, pod_hostname, sandbox_refusal, wants_cluster_dns
 from kubelet_secrets.runtime.sandbox import SandboxSettings
 from tests.pod.builders import make_pod
 
@@ -25,6 +25,20 @@ def test_plain_pod() -> None:
     made = settings()
     assert (made.hostname, made.domain, made.host_network) == ("web", "", False)
     assert made.resolv_conf == "search example.org\nnameserver 192.0.2.53\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, True),
+        ({"host_network": True}, False),
+        ({"host_network": True, "dns_policy": "ClusterFirstWithHostNet"}, True),
+        ({"dns_policy": "Default"}, False),
+        ({"dns_policy": "None"}, False),
+    ],
+)
+def test_pods_that_want_the_clusters_dns(spec: dict[str, Any], expected: bool) -> None:
+    assert wants_cluster_dns(make_pod(**spec)) is expected
 
 
 def test_hostname_and_subdomain() -> None:

@@ -20,6 +20,7 @@ from tests.e2e.stacks import (
     secret_env,
     secret_volume,
 )
+from tests.e2e.test_port_forward import path_of, server_stream, upgrade
 from tests.podexec import websocket_exec
 from tests.testing.conftest import PlaneNode
 
@@ -60,7 +61,7 @@ async def test_pod_with_a_secret_from_first_to_last(cluster: Cluster) -> None:
     await cluster.run_pod(
         "real",
         container(
-            script="echo $KEY; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done",
+            script="echo $KEY; nc -ll -p 7777 -e cat & trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done",
             volumeMounts=[mount("v", "/v")],
             env=[secret_env("KEY", "real", "key")],
         ),
@@ -71,6 +72,11 @@ async def test_pod_with_a_secret_from_first_to_last(cluster: Cluster) -> None:
     assert log == "before\n"
     done = await websocket_exec(load_kubeconfig(cluster.stack.kubeconfig), "default", "real", ("cat", "/v/key"))
     assert (done.out[1], done.status["status"]) == (b"before", "Success")
+    await cluster.exec("real", "until netstat -ltn | grep -q :7777; do sleep 0.05; done")
+    async with server_stream(cluster) as stream:
+        _, client = await upgrade(stream, path_of("real"))
+        assert await client.say(7777) == (b"hello", b"")
+    await cluster.wait_event("real", "MissingClusterDNS", 'cannot create Pod using "ClusterFirst" policy')
     await cluster.put_secret("real", {"key": "after"})
     await cluster.exec("real", "until grep -q after /v/key; do sleep 0.05; done")
     await cluster.delete_pod("real")
