@@ -243,7 +243,7 @@ class ControlPlane:
         self._directory = directory
         self._extra = extra
         self._only_apiserver = only_apiserver
-        client, peer, api, controller_manager, scheduler = _free_ports(5)
+        client, peer, api, controller_manager, scheduler = free_ports(5)
         self._ports = Ports(
             client=client,
             peer=peer,
@@ -383,7 +383,7 @@ async def _is_ready(client: ApiClient) -> bool:
     return await client.request_text("/readyz") == "ok"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Held all at once while they are chosen, so that none is given twice."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(listener.getsockname()[1]) for listener in listeners]

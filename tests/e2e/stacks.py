@@ -143,6 +143,11 @@ class Node:
     def socket(self) -> Path:
         return self.directory / "agent.sock"
 
+    @property
+    def runtime_root(self) -> Path:
+        """What ``runc --root`` takes to see its containers."""
+        return self.root_dir / "run" / "runc"
+
     def start(self) -> None:
         """Start it and return when the node is Ready. Everything logs as much as it can."""
         raise NotImplementedError

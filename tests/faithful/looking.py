@@ -143,7 +143,7 @@ async def arguments(cluster: Cluster, pod: Pod, container: str) -> list[str]:
 
 
 def _runtime(cluster: Cluster) -> list[str]:
-    return [RUNTIME, "--root", str(cluster.stack.root_dir / "run" / "runc")]
+    return [RUNTIME, "--root", str(cluster.stack.runtime_root)]
 
 
 async def _pid(cluster: Cluster, pod: Pod, container: str) -> int:
