@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet_secrets.testing.controlplane import find_assets, run_control_plane
+from kubelet_secrets.client.version import NEWEST
+from kubelet_secrets.testing.controlplane import find_assets, program_version, run_control_plane
 from kubelet_secrets.testing.images import build_busybox_image
 from kubelet_secrets.testing.kubelet import Kubelet, find_kubelet
 from tests.cli.command import run_cli
@@ -80,7 +81,9 @@ def cluster(images: Path, layouts: Mapping[str, str]) -> Iterator[Cluster]:
                 if reference is None
                 else ReferenceNode(directory, images, assets=reference, layouts=layouts)
             )
-            found = Cluster(directory / "admin.kubeconfig", node.node_name, patience_s=patience_s)
+            version = program_version(reference.program("kubelet")) if reference is not None else NEWEST
+            kubeconfig = directory / "admin.kubeconfig"
+            found = Cluster(kubeconfig, node.node_name, patience_s=patience_s, node_version=version)
         stack.callback(scrub, directory, node.node_name)  # nothing to do, unless stopping fails
         stack.callback(kill_all, node)
         node.start()

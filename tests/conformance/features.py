@@ -1,4 +1,4 @@
-"""Which rows are about something that older API servers do not have: they are skipped there, and say what they need.
+"""Which rows are about something that older API servers, or kubelets, do not have: they are skipped there, and say why.
 
 The version is the first that has the feature on by default; a row that does not stand here has to pass on every server.
 Source: https://kubernetes.io/docs/reference/command-line-tools-reference/feature-gates/ and its page of removed gates.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kubelet_secrets.client.version import Version
+from kubelet_secrets.client.version import NEWEST, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,15 @@ class Feature:
     """What was added to Kubernetes.
 
     Attributes:
-        since: the first minor version of a server that the rows can pass on.
+        since: the first minor version that the rows can pass on.
         rows: beginnings of titles.
+        is_nodes: a matter of the node alone; otherwise API server and node have to have it.
     """
 
     name: str
     since: Version
     rows: tuple[str, ...]
+    is_nodes: bool = False
 
 
 _ACCOUNTS = "[sig-auth] ServiceAccounts"
@@ -61,12 +63,16 @@ FEATURES = (
         ("[sig-node] Pods Extended pod generation", "Ephemeral Containers"),  # the latter look at the generation too
     ),
     Feature("fileKeyRef", Version(1, 35), ("FileKeyRef",)),
+    Feature("PodReadyToStartContainers", Version(1, 29), ("Pod conditions managed by Kubelet a pod",), is_nodes=True),
+    Feature("KEP-2535", Version(1, 35), ("Ensure Credential Pulled Images",), is_nodes=True),
 )
 
 
-def lack(title: str, server: Version) -> str:
-    """Why the row cannot pass on *server*; "" when it has to."""
+def lack(title: str, server: Version, node: Version = NEWEST) -> str:
+    """Why the row cannot pass on *server* with *node*; "" when it has to."""
     for feature in FEATURES:
-        if server < feature.since and title.startswith(feature.rows):
-            return f"needs Kubernetes ≥ {feature.since} ({feature.name}): the API server is {server}"
+        older = min(node, NEWEST if feature.is_nodes else server)
+        if older < feature.since and title.startswith(feature.rows):
+            who = "node" if older == node else "API server"
+            return f"needs Kubernetes ≥ {feature.since} ({feature.name}): the {who} is {older}"
     return ""

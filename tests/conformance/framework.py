@@ -24,6 +24,7 @@ from kubelet_secrets.api.meta import CONFIG_MAPS, EVENTS, NAMESPACES, PODS, SECR
 from kubelet_secrets.client.answers import EventType, WatchEvent
 from kubelet_secrets.client.kubeconfig import ClusterConfig
 from kubelet_secrets.client.rest import ApiClient
+from kubelet_secrets.client.version import NEWEST, Version
 from kubelet_secrets.errors import ApiError, NotFound
 from tests.podexec import websocket_exec
 
@@ -34,6 +35,7 @@ PAUSE = "registry.k8s.io/pause:3.10.2"
 POLL_S = 0.25
 POD_START_S = 300.0
 """The framework's. For a change to arrive it allows 240 s and the node's TTL."""
+_WEBSOCKET_V5 = Version(1, 30)
 INFINITE_SLEEP = "trap exit TERM; while true; do sleep 1; done"
 
 Json = dict[str, Any]
@@ -61,6 +63,7 @@ class Cluster:
         is_shared: there are other nodes, and others' pods: the test asks for this node.
         has_controllers: kube-controller-manager's, beyond what a node needs to join and a namespace to hold pods.
         patience_s: how long "stays Pending" and "stays stable" are watched. The framework: 300 and 60 s.
+        node_version: of the kubelet; the agent counts as the newest.
         registry: a private registry's image and the dockerconfigjson that pulls it, where there is one.
     """
 
@@ -70,6 +73,7 @@ class Cluster:
     is_shared: bool = False
     has_controllers: bool = True
     patience_s: float = 3.0
+    node_version: Version = NEWEST
     registry: PrivateImage | None = None
 
 
@@ -287,6 +291,7 @@ class Framework:
             self.namespace,
             pod,
             ["/bin/sh", "-c", script],
+            protocol="v5.channel.k8s.io" if self.cluster.node_version >= _WEBSOCKET_V5 else "v4.channel.k8s.io",
             **({"container": container} if container else {}),
         )
         assert done.status.get("status") == "Success", (script, done)

@@ -74,7 +74,7 @@ async def run_all(cluster: Cluster, cases: Sequence[Case], scratch: Path) -> Map
         f = Framework(cluster, config, client, f"{name}-{number}")
         try:
             try:
-                if reason := lack(case.title, server):
+                if reason := lack(case.title, server, cluster.node_version):
                     pytest.skip(reason)
                 with trio.fail_after(CASE_TIMEOUT_S):
                     await f.create_namespace(f.namespace)

@@ -16,3 +16,10 @@ def test_rows_that_need_a_feature_exist_and_say_so() -> None:
     assert len([title for title in titles if lack(title, Version(1, 20))]) == 28
     (reason,) = {lack(title, Version(1, 34)) for title in titles} - {""}
     assert reason == "needs Kubernetes ≥ 1.35 (fileKeyRef): the API server is 1.34"
+
+
+def test_a_feature_of_the_node_is_the_nodes() -> None:
+    title = "Ensure Credential Pulled Images pulling"
+    assert lack(title, Version(1, 20)) == ""
+    assert lack(title, NEWEST, Version(1, 34)) == "needs Kubernetes ≥ 1.35 (KEP-2535): the node is 1.34"
+    assert lack("FileKeyRef", NEWEST, Version(1, 34)) == "needs Kubernetes ≥ 1.35 (fileKeyRef): the node is 1.34"
