@@ -29,6 +29,7 @@ SECTIONS = {
     "crash": "four minutes",
     "limits": "four minutes",
     "apiserver": "two minutes",
+    "kubelet": "four minutes, with a kubelet in KUBELET_ASSETS; else nothing",
     "vm": "some minutes for each kernel with KVM, an hour without; only by name",
 }
 """Modules of this folder, in the order of a whole run, and how long each takes on two idle cores."""

@@ -5,13 +5,11 @@ What the tests say of it is what they should say: they are held against it, and 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
-import yaml
 
 from kubelet_secrets.api.core import Node as ApiNode
 from kubelet_secrets.api.core import Pod
@@ -19,9 +17,9 @@ from kubelet_secrets.api.meta import NODES, PODS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.errors import NotFound
+from kubelet_secrets.testing.clusterobjects import make_bootstrap_token
 from kubelet_secrets.testing.images import build_busybox_image
 from kubelet_secrets.testing.kubelet import PAUSE_IMAGE, Kubelet, KubeletAssets
-from tests.cli.command import run_cli
 from tests.e2e.stacks import Pair
 
 READY_TIMEOUT_S = 120
@@ -47,15 +45,15 @@ class ReferenceNode(Pair):
     def start_agent(self) -> None:
         assert self.assets is not None
         bootstrap = self.directory / "bootstrap.kubeconfig"
-        done = run_cli("token", "create", "--kubeconfig", self.kubeconfig, "--bootstrap-kubeconfig", bootstrap)
-        assert done.returncode == 0, done.stderr
-        (cluster,) = yaml.safe_load(self.kubeconfig.read_text())["clusters"]
+        trio.run(make_bootstrap_token, self.kubeconfig, bootstrap)
+        authority = load_kubeconfig(self.kubeconfig).ca_pem
+        assert authority is not None
         self.kubelet = Kubelet(
             self.assets,
             self.directory,
             node_name=self.node_name,
             bootstrap_kubeconfig=bootstrap,
-            authority=base64.b64decode(cluster["cluster"]["certificate-authority-data"]),
+            authority=authority,
         )
         pause = self.directory / "pause"
         pause.mkdir()
