@@ -179,7 +179,7 @@ def read_record(bundle: Bundle) -> ContainerRecord | None:
 def read_pid(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -11,6 +11,7 @@ until a byte arrives, so that its cgroup can be set before it forks; it answers 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 LOG_SIZE_MAX_BYTES = 10 * 1024 * 1024  # the kubelet's containerLogMaxSize; the log lives on tmpfs
 _ANSWER_MAX_BYTES = 64 * 1024
 _CREATE_TIMEOUT_S = 120.0
+_NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL)  # the second: a thread has the number, which is no process's
 
 
 class StartFailed(ContainerRunError):
@@ -222,13 +224,18 @@ def _open_if(pid: int | None, file: str, marker: str) -> int | None:
         return None
     try:
         fd = os.pidfd_open(pid)
-    except OSError:
+    except OSError as error:
+        if error.errno not in _NO_SUCH_PROCESS:
+            raise  # we cannot look: nothing is known of it, least of all that it has ended
         return None
     # Look only now: while the descriptor is open and the process alive, the number cannot mean another one.
     try:
         matches = marker.encode() in Path(f"/proc/{pid}/{file}").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         matches = False
+    except OSError:
+        os.close(fd)
+        raise
     if not matches or _has_ended(fd):  # a zombie keeps its cgroup path
         os.close(fd)
         return None

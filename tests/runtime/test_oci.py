@@ -449,6 +449,23 @@ async def test_status_is_unknown_when_conmon_was_killed_too(node: Node) -> None:
     assert node.runtime.state(handle.id).exit == status
 
 
+async def test_container_that_cannot_be_looked_at_is_not_taken_for_lost(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor left, on this side or the kernel's: that says nothing about the container."""
+    handle, settings = await node.run("sleep", "600")
+
+    def exhausted(pid: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pidfd_open", exhausted)
+        with pytest.raises(OSError, match="Too many open files"):
+            node.runtime.state(handle.id)
+    assert node.runtime.state(handle.id).state is ContainerState.RUNNING
+    assert not node.run_dir.joinpath("containers", settings.container_id, "lost").exists()
+
+
 def _conmon_pids(node: Node, container_id: str) -> list[int]:
     return [int(node.run_dir.joinpath("containers", container_id, "conmon.pid").read_text())]
 
