@@ -172,7 +172,7 @@ def read_record(bundle: Bundle) -> ContainerRecord | None:
     """The record, or None for a directory whose creation was cut short."""
     try:
         return msgspec.json.decode(bundle.record.read_bytes(), type=ContainerRecord)
-    except (OSError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 
