@@ -139,7 +139,7 @@ async def test_same_content_makes_no_new_version(cluster: Cluster) -> None:
 
 
 async def test_rotation_arrives_within_moments(cluster: Cluster) -> None:
-    """The mission says milliseconds, the bench measures them; a test on a loaded machine only tells it from a poll."""
+    """The mission says milliseconds, the bench measures them; a test on a loaded machine only tells it from a poll, of 60 s."""
     await cluster.put_secret("fast", {"key": "1"})
     await cluster.run_pod("fast", container(volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "fast")])
     async with cluster.started("fast", "echo; until grep -q 2 /v/key; do :; done; echo now") as reader:
@@ -147,7 +147,7 @@ async def test_rotation_arrives_within_moments(cluster: Cluster) -> None:
         began = time.monotonic()
         await cluster.put_secret("fast", {"key": "2"})
         await receive(reader, "now\n")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
 
 async def test_old_versions_are_removed(cluster: Cluster) -> None:

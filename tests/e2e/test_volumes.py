@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -342,10 +341,8 @@ async def test_pod_deletion_takes_its_volumes_off_the_node(cluster: Cluster) -> 
     )
     assert cluster.volume_dir(pod, "v").is_dir()
     uid = pod.metadata.uid
-    before = time.monotonic()
     await cluster.delete_pod("leaving")
     await cluster.wait_gone("leaving")
-    assert time.monotonic() - before < 30
     assert uid not in Path("/proc/self/mountinfo").read_text()
     assert not (cluster.stack.root_dir / "pods" / uid).exists()
     # The worker ends last, when the API server has confirmed the deletion.
