@@ -139,7 +139,7 @@ async def test_full_store(cluster: Cluster) -> None:
         await cluster.delete_pod(name)
     for name in ("full-1", "full-2"):
         await cluster.wait_gone(name)
-    await cluster.wait_ready("full-4", timeout_s=60)
+    await cluster.wait_ready("full-4", timeout_s=120)
     await cluster.exec("full-0", "until grep -q new /v/number; do sleep 0.05; done")
     for number in (0, 3, 4):
         await cluster.delete_pod(f"full-{number}")
@@ -201,12 +201,12 @@ async def test_image_that_cannot_be_pulled_is_used_once_it_is_there(
     event = await cluster.wait_event("pull", "Failed", "Failed to pull image")
     assert event.message.startswith(f'Failed to pull image "{name}": ')
     assert "\n" not in event.message
-    pod = await cluster.wait("pull", lambda pod: waiting(pod)[0] in ("ErrImagePull", "ImagePullBackOff"), timeout_s=30)
+    pod = await cluster.wait("pull", lambda pod: waiting(pod)[0] in ("ErrImagePull", "ImagePullBackOff"))
     assert pod.status.phase == "Pending"
     source = build_busybox_image(tmp_path / "late")
     done = await in_thread(run_cli, "image", "import", source, name, "--image-dir", image_dir)
     assert done.returncode == 0, done.stderr
-    await cluster.wait_ready("pull", timeout_s=40)
+    await cluster.wait_ready("pull", timeout_s=120)
     await cluster.delete_pod("pull", grace_s=0)
 
 
@@ -236,7 +236,7 @@ async def test_image_whose_files_were_removed(cluster: Cluster, tmp_path: Path, 
     pod = await cluster.wait("broken", has_outcome)
     assert waiting(pod)[0] in ("ErrImagePull", "ImagePullBackOff")
     assert (await in_thread(run_cli, *import_again)).returncode == 0
-    await cluster.wait_ready("broken", timeout_s=40)
+    await cluster.wait_ready("broken", timeout_s=120)
     assert cluster.stack.status().agent_pid == agent
     await cluster.delete_pod("broken")
     await cluster.wait_gone("broken")
@@ -286,8 +286,8 @@ async def test_api_server_goes_away_and_comes_back(cluster: Cluster, stack: Pair
     stack.start_server(port=stack.port)
     await cluster.put_secret("outage", {"key": "after"})
     await cluster.put_secret("outage-late", {"key": "late"})
-    await cluster.wait_ready("waits", timeout_s=60)
-    pod = await cluster.wait("outage", lambda pod: pod.status.container_statuses[0].restart_count == 1, timeout_s=60)
+    await cluster.wait_ready("waits", timeout_s=120)
+    pod = await cluster.wait("outage", lambda pod: pod.status.container_statuses[0].restart_count == 1, timeout_s=120)
     assert pod.status.phase == "Running"
     await cluster.wait_ready("outage")
     await cluster.exec("outage", "until grep -q after /v/key; do sleep 0.05; done")
