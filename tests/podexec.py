@@ -106,5 +106,5 @@ async def impersonate(
     headers = [("Impersonate-User", user), *(("Impersonate-Group", each) for each in groups)]
     if config.token is not None:
         headers.append(("Authorization", f"Bearer {config.token.reveal().decode()}"))
-    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=30) as client:
+    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=120) as client:
         return (await client.request(method, path, headers=headers, json=body)).status_code

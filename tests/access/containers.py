@@ -27,10 +27,10 @@ class Container:
     runc: tuple[str, ...]
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*self.runc, "exec", self.id, *argv], capture_output=True, text=True, timeout=30)
+        return subprocess.run([*self.runc, "exec", self.id, *argv], capture_output=True, text=True, timeout=120)
 
     def start(self) -> None:
-        subprocess.run([*self.runc, "start", self.id], check=True, capture_output=True, timeout=30)
+        subprocess.run([*self.runc, "start", self.id], check=True, capture_output=True, timeout=120)
 
 
 @contextlib.contextmanager
@@ -80,10 +80,10 @@ def container(
     try:
         pid_file = bundle / "pid"
         command = [*runc, "create", "--bundle", str(bundle), "--pid-file", str(pid_file), container_id]
-        subprocess.run(command, check=True, timeout=30, **quiet)
+        subprocess.run(command, check=True, timeout=120, **quiet)
         yield Container(container_id, cgroup_path, int(pid_file.read_text()), runc)
     finally:
-        subprocess.run([*runc, "delete", "--force", container_id], timeout=30, **quiet)
+        subprocess.run([*runc, "delete", "--force", container_id], timeout=120, **quiet)
         cgroups = CgroupTree(instance, probe_cgroups())
         cgroups.remove(cgroups.instance_path)
         mounts.umount_all_below(bundle)

@@ -76,7 +76,7 @@ def guarded(tmp_path: Path) -> Iterator[GuardedNode]:
 
 
 def host(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
 
 
 def test_who_may_open_and_what_the_trail_says(guarded: GuardedNode) -> None:

@@ -60,7 +60,7 @@ class Http:
     async def begin(self, method: str, path: str, content: bytes, content_type: str, accept: str) -> Answer:
         """The answer to any request; of one that does not end, a watch, only its head."""
         headers = {"content-type": content_type, "accept": accept}
-        async with self._client.stream(method, path, content=content, headers=headers, timeout=30) as response:
+        async with self._client.stream(method, path, content=content, headers=headers, timeout=120) as response:
             is_endless = response.status_code == 200 and "watch=" in path
             return Answer(response.status_code, b"" if is_endless else await response.aread(), response.headers)
 

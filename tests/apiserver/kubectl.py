@@ -50,7 +50,7 @@ class Kubectl:
         self._descriptor = int(kubeconfig_path.rpartition("/")[2])
 
     async def try_run(self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None) -> Output:
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             done = await trio.run_process(
                 [*self._command, *arguments],
                 stdin=stdin.encode(),
@@ -80,7 +80,7 @@ class Kubectl:
                 for line in whole:
                     yield line.decode()
 
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             async with trio.open_nursery() as nursery:
                 start = partial(
                     trio.run_process,
@@ -107,7 +107,7 @@ def find_kubectl() -> str | None:
     path = shutil.which("kubectl")
     if path is None:
         return None
-    done = subprocess.run([path, "version", "--client", "-o", "json"], capture_output=True, timeout=20, check=False)
+    done = subprocess.run([path, "version", "--client", "-o", "json"], capture_output=True, timeout=120, check=False)
     found = re.search(r'"gitVersion":\s*"v(\d+)\.(\d+)', done.stdout.decode())
     return path if found and (int(found[1]), int(found[2])) >= OLDEST else None
 

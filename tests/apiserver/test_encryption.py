@@ -40,7 +40,7 @@ async def marked() -> AsyncIterator[tuple[ServerHandle, Http, Marking]]:
     def choose(plural: str) -> Transformer:
         return marking if plural == "secrets" else Identity()
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             options = ServerOptions(transformer_for=choose, runs_scheduler=False)
             server: ServerHandle = await nursery.start(serve_apiserver, options)

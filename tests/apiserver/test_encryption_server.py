@@ -61,7 +61,7 @@ def write_config(path: Path, *providers: str, resources: str = "secrets") -> Pat
 async def running(
     directory: Path | None, config: Path | None = None, *, reloads: bool = False, form: str = JSON
 ) -> AsyncIterator[tuple[ServerHandle, Http]]:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             options = ServerOptions(
                 data_dir=directory,

@@ -23,7 +23,7 @@ from tests.apiserver.test_storage import durable
 
 @asynccontextmanager
 async def running(directory: Path | None) -> AsyncIterator[tuple[ServerHandle, Http]]:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             options = ServerOptions(data_dir=directory, runs_scheduler=False)
             server: ServerHandle = await nursery.start(serve_apiserver, options)

@@ -195,7 +195,7 @@ async def test_default_roles_are_healed_at_the_next_start(tmp_path: Path) -> Non
     """What was taken away comes back, what was added stays, and permissions are in force from the first request."""
     roles, bindings = served(CLUSTER_ROLES), served(CLUSTER_ROLE_BINDINGS)
     options = ServerOptions(data_dir=tmp_path / "data", runs_scheduler=False)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server: ServerHandle = await nursery.start(serve_apiserver, options)
             await server.registry.delete(roles, "", "system:discovery")

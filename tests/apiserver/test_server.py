@@ -173,7 +173,7 @@ async def test_shutdown_ends_watches_cleanly_and_returns(admin: Http, server: Se
 async def test_shutdown_does_not_wait_for_who_does_not_read() -> None:
     """What is being sent to them is behind a shield in the protocol code."""
     row = BY_PATH["", "v1", "configmaps"]
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             server: ServerHandle = await nursery.start(serve_apiserver, ServerOptions(runs_scheduler=False))
             for number in range(12):  # more than fits into the buffers of two sockets

@@ -20,7 +20,7 @@ async def transport_to(server: H2Server, **options: object) -> AsyncIterator[tup
     origin = Origin(host="127.0.0.1", port=server.port, make_context=client_context)
     async with trio.open_nursery() as nursery:
         transport = H2Transport(nursery, origin, **options)  # type: ignore[arg-type]
-        async with httpx2.AsyncClient(transport=transport, base_url=server.url, timeout=10) as client:
+        async with httpx2.AsyncClient(transport=transport, base_url=server.url, timeout=60) as client:
             yield transport, client
         nursery.cancel_scope.cancel()
 
@@ -94,7 +94,7 @@ async def test_event_on_one_of_300_idle_watches_arrives() -> None:
 
 async def test_full_connection_makes_the_next_one() -> None:
     watches = Watches()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with serve(watches, max_streams=100) as server, transport_to(server) as (transport, client):
             async with trio.open_nursery() as nursery:
                 for number in range(250):

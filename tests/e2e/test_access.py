@@ -60,7 +60,7 @@ def refused(done: subprocess.CompletedProcess[bytes]) -> bool:
 
 
 def run(*command: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, capture_output=True, check=False, timeout=20)
+    return subprocess.run(command, capture_output=True, check=False, timeout=120)
 
 
 async def test_container_that_mounts_it_reads_it(scene: Scene) -> None:
@@ -167,7 +167,7 @@ async def test_follower_of_the_audit_is_told_of_a_refusal(scene: Scene) -> None:
     assert process.stdout is not None
     text = b""
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             path = scene.on_host.parent / "..data" / "key"
             await trio.to_thread.run_sync(run, "head", "-c", "1", str(path))
             while b'"exe":"/usr/bin/head"' not in text:

@@ -85,10 +85,10 @@ class Scene:
         """Run a shell line somewhere; returns what it says, without blank lines."""
         line = self.fill(command, where)
         if where == "host":
-            done = await in_thread(subprocess.run, ["sh", "-c", line], capture_output=True, timeout=30)
+            done = await in_thread(subprocess.run, ["sh", "-c", line], capture_output=True, timeout=120)
         elif where == "host-user":
             user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"]
-            done = await in_thread(subprocess.run, [*user, "sh", "-c", line], capture_output=True, timeout=30)
+            done = await in_thread(subprocess.run, [*user, "sh", "-c", line], capture_output=True, timeout=120)
         else:
             pod, _, name = where.rpartition("/")
             done = await self.cluster.try_exec(pod or POD, line, name)

@@ -59,7 +59,7 @@ def records(file: Path) -> list[AuditRecord]:
 
 
 async def wait_recorded(file: Path, wanted: Callable[[AuditRecord], bool]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not any(wanted(record) for record in records(file)):  # noqa: ASYNC110
             await trio.sleep(0.05)
 
@@ -103,7 +103,7 @@ async def test_the_trail_is_kept_told_and_checked(node: Node, place: Path, journ
         await wait_recorded(file, lambda record: record.seq > after.audit.head and record.is_denied)
         # A process for each open: every one is counted, however they are folded.
         await cluster.exec("audited", f"for i in $(seq {PROCESSES}); do cat /v/key >/dev/null; done")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while opens(file, after.audit.head) != PROCESSES + 1:  # noqa: ASYNC110
                 await trio.sleep(0.05)
         live = node.cli("audit", "--check")
@@ -131,7 +131,7 @@ async def test_the_trail_is_kept_told_and_checked(node: Node, place: Path, journ
         assert missing.returncode == 1
         assert "are missing at the end, says the agent" in missing.stdout
         file.write_bytes(cut.read_bytes())
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while sum(b"KUBELET_SECRETS_KIND=start" in entry for entry in journal) < 2:  # noqa: ASYNC110
                 await trio.sleep(0.05)
     told = b"".join(journal)
@@ -141,7 +141,7 @@ async def test_the_trail_is_kept_told_and_checked(node: Node, place: Path, journ
 
 
 async def wait_recorded_anew(file: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not file.exists() or not any(record.is_denied for record in records(file)):  # noqa: ASYNC110
             await trio.sleep(0.05)
 

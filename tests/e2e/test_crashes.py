@@ -90,7 +90,7 @@ async def test_agent_killed_again_and_again_under_readers(cluster: Cluster) -> N
         for reader, name in ((one, "app"), (other, "second")):
             await cluster.exec("steady", "touch /tmp/stop", name)
             output = b""
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert reader.stdout is not None
                 async for chunk in reader.stdout:
                     output += chunk
@@ -235,7 +235,7 @@ async def test_agent_and_writer_killed_in_the_middle_of_rotations(cluster: Clust
                 await cluster.stack.wait_agent(other_than=before)
         await cluster.put_secret("storm", {"a": "end", "b": "end"})
         output = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert reader.stdout is not None
             async for chunk in reader.stdout:
                 output += chunk

@@ -167,7 +167,7 @@ async def test_env_command_watches(cluster: Cluster) -> None:
     seen = []
     decoder = json.JSONDecoder()
     text = ""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async for chunk in process.stdout:
             text += chunk.decode()
             while text.strip():

@@ -122,7 +122,7 @@ async def test_certificate_of_the_nodes_own_api_is_the_clusters(pair: JoiningPai
         ]
     port = node.status.daemon_endpoints.kubelet_endpoint.port
     context = ssl.create_default_context(cadata=ca["ca.crt"])
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         tcp = await trio.open_tcp_stream("127.0.0.1", port)
         tls = trio.SSLStream(tcp, context, server_hostname=pair.node_name)
         await tls.do_handshake()
@@ -173,7 +173,7 @@ async def test_certificate_that_is_due_is_replaced_under_a_running_pod(image_dir
                     while files.current.resolve() == before:  # noqa: ASYNC110  # a link tells nobody
                         await trio.sleep(0.5)
                 await cluster.put_secret("db", {"password": "two"})
-                with trio.fail_after(30):
+                with trio.fail_after(60):
                     while await cluster.exec("app", "cat /v/password") != "two":  # noqa: ASYNC110
                         await trio.sleep(0.1)
                 await cluster.run_pod("later", container())

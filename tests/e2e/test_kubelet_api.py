@@ -195,7 +195,7 @@ async def _read_until(stream: trio.lowlevel.FdStream, text: str) -> str:
 @asynccontextmanager
 async def admin_client(cluster: Cluster) -> AsyncIterator[httpx2.AsyncClient]:
     config = load_kubeconfig(cluster.stack.kubeconfig)
-    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=30) as client:
+    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=120) as client:
         yield client
 
 
@@ -455,7 +455,7 @@ async def test_who_may_ask_the_kubelet(cluster: Cluster) -> None:
     )
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    async with httpx2.AsyncClient(verify=context, timeout=30) as client:
+    async with httpx2.AsyncClient(verify=context, timeout=120) as client:
         answer = await client.get(f"{url}/pods")
         assert (answer.status_code, answer.text) == (401, "Unauthorized")
         bearer = {"Authorization": f"Bearer {token['status']['token']}"}

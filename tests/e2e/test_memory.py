@@ -64,7 +64,7 @@ def hard_limit() -> str:
 
 async def our_processes(stack: Stack) -> dict[str, int]:
     up = stack.command.process.pid
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while True:  # the spare agent comes a moment after the node is ready, and hardens itself first thing
             started = children(up)
             found = {"up": up, **started, **children(started["agent"])}
@@ -76,7 +76,7 @@ async def our_processes(stack: Stack) -> dict[str, int]:
 async def wait_locked(pid: int) -> None:
     # The spare agent yields to everybody, and a busy machine may let it import its modules for a minute.
     os.setpriority(os.PRIO_PROCESS, pid, 0)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while "VmLck:\t       0 kB" in Path(f"/proc/{pid}/status").read_text():  # noqa: ASYNC110
             await trio.sleep(0.02)
 
@@ -108,7 +108,7 @@ async def test_a_command_that_prints_values_is_locked_in_memory(cluster: Cluster
     async with process.stdout:
         try:
             shown = b""
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while b"a-value-on-a-screen" not in shown:
                     shown += await process.stdout.receive_some()
             assert unlocked(process.pid) == []

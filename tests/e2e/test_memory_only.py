@@ -212,6 +212,6 @@ async def exec_and_logs(cluster: Cluster) -> None:
         stdin = None if flags else b"typed-value-of-memory-only"
         done = await websocket_exec(config, "default", "every-way", command, stdin=stdin, container="app", **flags)
         assert done.out[1] == b"first-value-of-memory-only" + (stdin or b"")
-    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=30) as client:
+    async with httpx2.AsyncClient(verify=ssl_context(config), base_url=config.server, timeout=120) as client:
         logs = await client.get("/api/v1/namespaces/default/pods/every-way/log", params={"container": "app"})
     assert logs.text.startswith("first-value-of-memory-only")

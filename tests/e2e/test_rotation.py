@@ -36,7 +36,7 @@ async def test_no_reader_ever_sees_a_mix(cluster: Cluster) -> None:
             await cluster.put_secret("pair", {"cert": value, "key": value})
         await cluster.put_secret("pair", {"cert": "end", "key": "end"})
         output = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert reader.stdout is not None
             async for chunk in reader.stdout:
                 output += chunk
@@ -67,7 +67,7 @@ async def test_plain_reader_never_fails(cluster: Cluster) -> None:
             await cluster.put_secret("plain", {"key": str(number)})
         await cluster.put_secret("plain", {"key": "end"})
         output = b""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert reader.stdout is not None
             async for chunk in reader.stdout:
                 output += chunk

@@ -205,7 +205,7 @@ async def wait_pod(cluster: Cluster, namespace: str, name: str) -> Pod:
 
 async def wait_refusal(cluster: Cluster, namespace: str, pod: str) -> str:
     """Wait until a pod's event says why it does not start, and return what it says."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with cluster.client.watch(EVENTS, namespace, Event, send_initial_events=True) as events:
             async for event in events:
                 seen = event.object

@@ -120,7 +120,7 @@ def is_frozen(container: ContainerView, path: str, *, whole: bool = True) -> boo
 
 
 async def wait_files(cluster: Cluster, pod: Pod, container: str, expected: Seen) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while True:
             seen = await look(cluster, pod, container)
             if seen.without_run_time(expected).files == expected.files:
@@ -133,7 +133,7 @@ async def wait_variables(cluster: Cluster, namespace: str, container: str, expec
     ask = partial(
         cluster.stack.ask, "env", EnvView, namespace=namespace, pod="web", container=container, show_values=True
     )
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while True:
             (view,) = await trio.to_thread.run_sync(ask)
             values: dict[str, str | None] = {

@@ -21,8 +21,8 @@ from kubelet_secrets.notify import NotifySocket, parse_notification
 
 AGENT = Path(__file__).with_name("serving_agent.py")
 # A slow machine's run of the tests stretches what is called so: scripts/vmtest/patience.py.
-_TIMEOUT_S = 30
-_STOP_TIMEOUT_S = 20.0
+_TIMEOUT_S = 60
+_STOP_TIMEOUT_S = 40.0
 _SILENCE_TIMEOUT_S = 60.0
 
 _KEEPER = """

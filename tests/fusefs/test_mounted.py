@@ -547,7 +547,7 @@ def test_readers_survive_kills_under_updates(node: RunningNode, volume: Path) ->
                 count += 1
                 update(node, a=str(count), b=str(count))
             node.kill_agent()
-        reports = [json.loads(reader.communicate("stop\n", timeout=30)[0]) for reader in readers]
+        reports = [json.loads(reader.communicate("stop\n", timeout=120)[0]) for reader in readers]
     finally:
         for reader in readers:
             reader.kill()

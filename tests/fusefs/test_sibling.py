@@ -23,7 +23,7 @@ print(Sibling(pid).is_alive())  # not reaped yet
 
 def test_another_child_of_our_parent_is_known_until_it_ends() -> None:
     with subprocess.Popen(["sleep", "1000"]) as other:
-        done = subprocess.run([sys.executable, "-c", LOOK, str(other.pid)], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([sys.executable, "-c", LOOK, str(other.pid)], capture_output=True, text=True, timeout=120)
         assert (done.stdout, done.stderr) == ("True\nFalse\n", "")
 
 

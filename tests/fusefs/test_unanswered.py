@@ -90,7 +90,7 @@ def test_open_that_an_agent_died_over_is_answered_by_the_next(node: RunningNode,
         [sys.executable, "-c", opens, str(volume / "a")], stdout=subprocess.PIPE, text=True
     ) as reader:
         wait_end(agent)
-        assert reader.communicate(timeout=30)[0] == "one"
+        assert reader.communicate(timeout=120)[0] == "one"
     assert reader.returncode == 0
     assert node.call("pids")["resume"] is True
 

@@ -79,7 +79,7 @@ class JoinableCluster:
 
     async def wait_request(self) -> dict[str, Any]:
         """The first request there is."""
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not (found := await self.requests()):  # noqa: ASYNC110  # a list is all that is needed here
                 await trio.sleep(0.02)
         return found[0]

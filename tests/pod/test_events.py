@@ -138,7 +138,7 @@ async def test_events_about_one_object_do_not_wait_for_anothers() -> None:
         structs.replace(make_pod(), metadata=structs.replace(make_pod().metadata, uid=f"uid-{index}"))
         for index in range(4)
     ]
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(events.run)
             for pod in pods:

@@ -112,7 +112,7 @@ def fill(path: Path, size_bytes: int) -> None:
 
 
 async def test_what_is_in_use_is_counted_once_and_not_beyond_the_volume(scratch: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         before = (await used_bytes([scratch]))[scratch]
         fill(scratch / "once", 1 << 20)
         os.link(scratch / "once", scratch / "twice")
@@ -125,7 +125,7 @@ async def test_what_is_in_use_is_counted_once_and_not_beyond_the_volume(scratch:
 async def test_volume_that_holds_too_much_is_named(scratch: Path) -> None:
     fill(scratch / "file", 1 << 20)
     found = iter([None, None, scratch, scratch])  # set up after the second look; the first volume is never
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         made = pod({"emptyDir": {"sizeLimit": "1Gi"}}, LIMITED)
         places = Places(volume=lambda name: next(found), container=lambda name: [])
         assert '"v1"' in await wait_exceeded(made, places)
@@ -137,7 +137,7 @@ async def test_layer_and_log_of_a_container_count_together(scratch: Path) -> Non
         fill(scratch / name / "file", 600 << 10)
     made = pod({"emptyDir": {}}, containers=[storage("a", "1Mi"), storage("b", "1Mi")])
     written = {"a": [scratch / "layer"], "b": [scratch / "log", scratch / "gone"]}
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         places = Places(volume=lambda name: None, container=lambda name: written[name])
         limits = limits_of(made)
         assert exceeded(made, limits, await measure(made, limits, places)) == ""

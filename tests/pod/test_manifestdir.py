@@ -32,7 +32,7 @@ class Told:
         return sorted(each.pod.metadata.name for each in self.pods or ())
 
     async def wait_names(self, *names: str) -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while self.names != sorted(names):
                 await self._event.wait()
 

@@ -106,7 +106,7 @@ class Node:
     async def output(self, *args: str, **changes: Any) -> tuple[int, str]:
         """Run to the end: exit code, and the text of both streams."""
         handle, settings = await self.run(*args, **changes)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             status = await self.runtime.wait_exit(handle.id)
         lines = self.log_path(settings).read_text().splitlines()
         return status.code, "\n".join(line.split(" ", 3)[3] for line in lines)

@@ -98,7 +98,7 @@ auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=tool_environment(),
         )  # fmt: skip
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not (found := re.search(r"listening on 127\.0\.0\.1:(\d+)", log.read_text())):
                 assert process.returncode is None, log.read_text()
                 await trio.sleep(0.02)

@@ -59,7 +59,7 @@ async def test_a_start_sees_the_mounts_of_its_own_container_only(node: Node, tmp
             assert str(node.run_dir / "containers" / first.id / "rootfs") not in seen
             assert str(before) not in seen
             assert str(own) not in conmon_mounts(node, first.id)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 result = await node.runtime.exec(second.id, ["cat", "/v/file"])
             assert result.stdout == b"own"
             assert await read(node, before) == "before"

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.runtime
 
 async def test_output_and_exit_code_are_collected(node: Node) -> None:
     handle, settings = await node.run("sh", "-c", "echo out; echo err >&2; exit 3")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         status = await node.runtime.wait_exit(handle.id)
     assert (status.code, status.reason, status.oom, status.known) == (3, "Error", False, True)
     lines = [line.split(" ", 1)[1] for line in node.log_path(settings).read_text().splitlines()]
@@ -60,7 +60,7 @@ async def test_created_container_waits_for_start(node: Node) -> None:
     assert handle.pid is not None
     assert settings.cgroup_path.encode() in Path(f"/proc/{handle.pid}/cgroup").read_bytes()
     await node.runtime.start(handle.id)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await node.runtime.wait_exit(handle.id)).reason == "Completed"
 
 
@@ -209,14 +209,14 @@ async def test_missing_command_is_a_create_error(node: Node) -> None:
 async def test_stop_lets_the_process_end_within_grace(node: Node) -> None:
     handle, settings = await node.run("sh", "-c", "trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done")
     await _wait_for_line(node.log_path(settings), "up")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await node.runtime.stop(handle.id, grace_s=20)).code == 7
 
 
 async def test_stop_kills_after_grace(node: Node) -> None:
     """Pid 1 without a handler ignores SIGTERM."""
     handle, _ = await node.run("sleep", "600")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         status = await node.runtime.stop(handle.id, grace_s=0.2)
     assert (status.code, status.signal, status.reason) == (137, signal.SIGKILL, "Error")
 
@@ -226,7 +226,7 @@ async def test_stop_signal_of_the_image_is_used(node: Node) -> None:
         "sh", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.01; done", stop_signal="SIGUSR1"
     )
     await _wait_for_line(node.log_path(settings), "up")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await node.runtime.stop(handle.id, grace_s=20)).code == 9
 
 
@@ -263,14 +263,14 @@ async def test_limits_are_applied(node: Node) -> None:
 
 async def test_termination_message_is_read_back(node: Node) -> None:
     handle, _ = await node.run("sh", "-c", "echo because > /dev/termination-log; exit 1", user=UserIds(uid=1000))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await node.runtime.wait_exit(handle.id)
     assert node.runtime.termination_message(handle.id) == b"because\n"
 
 
 async def test_exec_runs_inside_with_the_containers_environment(node: Node) -> None:
     handle, _ = await node.run("sleep", "600", env={"PATH": "/bin", "TOKEN": "abc"}, user=UserIds(uid=1000))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         result = await node.runtime.exec(
             handle.id, ["sh", "-c", "cat; echo $TOKEN; id -u; echo e >&2; exit 4"], stdin=b"in\n"
         )
@@ -279,7 +279,7 @@ async def test_exec_runs_inside_with_the_containers_environment(node: Node) -> N
 
 async def test_exec_of_a_missing_command_says_so(node: Node) -> None:
     handle, _ = await node.run("sleep", "600")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         with pytest.raises(ContainerRunError, match='exec: "nope": executable file not found'):
             await node.runtime.exec(handle.id, ["nope"])
 
@@ -294,7 +294,7 @@ async def test_cancelled_exec_leaves_no_process(node: Node) -> None:
 
 async def test_exec_with_a_terminal(node: Node) -> None:
     handle, _ = await node.run("sleep", "600")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with await node.runtime.open_exec(
             handle.id, ["sh", "-c", "tty; stty size; read x; echo got $x"], tty=True, stdin=True
         ) as session:
@@ -335,7 +335,7 @@ async def test_waiting_for_a_container_that_is_deleted_ends(node: Node) -> None:
         except ContainerRunError:
             ends.append("deleted")
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
@@ -345,7 +345,7 @@ async def test_waiting_for_a_container_that_is_deleted_ends(node: Node) -> None:
 
 async def test_delete_is_idempotent_and_forces(node: Node) -> None:
     handle, settings = await node.run("sleep", "600")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await node.runtime.delete(handle.id)
         await node.runtime.delete(handle.id)
     assert node.runtime.list() == ()
@@ -394,7 +394,7 @@ async def test_container_outlives_a_killed_agent_and_is_adopted(node: Node, imag
         await agent.wait()
 
     successor = OciRuntime(node.run_dir, tools=node.tools, host=node.runtime._host, cgroups=node.cgroups)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         (adopted,) = await successor.adopt()
         assert (adopted.id, adopted.state) == (container_id, ContainerState.RUNNING)
         fd = os.open(node.run_dir / "fifo", os.O_WRONLY)
@@ -429,7 +429,7 @@ async def test_unstarted_container_of_an_earlier_agent_is_removed(node: Node) ->
     handle = await node.create(node.settings("true"))
     half_made = node.run_dir / "containers" / ("f" * 64)
     half_made.mkdir()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert await node.runtime.adopt() == ()
     assert not half_made.exists()
     with pytest.raises(ContainerRunError, match="not found"):
@@ -443,7 +443,7 @@ async def test_status_is_unknown_when_conmon_was_killed_too(node: Node) -> None:
     signal.pidfd_send_signal(fd, signal.SIGKILL)
     os.close(fd)
     node.runtime.kill(handle.id, signal.SIGKILL)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         status = await node.runtime.wait_exit(handle.id)
     assert (status.code, status.known, status.reason) == (137, False, "ContainerStatusUnknown")
     assert node.runtime.state(handle.id).exit == status
@@ -471,7 +471,7 @@ def _conmon_pids(node: Node, container_id: str) -> list[int]:
 
 
 async def _wait_for_line(log: Path, text: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while text not in (log.read_text() if log.exists() else ""):  # noqa: ASYNC110 - another process writes it
             await trio.sleep(0.01)
 
@@ -480,7 +480,7 @@ async def test_session_with_a_containers_own_streams(node: Node) -> None:
     """``stdinOnce``: the end of the session's input is that of the container's; else it reads on from the next session."""
     script = "echo err >&2; cat; echo end"
     handle, _ = await node.run("sh", "-c", f"read -r line; echo $line; {script}", stdin=True, stdin_once=True)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with node.runtime.attach(handle.id) as attachment:
             await attachment.send_all(b"one\ntwo\n")
             await attachment.aclose()
@@ -492,7 +492,7 @@ async def test_session_with_a_containers_own_streams(node: Node) -> None:
     with pytest.raises(ContainerRunError, match="is not running"):
         node.runtime.attach(handle.id)
     handle, _ = await node.run("sh", "-c", "read -r a; read -r b; stty size; echo $a $b", stdin=True, tty=True)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with node.runtime.attach(handle.id) as attachment:
             await attachment.resize(columns=78, rows=34)
             await attachment.send_all(b"one\n")

@@ -57,7 +57,7 @@ async def test_two_containers_talk_over_the_loopback_interface(node: Node, manag
     server, _ = await node.run("sh", "-c", "echo hello | nc -l -p 8080", **shared)
     client = "while ! nc -w 5 127.0.0.1 8080 </dev/null; do sleep 0.05; done"
     assert await node.output("sh", "-c", client, **shared) == (0, "hello")
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await node.runtime.wait_exit(server.id)).code == 0
 
 
@@ -141,7 +141,7 @@ async def test_remains_of_a_container_in_a_shared_pid_namespace_end_with_it(
 ) -> None:
     sandbox = await manager.create(SandboxSettings(pod_uid=node.pod_uid, hostname="web", share_process_namespace=True))
     handle, settings = await node.run("sh", "-c", "sleep 600 & exit 6", **sandbox_changes(sandbox))
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         assert (await node.runtime.wait_exit(handle.id)).code == 6
         while node.cgroups.processes(settings.cgroup_path):  # noqa: ASYNC110 - SIGKILL was sent; the kernel takes a moment
             await trio.sleep(0.01)
