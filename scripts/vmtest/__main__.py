@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scripts.debian import BuildError
 from scripts.vmtest.checkout import pack_checkout
 from scripts.vmtest.checks import CHECKS
-from scripts.vmtest.image import KERNELS, BuildError, get_image, get_kernel
+from scripts.vmtest.image import KERNELS, get_image, get_kernel
 from scripts.vmtest.logs import section, tail
 from scripts.vmtest.machine import boot, usable_accelerator
 from scripts.vmtest.results import Report, Results

@@ -6,7 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from scripts.vmtest.image import CHECKOUT, run
+from scripts.debian import run
+from scripts.vmtest.image import CHECKOUT
 
 
 def pack_checkout(target: Path) -> str:

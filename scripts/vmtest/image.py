@@ -10,15 +10,15 @@ import hashlib
 import os
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.debian import BuildError, open_apt, run, source_lines
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 _SUITE = "bookworm"
-_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _PACKAGES = ("systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps", "e2fsprogs", "ca-certificates", "openssl")
 _INPUTS = (
     "pyproject.toml",
@@ -33,59 +33,12 @@ KERNELS = {"6.1": ("bookworm",), "6.12": ("bookworm-backports", "trixie")}
 """Label → suites whose ``linux-image-amd64`` it is, the first that the mirror has."""
 
 
-class BuildError(Exception):
-    """One line for the user; what the command printed comes before it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Kernel:
     label: str  # "6.12"
     release: str  # "6.12.95+deb12-amd64"
     vmlinuz: Path
     modules: Path  # lib/modules/<release>, modules.dep made
-
-
-def run(command: Sequence[str | Path], *, environ: dict[str, str] | None = None) -> str:
-    """Run a command; returns its output.
-
-    Raises:
-        BuildError: it failed.
-    """
-    result = subprocess.run(
-        [str(each) for each in command], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if result.returncode != 0:
-        print(result.stdout, end="")
-        raise BuildError(f"{shlex.join(str(each) for each in command[:3])} … failed with status {result.returncode}")
-    return result.stdout
-
-
-def mirrors() -> dict[str, str]:
-    """Archive → address, as this machine's apt has them: ``debian`` and ``debian-security``.
-
-    Raises:
-        BuildError: this machine's apt knows no Debian archive.
-    """
-    found: dict[str, str] = {}
-    for line in run(
-        ["apt-get", "indextargets", "--format", "$(CREATED_BY) $(ORIGIN) $(CODENAME) $(REPO_URI)"]
-    ).splitlines():
-        created_by, origin, codename, address = [*line.split(" "), "", "", "", ""][:4]
-        if created_by == "Packages" and origin == "Debian":
-            found.setdefault("security" if codename.endswith("-security") else "main", address)
-    if "main" not in found:
-        raise BuildError("apt on this machine has no Debian archive: run apt-get update, or add one to its sources")
-    return found
-
-
-def _sources(suites: Sequence[str]) -> str:
-    known = mirrors()
-    lines = []
-    for suite in suites:
-        address = known.get("security") if suite.endswith("-security") else known["main"]
-        if address is not None:
-            lines.append(f"deb [signed-by={_KEYRING}] {address} {suite} main\n")
-    return "".join(lines)
 
 
 def _apt_options() -> list[str]:
@@ -114,30 +67,12 @@ def get_kernel(label: str, build_dir: Path) -> Kernel:
 
 
 def _unpack_kernel(suite: str, home: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=home) as scratch:
-        apt = Path(scratch)
-        apt.chmod(0o755)
-        for directory in ("lists/partial", "cache/archives/partial", "debs"):
-            (apt / directory).mkdir(parents=True)
-        (apt / "sources.list").write_text(_sources([suite, f"{_SUITE}-security"] if suite == _SUITE else [suite]))
-        options = [
-            f"-oDir::Etc::SourceList={apt}/sources.list",
-            "-oDir::Etc::SourceParts=-",
-            f"-oDir::State::Lists={apt}/lists",
-            f"-oDir::Cache={apt}/cache",
-            "-oAPT::Sandbox::User=root",
-            "-oAPT::Update::Error-Mode=any",
-        ]
-        run(["apt-get", *options, "-q", "update"])
+    with open_apt(home, [suite, f"{_SUITE}-security"] if suite == _SUITE else [suite]) as apt:
         # The package by that name depends on the newest kernel's own, whose name has the version in it.
-        records = run(["apt-cache", *options, "show", "--no-all-versions", "linux-image-amd64"])
-        fields = dict(line.split(": ", 1) for line in records.split("\n\n")[0].splitlines() if ": " in line)
-        package = fields["Depends"].split(" ")[0]
-        run(["sh", "-c", f"cd {apt}/debs && exec apt-get {shlex.join(options)} -q download {shlex.quote(package)}"])
-        (deb,) = (apt / "debs").glob("*.deb")
-        run(["dpkg-deb", "-x", deb, home / "root"])
-        (modules,) = (home / "root/lib/modules").iterdir()
-        run(["depmod", "-b", home / "root", modules.name])
+        package = apt.fields("linux-image-amd64")["Depends"].split(" ")[0]
+        apt.unpack([package], home / "root")
+    (modules,) = (home / "root/lib/modules").iterdir()
+    run(["depmod", "-b", home / "root", modules.name])
 
 
 def image_key() -> str:
@@ -178,7 +113,7 @@ def _make_root(root: Path) -> None:
         seed = Path(scratch) / "seed.tar"
         run(["tar", "-C", CHECKOUT, "--exclude=__pycache__", "-cf", seed, *_SEED])
         sources = Path(scratch) / "sources.list"
-        sources.write_text(_sources([_SUITE, f"{_SUITE}-updates", f"{_SUITE}-security"]))
+        sources.write_text(source_lines([_SUITE, f"{_SUITE}-updates", f"{_SUITE}-security"]))
         # Certificates of this machine: a mirror may stand behind one of its own.
         certificates = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
         provision = [

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubelet_secrets.fusefs.hardening import set_parent_death_signal
-from scripts.vmtest.image import Kernel, run
+from scripts.debian import run
+from scripts.vmtest.image import Kernel
 from scripts.vmtest.initramfs import make_initramfs
 
 _SWAP_BYTES = 1 << 30
