@@ -39,6 +39,7 @@ from kubelet_secrets.access.journal import journal_socket
 from kubelet_secrets.access.registry import ContainerRegistry
 from kubelet_secrets.access.revocations import RevocationList
 from kubelet_secrets.api.core import Taint
+from kubelet_secrets.api.evictionsignals import DEFAULT_THRESHOLDS, parse_flag
 from kubelet_secrets.api.sources import NodeInfo
 from kubelet_secrets.cache.kinds import CONFIG_MAP_KIND, SECRET_KIND
 from kubelet_secrets.cache.manager import ObjectManager, Strategy
@@ -73,6 +74,7 @@ from kubelet_secrets.node.facts import MAX_PODS, read_facts
 from kubelet_secrets.node.lease import LeaseKeeper
 from kubelet_secrets.node.observer import NodeObserver
 from kubelet_secrets.node.outage import follow_returns
+from kubelet_secrets.node.pressure import read_signals
 from kubelet_secrets.node.registration import NodeReporter
 from kubelet_secrets.node.rotation import CertificateRotation
 from kubelet_secrets.node.serving import open_serving
@@ -81,6 +83,7 @@ from kubelet_secrets.node.ttl import NodeTtl
 from kubelet_secrets.pod.admitting import Admission
 from kubelet_secrets.pod.bundlecache import TrustBundleCache
 from kubelet_secrets.pod.events import NORMAL, WARNING, EventRecorder, node_reference
+from kubelet_secrets.pod.evictor import Evictor
 from kubelet_secrets.pod.garbage import collect_after
 from kubelet_secrets.pod.manager import PodManager
 from kubelet_secrets.pod.manifestdir import ManifestDirectory
@@ -135,6 +138,7 @@ class AgentOptions:
     projects_trust_bundles: bool = False  # the gate ClusterTrustBundleProjection
     emulates_delays: bool = False  # objects reach volumes as late as with the kubelet
     pod_manifest_path: Path | None = None  # static pods
+    eviction_hard: str | None = None  # checked; None: pressure is told, and nobody is evicted for it
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
     max_parallel_image_pulls: int = DEFAULT_PARALLEL_PULLS
@@ -236,6 +240,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             list_images=lambda: [((*each.repo_digests, *each.names), each.size_bytes) for each in images.list()],
             problems=lambda: [problem] if (problem := network_problem()) else [],
             clock=wall_clock,
+            thresholds=DEFAULT_THRESHOLDS if options.eviction_hard is None else parse_flag(options.eviction_hard),
         )
         node = node_reference(options.node_name)
         reporter = NodeReporter(
@@ -282,6 +287,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 known=lambda: reporter.node or make_node(facts, now=wall_clock()),
                 info=node_info,
                 allowed_sysctls=options.allowed_unsafe_sysctls,
+                pressures=lambda: observer.pressures if options.eviction_hard else (),
             ),
             events=events,
             tokens=TokenManager(client, clock=wall_clock),
@@ -407,6 +413,15 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     if options.healthz_port:
                         working.start_soon(run_healthz, options.healthz_address, options.healthz_port)
                     working.start_soon(collector.run)
+                    if options.eviction_hard:
+                        evictor = Evictor(
+                            parts,
+                            pods,
+                            parse_flag(options.eviction_hard),
+                            observe=lambda: read_signals(options.root_dir, options.image_dir),
+                            reclaim=collector.collect_all,
+                        )
+                        working.start_soon(evictor.run)
                     working.start_soon(collect_after, pods)
                     if options.projects_trust_bundles:
                         working.start_soon(trust_bundles.run)

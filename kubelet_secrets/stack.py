@@ -72,6 +72,7 @@ class StackOptions:
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
     resolv_conf: Path = Path("/etc/resolv.conf")
+    eviction_hard: str | None = None
     image_gc_high_percent: int = 85
     image_gc_low_percent: int = 80
     max_parallel_image_pulls: int = 4
@@ -234,6 +235,8 @@ async def run_stack(
         if options.cni_conf_dir is not None:
             flags["--cni-conf-dir"] = str(options.cni_conf_dir)
         switches += [word for each in options.cni_bin_dirs for word in ("--cni-bin-dir", str(each))]
+        if options.eviction_hard is not None:
+            flags["--eviction-hard"] = options.eviction_hard
         for address in options.cluster_dns or ("none",):
             switches += ["--cluster-dns", address]
         for name in options.allowed_unsafe_sysctls:

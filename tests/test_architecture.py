@@ -81,6 +81,7 @@ PURE = [
     "kubeletapi/containerlogs.py",
     "pod/state.py",
     "pod/plan.py",
+    "pod/pressureeviction.py",
     "pod/resize.py",
     "pod/qos.py",
     "pod/conditions.py",

@@ -116,6 +116,7 @@ def agent(
                     "cluster_dns": list(node["cluster_dns"]),
                     "cluster_domain": node["cluster_domain"],
                     "resolv_conf": os.path.abspath(node["resolv_conf"]),
+                    "eviction_hard": node["eviction_hard"],
                     "image_gc_high_percent": node["image_gc_high_threshold"],
                     "image_gc_low_percent": node["image_gc_low_threshold"],
                     "max_parallel_image_pulls": node["max_parallel_image_pulls"],

@@ -70,6 +70,16 @@ def _addresses(_context: click.Context, option: click.Parameter, values: tuple[s
     return tuple(found)
 
 
+def _thresholds(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    from kubelet_secrets.api.evictionsignals import InvalidThreshold, parse_flag
+
+    try:
+        parse_flag(value or "")
+    except InvalidThreshold as error:
+        raise click.BadParameter(str(error), param=option) from None
+    return value
+
+
 _NODE_OPTIONS = (
     click.option(
         "--node-name",
@@ -196,6 +206,15 @@ _NODE_OPTIONS = (
         metavar="NAME|PREFIX*",
         multiple=True,
         help="Sysctls that pods may set beside the safe ones. May be repeated.",
+    ),
+    click.option(
+        "--eviction-hard",
+        metavar="SIGNAL<AMOUNT,…",
+        default=None,
+        callback=_thresholds,
+        help="Evict pods when the node falls below one of these: memory.available<100Mi,nodefs.available<10%. Other signals: "
+        "nodefs.inodesFree, imagefs.available, imagefs.inodesFree, pid.available.  [default: pressure is told by the Node's "
+        "conditions, at the kubelet's thresholds, and nobody is evicted]",
     ),
     *IMAGE_OPTIONS,
     click.option(

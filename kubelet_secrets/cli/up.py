@@ -80,6 +80,7 @@ def up(verbose: int | None, /, filenames: tuple[str, ...], **options: Any) -> No
         cluster_dns=options["cluster_dns"],
         cluster_domain=options["cluster_domain"],
         resolv_conf=Path(os.path.abspath(options["resolv_conf"])),
+        eviction_hard=options["eviction_hard"],
         image_gc_high_percent=options["image_gc_high_threshold"],
         image_gc_low_percent=options["image_gc_low_threshold"],
         max_parallel_image_pulls=options["max_parallel_image_pulls"],

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from kubelet_secrets.api.core import ContainerImage
+from kubelet_secrets.api.evictionsignals import DEFAULT_THRESHOLDS, Threshold
 from kubelet_secrets.node.pressure import PressureTracker, read_signals
 from kubelet_secrets.node.status import Observations, describe_images
 
@@ -28,6 +29,7 @@ class NodeObserver:
     Args:
         list_images: (names, size in bytes) of each image.
         problems: why pods cannot run here now; empty means ready.
+        thresholds: below which the node is under pressure.
     """
 
     def __init__(
@@ -38,16 +40,22 @@ class NodeObserver:
         list_images: Callable[[], Iterable[tuple[Sequence[str], int]]],
         problems: Callable[[], Sequence[str]],
         clock: Callable[[], datetime],
+        thresholds: Sequence[Threshold] = DEFAULT_THRESHOLDS,
     ) -> None:
         self._root_dir = root_dir
         self._image_dir = image_dir
         self._list_images = list_images
         self._problems = problems
         self._clock = clock
-        self._tracker = PressureTracker()
+        self._tracker = PressureTracker(thresholds)
         self._pressures: frozenset[str] = frozenset()
         self._images: tuple[ContainerImage, ...] = ()
         self._images_at: datetime | None = None
+
+    @property
+    def pressures(self) -> frozenset[str]:
+        """The conditions that held at the last look."""
+        return self._pressures
 
     def __call__(self) -> Observations:
         now = self._clock()

@@ -13,10 +13,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kubelet_secrets.api.core import Pod, Quantity, Taint
+from kubelet_secrets.api.evictionsignals import MEMORY
 from kubelet_secrets.api.nodeaffinity import matches_node, untolerated_taint
 from kubelet_secrets.api.references import all_containers
 from kubelet_secrets.api.requests import amount_of, request_amounts, shortages
 from kubelet_secrets.api.staticpod import is_static_pod
+from kubelet_secrets.pod.pressureeviction import NODE_CONDITION, is_critical
+from kubelet_secrets.pod.qos import qos_class
 from kubelet_secrets.pod.resize import DEFERRED, INFEASIBLE, Refusal
 
 SAFE_SYSCTLS = (
@@ -52,6 +55,7 @@ class NodeTerms:
     taints: Sequence[Taint]
     allocatable: Mapping[str, Quantity]
     allowed_sysctls: Collection[str] = ()  # unsafe ones; a name, or a prefix with "*" at its end
+    pressures: Collection[str] = ()  # conditions that pods are evicted for now
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ def judge_resize(pod: Pod, allocatable: Mapping[str, Quantity], others: Collecti
 
 
 def _rejections(pod: Pod, node: NodeTerms, others: Collection[Share], was_started: bool) -> Iterator[Rejection]:
+    yield from _pressure_rejections(pod, node.pressures)
     yield from _sysctl_rejections(pod, node.allowed_sysctls)
     if _wants_app_armor(pod):
         yield Rejection("AppArmor", "Cannot enforce AppArmor: AppArmor is not supported by this node")
@@ -117,6 +122,18 @@ def _rejections(pod: Pod, node: NodeTerms, others: Collection[Share], was_starte
     if not was_started and not is_static_pod(pod) and untolerated_taint(node.taints, pod.spec.tolerations, "NoExecute"):
         text = "node(s) had taints that the pod didn't tolerate"
         yield _predicate("TaintToleration", text, depends_on_labels=True)
+
+
+def _pressure_rejections(pod: Pod, pressures: Collection[str]) -> Iterator[Rejection]:
+    """Source: pkg/kubelet/eviction/eviction_manager.go, Admit."""
+    if not pressures or is_critical(pod):
+        return
+    if set(pressures) == {MEMORY}:
+        taint = Taint(key="node.kubernetes.io/memory-pressure", effect="NoSchedule")
+        is_tolerated = untolerated_taint((taint,), pod.spec.tolerations, "NoSchedule") is None
+        if qos_class(pod) != "BestEffort" or is_tolerated:
+            return
+    yield Rejection("Evicted", NODE_CONDITION.format(f"[{' '.join(sorted(pressures))}]"))
 
 
 def _predicate(name: str, text: str, *, depends_on_labels: bool = False) -> Rejection:

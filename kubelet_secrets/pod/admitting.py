@@ -33,6 +33,7 @@ class Admission:
         known: the Node as far as this node knows it by itself; asked while the API server does not answer.
         info: name and allocatable resources, which are the node's own word.
         allowed_sysctls: unsafe ones that pods may set all the same; ``net.core.*`` for many.
+        pressures: conditions of the Node that keep new pods away.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Admission:
         known: Callable[[], Node],
         info: Callable[[], NodeInfo],
         allowed_sysctls: Collection[str] = (),
+        pressures: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._client = client
         self._known = known
         self._info = info
         self._allowed_sysctls = tuple(allowed_sysctls)
+        self._pressures = pressures
         self._taken: dict[PodUID, Share] = {}
         self._node: Node | None = None
         self._read_at = float("-inf")
@@ -97,6 +100,7 @@ class Admission:
             taints=node.spec.taints,
             allocatable=info.allocatable,
             allowed_sysctls=self._allowed_sysctls,
+            pressures=self._pressures(),
         )
         others = [each for uid, each in self._taken.items() if uid != pod.metadata.uid]
         return judge(pod, terms, others, was_started=pod.status.start_time is not None)

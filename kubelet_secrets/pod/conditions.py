@@ -16,6 +16,7 @@ from kubelet_secrets.pod.resize import ERROR, ResizeState
 from kubelet_secrets.pod.state import is_sidecar
 
 NO_RESIZE = ResizeState()
+DISRUPTION_TARGET, TERMINATION_BY_KUBELET = "DisruptionTarget", "TerminationByKubelet"
 
 OWN_CONDITIONS = (
     "PodResizePending", "PodResizeInProgress",
@@ -32,6 +33,7 @@ def make_conditions(
     sandbox_ready: bool,
     resize: ResizeState = NO_RESIZE,
     is_resizing: bool = False,
+    disruption: str = "",
     previous: Sequence[PodCondition],
     now: datetime,
 ) -> tuple[PodCondition, ...]:
@@ -39,10 +41,11 @@ def make_conditions(
 
     Args:
         resize: what stands in the way of a resize.
+        disruption: why the node ends the pod; once told it stays.
         is_resizing: a running container has other resources than it is allocated.
         previous: the conditions as published last; the time of a transition stays while the status does.
     """
-    foreign = [each for each in previous if each.type not in OWN_CONDITIONS]
+    foreign = [each for each in previous if not is_own(each)]
     all_statuses = {each.name: each for each in (*init_statuses, *statuses)}
     containers_ready = _containers_ready(pod, all_statuses, phase)
     own = [
@@ -54,6 +57,7 @@ def make_conditions(
         PodCondition(type="PodScheduled", status="True"),
     ]
     old = {each.type: each for each in previous}
+    own += _disrupted(disruption, old.get(DISRUPTION_TARGET))
     return (*foreign, *(_dated(each, old.get(each.type), pod.metadata.generation, now) for each in own))
 
 
@@ -61,6 +65,19 @@ def _dated(condition: PodCondition, old: PodCondition | None, generation: int, n
     is_transition = old is None or old.status != condition.status or not old.last_transition_time
     since = rfc3339(now) if is_transition or old is None else old.last_transition_time
     return msgspec.structs.replace(condition, last_transition_time=since, observed_generation=generation)
+
+
+def is_own(condition: PodCondition) -> bool:
+    """Whether it is the node's to set. DisruptionTarget is several writers': the reason tells whose it is."""
+    return condition.type in OWN_CONDITIONS or (
+        condition.type == DISRUPTION_TARGET and condition.reason == TERMINATION_BY_KUBELET
+    )
+
+
+def _disrupted(message: str, old: PodCondition | None) -> list[PodCondition]:
+    if message:
+        return [PodCondition(type=DISRUPTION_TARGET, status="True", reason=TERMINATION_BY_KUBELET, message=message)]
+    return [old] if old is not None and is_own(old) else []
 
 
 def _resizing(resize: ResizeState, is_resizing: bool) -> list[PodCondition]:

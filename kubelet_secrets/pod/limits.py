@@ -27,6 +27,7 @@ class Verdict:
     message: str
     event_type: str
     max_grace_s: float = float("inf")  # what its containers may take to stop, if their pod grants more
+    is_disruption: bool = False  # it is not the pod's doing: the condition DisruptionTarget says so
 
 
 class PodLimits:
@@ -66,6 +67,21 @@ class PodLimits:
         self._pronounce(
             Verdict(reason=eviction.REASON, message=message, event_type=WARNING, max_grace_s=eviction.GRACE_S)
         )
+
+    def evict(self, message: str) -> bool:
+        """The node is short of something; returns whether this verdict is the one."""
+        if self.verdict is not None:
+            return False
+        self._pronounce(
+            Verdict(
+                reason=eviction.REASON,
+                message=message,
+                event_type=WARNING,
+                max_grace_s=eviction.GRACE_S,
+                is_disruption=True,
+            )
+        )
+        return True
 
     def _pronounce(self, verdict: Verdict) -> None:
         if self.verdict is None:

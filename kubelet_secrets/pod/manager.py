@@ -18,6 +18,7 @@ from kubelet_secrets.api.meta import PodUID
 from kubelet_secrets.api.staticpod import is_mirror_pod
 from kubelet_secrets.cache.manager import ObjectManager
 from kubelet_secrets.pod.events import WARNING, pod_reference
+from kubelet_secrets.pod.eviction import Places
 from kubelet_secrets.pod.instances import make_known
 from kubelet_secrets.pod.mirrors import MirrorPods
 from kubelet_secrets.pod.parts import NodeParts
@@ -82,6 +83,16 @@ class PodManager:
             if (view.pod.metadata.namespace, view.pod.metadata.name) == (namespace, name):
                 return view
         return None
+
+    def evict(self, uid: str, message: str) -> bool:
+        """Fail a pod for what the node is short of; returns whether there is such a pod, and it has not ended yet."""
+        worker = self._workers.get(PodUID(uid))
+        return worker is not None and worker.evict(message)
+
+    def places(self, uid: str) -> Places | None:
+        """Where a pod writes; None: there is no such pod."""
+        worker = self._workers.get(PodUID(uid))
+        return worker.places if worker is not None else None
 
     async def wait_changed(self) -> None:
         """Wait until some pod's view has changed. Waiters see the latest state, not every state."""

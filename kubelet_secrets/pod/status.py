@@ -18,8 +18,8 @@ from kubelet_secrets.api.staticpod import is_static_pod
 from kubelet_secrets.api.times import rfc3339
 from kubelet_secrets.pod.conditions import (
     NO_RESIZE,
-    OWN_CONDITIONS,
     has_regular_container_started,
+    is_own,
     make_conditions,
 )
 from kubelet_secrets.pod.container_status import lost_container, make_container_statuses
@@ -42,6 +42,7 @@ def make_status(
     is_terminal: bool = False,
     verdict: tuple[str, str] | None = None,
     resize: ResizeState = NO_RESIZE,
+    disruption: str = "",
 ) -> PodStatus:
     """Describe *pod* as it is.
 
@@ -53,6 +54,7 @@ def make_status(
         is_terminal: no container of this pod will run again (it was deleted, and all are stopped): the phase
             becomes terminal whatever the restart policy says.
         resize: what stands in the way of other resources.
+        disruption: why the node ends the pod, where that is not the pod's doing.
         verdict: (reason, message) when the node itself has failed the pod, for example ``DeadlineExceeded``.
     """
     init_statuses, statuses, ephemeral_statuses = (
@@ -88,6 +90,7 @@ def make_status(
             statuses=statuses,
             sandbox_ready=state.sandbox_ready,
             resize=resize,
+            disruption=disruption,
             is_resizing=is_in_progress(pod, state),
             previous=previous.conditions,
             now=now,
@@ -271,11 +274,11 @@ def _condition_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str
 
 def _own(status: PodStatus) -> PodStatus:
     """*status* without others' conditions: what is not sent cannot overwrite what they have written meanwhile."""
-    own = tuple(each for each in status.conditions if each.type in OWN_CONDITIONS)
+    own = tuple(each for each in status.conditions if is_own(each))
     return msgspec.structs.replace(status, conditions=own)
 
 
 def with_foreign_conditions(status: PodStatus, seen: PodStatus) -> PodStatus:
     """*status* with the node's own conditions, and all others as in *seen*, the latest from the API."""
-    foreign = tuple(each for each in seen.conditions if each.type not in OWN_CONDITIONS)
+    foreign = tuple(each for each in seen.conditions if not is_own(each))
     return msgspec.structs.replace(status, conditions=(*foreign, *_own(status).conditions))

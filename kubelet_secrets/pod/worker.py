@@ -186,6 +186,15 @@ class PodWorker:
         if self._parts.sync_policy.is_immediate:
             self._retry_now([each.name for each in all_containers(self._pod)])
 
+    def evict(self, message: str) -> bool:
+        """The node is short of something, and this pod is to go; returns whether it goes for that."""
+        return not self._must_stop and not self._is_ending and self._limits.evict(message)
+
+    @property
+    def places(self) -> Places:
+        """Where the pod writes."""
+        return Places(volume=self._volumes.host_path, container=self._written)
+
     def api_reached(self) -> None:
         """The API server answers again."""
         self._publisher.nudge()
@@ -241,8 +250,7 @@ class PodWorker:
                 async with trio.open_nursery() as keeping:
                     keeping.start_soon(self._volumes.run)
                     keeping.start_soon(self._envs.run)
-                    places = Places(volume=self._volumes.host_path, container=self._written)
-                    keeping.start_soon(self._limits.watch_scratch, self._pod, places)
+                    keeping.start_soon(self._limits.watch_scratch, self._pod, self.places)
                     await self._live(actuator)
                     keeping.cancel_scope.cancel()
             await self._end(actuator)
@@ -399,6 +407,7 @@ class PodWorker:
             now=self._parts.clock(),
             is_terminal=is_terminal,
             verdict=(verdict.reason, verdict.message) if verdict is not None else None,
+            disruption=verdict.message if verdict is not None and verdict.is_disruption else "",
             resize=ResizeState(pending=self._allocation.pending, error=problem),
         )
         if status.phase in TERMINAL_PHASES:

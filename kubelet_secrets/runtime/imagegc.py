@@ -97,9 +97,25 @@ class ImageGarbageCollector:
             self._policy.high_threshold_percent,
             wanted,
         )
+        removed, freed = self._remove(space, wanted)
+        if freed < wanted:
+            message = (
+                "Failed to garbage collect required amount of images. "
+                f"Attempted to free {wanted} bytes, but only found {max(0, freed)} bytes eligible to free."
+            )
+            self._report("FreeDiskSpaceFailed", message)
+        return removed
+
+    def collect_all(self) -> int:
+        """Remove every image that nobody uses and that is old enough: the node is short of disk. Returns how many."""
+        removed, _ = self._remove(self._disk_space(), None)
+        return removed
+
+    def _remove(self, space: DiskSpace, wanted: int | None) -> tuple[int, int]:
+        """Remove images until *wanted* bytes are free. Returns how many, and the bytes."""
         removed = freed = 0
         for used_at, image in self._files.pulled_images():
-            if freed >= wanted or self._clock() - used_at < self._policy.minimum_age_s:
+            if (wanted is not None and freed >= wanted) or self._clock() - used_at < self._policy.minimum_age_s:
                 break
             try:
                 self._files.remove_unused(image, used_at=used_at)
@@ -108,13 +124,7 @@ class ImageGarbageCollector:
             removed += 1
             freed = self._disk_space().available_bytes - space.available_bytes
             logger.info("removed image %s to free disk space", image.image_id)
-        if freed < wanted:
-            message = (
-                "Failed to garbage collect required amount of images. "
-                f"Attempted to free {wanted} bytes, but only found {max(0, freed)} bytes eligible to free."
-            )
-            self._report("FreeDiskSpaceFailed", message)
-        return removed
+        return removed, freed
 
     def _stat(self) -> DiskSpace:
         status = os.statvfs(self._files.scratch)

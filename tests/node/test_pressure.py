@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kubelet_secrets.node.pressure import (
-    PressureTracker,
-    Signals,
-    memory_available_bytes,
-    pressures,
-    read_signals,
-)
+from kubelet_secrets.api.evictionsignals import Observation, parse_flag
+from kubelet_secrets.node.pressure import PressureTracker, memory_available_bytes, pressures, read_signals
 from tests.node.facts import T0, after
 
-PLENTY = Signals(
-    memory_available_bytes=1 << 30,
-    nodefs_available=0.5,
-    nodefs_inodes_free=0.5,
-    imagefs_available=0.5,
-    imagefs_inodes_free=0.5,
-)
+
+def signals(**changes: Observation) -> dict[str, Observation]:
+    """Half of everything is left, but for *changes*: ``nodefs_inodesFree``."""
+    names = ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree")
+    plenty = {name: Observation(1 << 30, 1 << 31) for name in (*names, "pid.available")}
+    return plenty | {name.replace("_", "."): seen for name, seen in changes.items()}
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
         ({}, set()),
-        ({"memory_available_bytes": 100 << 20}, set()),
-        ({"memory_available_bytes": (100 << 20) - 1}, {"MemoryPressure"}),
-        ({"nodefs_available": 0.1}, set()),
-        ({"nodefs_available": 0.099}, {"DiskPressure"}),
-        ({"imagefs_available": 0.149}, {"DiskPressure"}),
-        ({"nodefs_inodes_free": 0.049}, {"DiskPressure"}),
-        ({"imagefs_inodes_free": 0.049}, {"DiskPressure"}),
-        ({"pids_free": 0}, {"PIDPressure"}),
-        ({"memory_available_bytes": 0, "nodefs_available": 0.0}, {"MemoryPressure", "DiskPressure"}),
+        ({"memory_available": Observation(100 << 20, 1 << 30)}, set()),
+        ({"memory_available": Observation((100 << 20) - 1, 1 << 30)}, {"MemoryPressure"}),
+        ({"nodefs_available": Observation(100, 1000)}, set()),
+        ({"nodefs_available": Observation(99, 1000)}, {"DiskPressure"}),
+        ({"imagefs_available": Observation(149, 1000)}, {"DiskPressure"}),
+        ({"nodefs_inodesFree": Observation(49, 1000)}, {"DiskPressure"}),
+        ({"imagefs_inodesFree": Observation(49, 1000)}, {"DiskPressure"}),
+        ({"imagefs_inodesFree": Observation(0, 0)}, set()),
+        ({"pid_available": Observation(0, 1000)}, {"PIDPressure"}),
+        (
+            {"memory_available": Observation(0, 1 << 30), "nodefs_available": Observation(0, 1000)},
+            {"MemoryPressure", "DiskPressure"},
+        ),
     ],
 )
-def test_thresholds_are_the_kubelets_defaults(change: dict[str, float], found: set[str]) -> None:
-    assert pressures(replace(PLENTY, **change)) == found  # type: ignore[arg-type]  # a number of either kind
+def test_thresholds_are_the_kubelets_defaults(change: dict[str, Observation], found: set[str]) -> None:
+    assert pressures(signals(**change)) == found
+
+
+def test_thresholds_that_are_set_are_the_only_ones() -> None:
+    short = signals(memory_available=Observation(1, 1 << 30), pid_available=Observation(9, 1000))
+    assert pressures(short, parse_flag("pid.available<1%")) == {"PIDPressure"}
+    assert pressures(short, parse_flag("pid.available<0%")) == set()
 
 
 def test_pressure_is_told_for_five_minutes_after_it_has_gone() -> None:
     tracker = PressureTracker()
-    short = replace(PLENTY, nodefs_available=0.01)
-    assert tracker.update(PLENTY, T0) == set()
+    short = signals(nodefs_available=Observation(1, 1000))
+    assert tracker.update(signals(), T0) == set()
     assert tracker.update(short, T0) == {"DiskPressure"}
     assert tracker.update(short, after(60)) == {"DiskPressure"}
-    assert tracker.update(PLENTY, after(359)) == {"DiskPressure"}
-    assert tracker.update(PLENTY, after(360)) == set()
+    assert tracker.update(signals(), after(359)) == {"DiskPressure"}
+    assert tracker.update(signals(), after(360)) == set()
 
 
 def test_available_memory_is_all_but_the_working_set() -> None:
@@ -69,7 +72,7 @@ HugePages_Total:       0
 
 def test_signals_of_this_machine_are_plausible(tmp_path: Path) -> None:
     found = read_signals(tmp_path / "not" / "there", Path("/"))
-    assert found.memory_available_bytes > 0
-    assert 0 <= found.nodefs_available <= 1
-    assert 0 <= found.imagefs_inodes_free <= 1
-    assert found.pids_free > 0
+    assert found["memory.available"].available > 0
+    for each in found.values():
+        assert 0 <= each.available <= each.capacity
+    assert found["pid.available"].available > 0
