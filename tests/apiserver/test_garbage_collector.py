@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.apiserver.harness import Http
+from tests.apiserver.harness import SECRETS, Http
 
 PATH = "/api/v1/namespaces/default/configmaps"
 
@@ -93,6 +93,21 @@ async def test_orphans_stay(admin: Http, how: str) -> None:
     await wait_owners(admin, "child")
     await settle(admin)
     assert (await admin.get(f"{PATH}/child")).status == 200
+
+
+async def test_orphans_of_another_kind_than_their_owner_stay(admin: Http) -> None:
+    """Each kind has its watch: that of the owner told of its end before that of the child told who is no owner any more."""
+    made = (await admin.post(SECRETS, {"metadata": {"name": "owner"}})).json
+    await create(
+        admin, "child", {"apiVersion": "v1", "kind": "Secret", "name": "owner", "uid": made["metadata"]["uid"]}
+    )
+    await admin.delete(f"{SECRETS}/owner", {"propagationPolicy": "Orphan"})
+    with trio.fail_after(20):
+        while (await admin.get(f"{SECRETS}/owner")).status != 404:  # noqa: ASYNC110 - the server's own pace
+            await trio.sleep(0.02)
+    await settle(admin)
+    child = await admin.get(f"{PATH}/child")
+    assert (child.status, child.json["metadata"].get("ownerReferences")) == (200, None)
 
 
 async def test_foreground_waits_for_those_that_block(admin: Http) -> None:

@@ -514,6 +514,43 @@ async def test_list_by_name_by_field_and_by_label(admin: Http) -> None:
         assert [item["metadata"]["name"] for item in items] == names, query
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        (
+            "resourceVersionMatch=Exact",
+            422,
+            "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact",
+            422,
+            'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
+        ),
+        (
+            "resourceVersion=1&resourceVersionMatch=Exact&continue=x",
+            422,
+            "Forbidden: resourceVersionMatch is forbidden when continue is provided",
+        ),
+        (
+            "resourceVersion=1&resourceVersionMatch=Most",
+            422,
+            'Unsupported value: "Most": supported values: "", "Exact", "NotOlderThan"',
+        ),
+        ("sendInitialEvents=true", 422, "Forbidden: sendInitialEvents is forbidden for list"),
+        ("resourceVersion=1&continue=x", 400, "specifying resource version is not allowed when using continue"),
+        ("resourceVersion=x", 400, "resourceVersion: Invalid value: must be a decimal number"),
+    ],
+)
+async def test_list_options_that_do_not_fit(admin: Http, query: str, status: int, message: str) -> None:
+    """Source: apimachinery pkg/apis/meta/internalversion/validation/validation_test.go."""
+    answer = await admin.get(f"{SECRETS}?{query}")
+    assert answer.status == status
+    assert message in answer.message
+    if status == 422:
+        assert answer.message.startswith('ListOptions.meta.k8s.io "" is invalid: ')
+
+
 async def test_list_at_a_revision(admin: Http) -> None:
     await admin.post(SECRETS, secret("a"))
     then = (await admin.get(SECRETS)).json["metadata"]["resourceVersion"]
