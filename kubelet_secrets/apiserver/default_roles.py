@@ -162,11 +162,12 @@ CLUSTER_ROLES: tuple[Obj, ...] = (
 
 
 def _binding(name: str, *groups: str) -> Obj:
+    subjects = [{"apiGroup": GROUP, "kind": "Group", "name": group} for group in groups]
     return {
         "kind": "ClusterRoleBinding",
         "metadata": {"name": name, "labels": dict(_LABELS), "annotations": {AUTO_UPDATE: "true"}},
         "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": name},
-        "subjects": [{"apiGroup": GROUP, "kind": "Group", "name": group} for group in groups],
+        **({"subjects": subjects} if subjects else {}),
     }
 
 
@@ -209,7 +210,7 @@ def reconcile_binding(live: Obj, wanted: Obj) -> Obj | None:
         return None
     new = _with_metadata(live, wanted)
     known = live.get("subjects") or []
-    lacking = [subject for subject in wanted["subjects"] if subject not in known]
+    lacking = [subject for subject in wanted.get("subjects", ()) if subject not in known]
     if lacking:
         new["subjects"] = [*known, *copy.deepcopy(lacking)]
     return new if new != live else None
