@@ -121,7 +121,7 @@ VOLUMES = {
             {configMap: {name: settings, optional: true, items: [{key: nope, path: w}, {key: user, path: z}]}}, {}]}"""
     ),
     "projected-resources": pod(
-        "{volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {cpu: 1250m, memory: 64Mi}}}",
+        "{volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {cpu: 1250m, memory: 64Mi}, requests: {cpu: 10m}}}",
         volumes="""[{name: v, projected: {defaultMode: 0444, sources: [{downwardAPI: {items: [
             {path: ./c//cpu, mode: 0400, resourceFieldRef: {containerName: app, resource: limits.cpu, divisor: 1m}},
             {path: mem, resourceFieldRef: {containerName: app, resource: requests.memory, divisor: 1Ki}}]}}]}}]""",
@@ -145,7 +145,7 @@ VOLUMES = {
     ),
     # §4.4
     "downward": pod(
-        "{volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {cpu: 1250m, memory: 64Mi}}}",
+        "{volumeMounts: [{name: v, mountPath: /v}], resources: {limits: {cpu: 1250m, memory: 64Mi}, requests: {cpu: 10m}}}",
         metadata='{labels: {b: two, a: one}, annotations: {x: "quo\\"te\\nline\\ttab \\u00e9", y: plain}}',
         volumes="""[{name: v, downwardAPI: {defaultMode: 0444, items: [
             {path: name, fieldRef: {fieldPath: metadata.name}},
@@ -401,7 +401,7 @@ ENVIRONMENTS = {
         value_from("CPU", "resourceFieldRef: {resource: limits.cpu}"),
         value_from("MEM", "resourceFieldRef: {resource: limits.memory, divisor: 1Mi}"),
         value_from("NONE", "resourceFieldRef: {resource: requests.cpu, divisor: 1m}"),
-        rest="resources: {limits: {cpu: 1500m, memory: 96Mi}}",
+        rest="resources: {limits: {cpu: 1500m, memory: 96Mi}, requests: {cpu: 10m}}",
     ),
     "unicode": env(
         "{name: A, value: 中文 $(é) Ü}",
