@@ -50,9 +50,12 @@ def make_stack(image_dir: Path) -> Iterator[Callable[..., Node]]:
 
 @pytest.fixture(scope="session")
 def stack(image_dir: Path) -> Iterator[Node]:
-    """One node for all modules that leave it as it is. Their pods have names of their own, and stay to the end."""
+    """One node for all modules that leave it as it is. Their pods have names of their own, and stay to the end.
+
+    How many that are depends on which modules one worker gets: more than a node's usual 110, if it gets most.
+    """
     with running_nodes(image_dir) as make:
-        yield make()
+        yield make("--max-pods", "500")
 
 
 @pytest.fixture(scope="session")
