@@ -59,6 +59,7 @@ from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.node_authorizer import NodeAuthorizer
 from kubelet_secrets.apiserver.node_graph import NodeGraph
 from kubelet_secrets.apiserver.node_monitor import NodeMonitor
+from kubelet_secrets.apiserver.node_proxy import NodeProxy
 from kubelet_secrets.apiserver.node_restriction import NodeRestriction
 from kubelet_secrets.apiserver.pki import CertificateAuthority
 from kubelet_secrets.apiserver.pod_admission import DefaultTolerationSeconds, Priority
@@ -241,6 +242,7 @@ async def _serve(
         general_routes(lambda: not shutdown.is_set(), issuer, url, partial(_count_keys, storage, encryption)),
         PodStreams(registry, kubelets),
         PodTunnels(registry, kubelets),
+        NodeProxy(kubelets),
     )
     handle = ServerHandle(url, listener.port, authority, registry, shutdown)
     try:

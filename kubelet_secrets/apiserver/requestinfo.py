@@ -27,6 +27,7 @@ class RequestInfo:
     version: str = ""
     plural: str = ""
     subresource: str = ""
+    rest: str = ""  # what follows ``proxy``
     namespace: str = ""
     name: str = ""  # of list and watch too, when a field selector names exactly one object
     field_selector: str = ""
@@ -63,6 +64,9 @@ def parse_request(method: str, path: str, query: Mapping[str, str]) -> RequestIn
         if len(rest) > 2 and rest[2] not in ("status", "finalize"):
             rest = rest[2:]
     plural, name, subresource = rest[0], rest[1] if len(rest) > 1 else "", "/".join(rest[2:])
+    beyond = ""
+    if rest[2:3] == ["proxy"]:
+        subresource, beyond = "proxy", "/".join(rest[3:])
     if plural == "namespaces":
         namespace = name
     verb = _VERBS.get(method, "")
@@ -83,6 +87,7 @@ def parse_request(method: str, path: str, query: Mapping[str, str]) -> RequestIn
         version=version,
         plural=plural,
         subresource=subresource,
+        rest=beyond,
         namespace=namespace,
         name=name,
         field_selector=field_selector,

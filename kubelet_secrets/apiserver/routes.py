@@ -27,6 +27,7 @@ from kubelet_secrets.apiserver.authn import Authenticators, Credentials
 from kubelet_secrets.apiserver.authz import Authorizers
 from kubelet_secrets.apiserver.impersonation import impersonate
 from kubelet_secrets.apiserver.negotiation import JSON
+from kubelet_secrets.apiserver.node_proxy import NodeProxy
 from kubelet_secrets.apiserver.pod_locations import COMMANDS, UPGRADES
 from kubelet_secrets.apiserver.pod_streams import PodStreams
 from kubelet_secrets.apiserver.pod_tunnels import KubeletRefused, PodTunnels
@@ -62,6 +63,7 @@ class ApiApplication:
         others: ASGIApp,
         pod_streams: PodStreams,
         pod_tunnels: PodTunnels,
+        node_proxy: NodeProxy,
     ) -> None:
         self._registry = registry
         self._subresources = subresources
@@ -71,6 +73,7 @@ class ApiApplication:
         self._others = others
         self._pod_streams = pod_streams
         self._pod_tunnels = pod_tunnels
+        self._node_proxy = node_proxy
         self._decoder = BodyDecoder()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,6 +177,10 @@ class ApiApplication:
             raise statuses.path_not_found()
         if row.kind == "Pod" and info.subresource == "log" and info.verb == "get":
             return partial(self._pod_streams.respond_log, info, pairs)
+        if row.kind == "Node" and info.subresource == "proxy":
+            if info.verb != "get":
+                raise statuses.method_not_allowed(row, info.verb)
+            return partial(self._node_proxy.respond, info)
         if row.kind == "Pod" and info.subresource in UPGRADES:
             await self._pod_streams.check(info, pairs)
             raise statuses.bad_request("Upgrade request required")

@@ -55,6 +55,8 @@ class Settings(Protocol):
     def image_verification(self) -> enum.Enum: ...
     @property
     def image_allow_list(self) -> Sequence[str]: ...
+    @property
+    def eviction_hard(self) -> str | None: ...
 
 
 def configz(settings: Settings, *, port: int, rotates_certificates: bool) -> dict[str, Any]:
@@ -109,6 +111,9 @@ def configz(settings: Settings, *, port: int, rotates_certificates: bool) -> dic
         "preloadedImagesVerificationAllowlist": settings.image_allow_list,
     }
     told |= {name: list(found) for name, found in lists.items() if found}
+    if settings.eviction_hard:
+        statements = (each.strip().partition("<") for each in settings.eviction_hard.split(",") if each.strip())
+        told["evictionHard"] = {signal: amount for signal, _, amount in statements}
     if settings.pod_manifest_path is not None:
         told["staticPodPath"] = str(settings.pod_manifest_path)
     return {"kubeletconfig": told}

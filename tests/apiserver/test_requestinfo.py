@@ -25,6 +25,7 @@ from kubelet_secrets.apiserver.requestinfo import is_true, parse_request
         ("POST", "/api/v1/namespaces/o/pods/foo/binding", "create", "", "o", "pods", "binding", "foo"),
         ("GET", "/apis/coordination.k8s.io/v1/leases", "list", "coordination.k8s.io", "", "leases", "", ""),
         ("PATCH", "/api/v1/nodes/n/status", "patch", "", "", "nodes", "status", "n"),
+        ("GET", "/api/v1/nodes/n/proxy/stats/summary", "get", "", "", "nodes", "proxy", "n"),
     ],
 )
 def test_resource_requests(

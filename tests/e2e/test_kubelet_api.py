@@ -446,6 +446,23 @@ async def test_what_containers_use(cluster: Cluster) -> None:
     assert json.loads(body)["kubeletconfig"]["configMapAndSecretChangeDetectionStrategy"] == "Watch"
 
 
+async def test_through_the_api_server(cluster: Cluster) -> None:
+    """As dashboards and the e2e tests ask: by nodes/proxy."""
+    path = f"/api/v1/nodes/{cluster.stack.node_name}/proxy"
+    async with admin_client(cluster) as client:
+        assert (await client.get(f"{path}/healthz")).text == "ok"
+        told = await client.get(f"{path}/stats/summary", params={"only_cpu_and_memory": "true"})
+        assert told.json()["node"]["nodeName"] == cluster.stack.node_name
+        assert "fs" not in told.json()["node"]
+        assert told.headers["content-type"] == "application/json"
+        lost = await client.get(f"{path}/nothing/here")
+        assert (lost.status_code, lost.text) == (404, "404 page not found\n")
+        assert (await client.post(f"{path}/healthz")).status_code == 405
+        assert (await client.get("/api/v1/nodes/nobody/proxy/healthz")).status_code == 404
+        denied = await client.get(f"{path}/healthz", headers={"Impersonate-User": "jane"})
+        assert (denied.status_code, 'cannot get resource "nodes/proxy"' in denied.json()["message"]) == (403, True)
+
+
 async def test_who_may_ask_the_kubelet(cluster: Cluster) -> None:
     """No credentials: 401. A service account without rights on the node: 403."""
     node = await cluster.client.get(NODES, "", cluster.stack.node_name, Node)
