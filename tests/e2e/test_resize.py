@@ -124,5 +124,4 @@ async def test_kubectl_resizes_with_a_restart(cluster: Cluster) -> None:
     assert code == 0, error
     after = await cluster.wait(name, has("96Mi"))
     assert (after.status.container_statuses[0].restart_count, limit_of(cluster, after)) == (1, 96 << 20)
-    events = [(reason, message) for _, reason, message in await cluster.events(name)]
-    assert ("Killing", "Container app resize requires restart") in events
+    await cluster.wait_event(name, "Killing", "Container app resize requires restart")
