@@ -63,7 +63,13 @@ from kubelet_secrets.kubeletapi.authn import Authenticator
 from kubelet_secrets.kubeletapi.authz import Authorizer
 from kubelet_secrets.kubeletapi.configz import configz
 from kubelet_secrets.kubeletapi.healthz import run_healthz
-from kubelet_secrets.kubeletapi.metrics import identity_metrics, node_metrics
+from kubelet_secrets.kubeletapi.metrics import (
+    Metric,
+    certificate_metrics,
+    eviction_metrics,
+    identity_metrics,
+    node_metrics,
+)
 from kubelet_secrets.kubeletapi.routes import KubeletRoutes
 from kubelet_secrets.kubeletapi.samples import Sampler
 from kubelet_secrets.node.bootstrap import Identity, find_identity
@@ -326,6 +332,22 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             revoker=revoker,
         )
 
+        rotations: dict[str, CertificateRotation] = {}
+        evictor = Evictor(
+            parts,
+            pods,
+            parse_flag(options.eviction_hard or ""),
+            observe=lambda: read_signals(options.root_dir, options.image_dir),
+            reclaim=collector.collect_all,
+        )
+
+        def upkeep() -> list[Metric]:
+            ends = {kind: each.expires_at for kind, each in rotations.items()}
+            now = wall_clock()
+            lives_s = {kind: (end - now).total_seconds() if end is not None else None for kind, end in ends.items()}
+            failures = {kind: each.failures for kind, each in rotations.items()}
+            return [*certificate_metrics(lives_s, failures), *eviction_metrics(evictor.evictions)]
+
         async def serve_kubelet() -> None:
             if options.client_ca_file is not None:
                 ca_pem = options.client_ca_file.read_bytes()
@@ -342,6 +364,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                 gather=lambda: [
                     *identity_metrics(options.node_name, facts.kubelet_version),
                     *node_metrics(handover.store_fd, audit_records=audit.log.head.seq, lost_events=events.dropped),
+                    *upkeep(),
                 ],
                 sampler=Sampler(
                     node_name=options.node_name,
@@ -360,7 +383,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
             )
             async with trio.open_nursery() as nursery:
                 if files is not None:
-                    rotation = CertificateRotation(
+                    rotations["server"] = rotation = CertificateRotation(
                         "serving certificate",
                         client,
                         # Who approves it looks at the Node's addresses, so there has to be a Node.
@@ -394,7 +417,7 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     working.start_soon(partial(reporter.run, task_status=trio.TASK_STATUS_IGNORED))
                     working.start_soon(lease.run)
                     if identity.files is not None:
-                        rotation = CertificateRotation(
+                        rotations["client"] = rotation = CertificateRotation(
                             "client certificate",
                             client,
                             lambda: client_template(options.node_name),
@@ -414,13 +437,6 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                         working.start_soon(run_healthz, options.healthz_address, options.healthz_port)
                     working.start_soon(collector.run)
                     if options.eviction_hard:
-                        evictor = Evictor(
-                            parts,
-                            pods,
-                            parse_flag(options.eviction_hard),
-                            observe=lambda: read_signals(options.root_dir, options.image_dir),
-                            reclaim=collector.collect_all,
-                        )
                         working.start_soon(evictor.run)
                     working.start_soon(collect_after, pods)
                     if options.projects_trust_bundles:

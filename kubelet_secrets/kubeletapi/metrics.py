@@ -6,6 +6,7 @@ Source: prometheus.io/docs/instrumenting/exposition_formats; pkg/kubelet/metrics
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,10 +45,16 @@ def render(metrics: Iterable[Metric]) -> str:
         lines.append(f"# TYPE {metric.name} {metric.kind}")
         for sample in metric.samples:
             labels = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(sample.labels.items()))
-            value = int(sample.value) if float(sample.value).is_integer() else sample.value
+            value = _number(sample.value)
             at = "" if sample.at_ms is None else f" {sample.at_ms}"
             lines.append(f"{metric.name}{{{labels}}} {value}{at}" if labels else f"{metric.name} {value}{at}")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value) if float(value).is_integer() else value)
 
 
 def _escape(text: str, *, quotes: bool = True) -> str:
@@ -89,6 +96,32 @@ def identity_metrics(node_name: str, version: str) -> list[Metric]:
         ),
         Metric("kubernetes_build_info", "gauge", "Which program this is.", (Sample(1, {"git_version": version}),)),
     ]
+
+
+def certificate_metrics(lives_s: Mapping[str, float | None], failures: Mapping[str, int]) -> list[Metric]:
+    """The node's certificates, ``client`` and ``server``.
+
+    Args:
+        lives_s: seconds to the end of each; None: there is none of that kind to look after.
+        failures: renewals that failed.
+    """
+    found = []
+    for kind, counter in (
+        ("client", "kubelet_certificate_manager_client_expiration_renew_errors"),
+        ("server", "kubelet_server_expiration_renew_errors"),
+    ):
+        life_s = lives_s.get(kind)
+        text = f"Seconds until the kubelet's {kind} certificate expires; +Inf: it is not the kubelet's to renew."
+        name = f"kubelet_certificate_manager_{kind}_ttl_seconds"
+        found.append(_one(name, "gauge", text, math.inf if life_s is None else round(life_s)))
+        found.append(_one(counter, "counter", "Counter of certificate renewal errors.", failures.get(kind, 0)))
+    return found
+
+
+def eviction_metrics(counts: Mapping[str, int]) -> list[Metric]:
+    """Pods that went for the node's sake, by signal."""
+    samples = tuple(Sample(count, {"eviction_signal": signal}) for signal, count in sorted(counts.items()))
+    return [Metric("kubelet_evictions", "counter", "Cumulative number of pod evictions by eviction signal", samples)]
 
 
 def node_metrics(store_fd: int, *, audit_records: int, lost_events: int) -> list[Metric]:

@@ -41,6 +41,9 @@ class CertificateRotation:
         use: told of each new certificate; raises UsageError to refuse it.
         clock: wall time, aware.
         bootstrap: the kubeconfig to ask with when the certificate has expired; without it, it is asked for in its own name.
+
+    Attributes:
+        failures: how many attempts came to nothing so far.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class CertificateRotation:
         bootstrap: Path | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self.failures = 0
         self._what = what
         self._client = client
         self._template = template
@@ -83,6 +87,12 @@ class CertificateRotation:
                 continue
             await trio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
+            self.failures += 1
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """The end of the certificate; None while there is none, or it has not been read."""
+        return self._facts.not_after if self._facts is not None else None
 
     async def _load(self) -> None:
         try:

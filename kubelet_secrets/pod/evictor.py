@@ -10,6 +10,7 @@ thresholds only, and none by default: a kubelet's are always on.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import trio
@@ -34,6 +35,9 @@ class Evictor:
     Args:
         observe: what there is left; called in a thread.
         reclaim: removes unused images; called in a thread.
+
+    Attributes:
+        evictions: by signal, how many pods have gone.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Evictor:
         self._thresholds = thresholds
         self._observe = observe
         self._reclaim = reclaim
+        self.evictions: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -84,6 +89,7 @@ class Evictor:
                 continue
             if self._pods.evict(meta.uid, pressure_message(candidate, threshold, seen)):
                 logger.warning("pod %s/%s is evicted for %s", meta.namespace, meta.name, threshold.resource)
+                self.evictions[threshold.signal] += 1
                 await self._wait_stopped(meta.uid)
                 return meta.uid
         logger.error("unable to evict any pods from the node")

@@ -53,6 +53,8 @@ def resizable(pod: Pod) -> tuple[Container, ...]:
 
 def differing(new: ResourceRequirements, old: ResourceRequirements) -> frozenset[str]:
     """``cpu`` and ``memory``, as far as request or limit are others."""
+    if new == old:  # nearly always, and asked at each sync
+        return frozenset()
     return frozenset(
         name
         for name in RESIZABLE

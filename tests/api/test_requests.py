@@ -8,7 +8,7 @@ import pytest
 
 from kubelet_secrets.api.core import Pod
 from kubelet_secrets.api.decode import convert
-from kubelet_secrets.api.requests import request_amounts
+from kubelet_secrets.api.requests import placed_amounts, request_amounts
 
 
 def asks(cpu: str, **more: Any) -> dict[str, Any]:
@@ -46,3 +46,25 @@ ALWAYS = {"restartPolicy": "Always"}
 )
 def test_pod_requests(spec: dict[str, Any], expected: dict[str, int]) -> None:
     assert request_amounts(convert({"spec": spec}, Pod)) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "conditions", "expected"),
+    [
+        ({}, [], 1000),
+        ({"resources": {"requests": {"cpu": "2"}}, "allocatedResources": {"cpu": "1"}}, [], 2000),
+        ({"resources": {"requests": {"cpu": "500m"}}, "allocatedResources": {"cpu": "500m"}}, [], 1000),
+        (
+            {"resources": {"requests": {"cpu": "500m"}}, "allocatedResources": {"cpu": "500m"}},
+            [{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}],
+            500,
+        ),
+    ],
+)
+def test_pod_that_is_being_resized(status: dict[str, Any], conditions: list[dict[str, Any]], expected: int) -> None:
+    """Source: TestPodRequestsInPlace: the most of what is asked for, allocated and in force, unless that can never be."""
+    made = {
+        "spec": {"containers": [asks("1")]},
+        "status": {"conditions": conditions, "containerStatuses": [{"name": "c", **status}]},
+    }
+    assert placed_amounts(convert(made, Pod)) == {"cpu": expected}

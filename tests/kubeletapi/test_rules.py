@@ -14,7 +14,7 @@ from kubelet_secrets.kubeletapi.authz import attributes_of, forbidden_text
 from kubelet_secrets.kubeletapi.channels import Channel
 from kubelet_secrets.kubeletapi.containerlogs import LogRefused, choose_run, parse_query
 from kubelet_secrets.kubeletapi.http1 import HttpRequest
-from kubelet_secrets.kubeletapi.metrics import Metric, Sample, render
+from kubelet_secrets.kubeletapi.metrics import Metric, Sample, certificate_metrics, eviction_metrics, render
 from kubelet_secrets.kubeletapi.remotecommand import exit_status, parse_wanted
 from kubelet_secrets.runtime.logs import LogOptions
 
@@ -184,6 +184,18 @@ def test_exit_status() -> None:
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_that_alerts_look_at() -> None:
+    text = render([*certificate_metrics({"client": 3600.4}, {"client": 2}), *eviction_metrics({"memory.available": 1})])
+    for line in (
+        "kubelet_certificate_manager_client_ttl_seconds 3600",
+        "kubelet_certificate_manager_client_expiration_renew_errors 2",
+        "kubelet_certificate_manager_server_ttl_seconds +Inf",
+        "kubelet_server_expiration_renew_errors 0",
+        'kubelet_evictions{eviction_signal="memory.available"} 1',
+    ):
+        assert f"\n{line}\n" in text
 
 
 def test_metrics_as_text() -> None:

@@ -131,6 +131,28 @@ def test_rejections(spec: dict[str, Any], expected: tuple[str, Any] | None) -> N
         assert (found.reason, found.message if expected[1] is not ... else ...) == expected
 
 
+TOLERATES = {"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "pressures", "message"),
+    [
+        (wants({}), (), None),
+        (wants({}), ("MemoryPressure",), "The node had condition: [MemoryPressure]. "),
+        (wants({}, tolerations=[TOLERATES]), ("MemoryPressure",), None),
+        (wants({"cpu": "1m"}), ("MemoryPressure",), None),
+        (wants({"cpu": "1m"}), ("DiskPressure",), "The node had condition: [DiskPressure]. "),
+        (wants({}), ("MemoryPressure", "DiskPressure"), "The node had condition: [DiskPressure MemoryPressure]. "),
+        (wants({}, priority=2_000_000_000), ("DiskPressure",), None),
+    ],
+)
+def test_pressure_keeps_pods_away(spec: dict[str, Any], pressures: tuple[str, ...], message: str | None) -> None:
+    """Source: pkg/kubelet/eviction/eviction_manager_test.go, TestMemoryPressure, TestDiskPressureNodeFs."""
+    terms = NodeTerms(name="n1", labels={}, taints=(), allocatable=ALLOCATABLE, pressures=pressures)
+    found = judge(pod_from({"spec": spec}), terms, [], was_started=False)
+    assert (found and (found.reason, found.message)) == (message and ("Evicted", message))
+
+
 def test_number_of_pods() -> None:
     terms = NodeTerms(name="n1", labels={}, taints=(), allocatable={"pods": "2"})
     pod = pod_from({"spec": wants({})})
