@@ -63,6 +63,12 @@ FEATURES = (
         ("[sig-node] Pods Extended pod generation", "Ephemeral Containers"),  # the latter look at the generation too
     ),
     Feature("fileKeyRef", Version(1, 35), ("FileKeyRef",)),
+    Feature(
+        "memory-backed volumes of their own size",
+        Version(1, 22),
+        ("EmptyDir volumes pod should support memory backed volumes of specified size",),
+        is_nodes=True,
+    ),
     Feature("PodReadyToStartContainers", Version(1, 29), ("Pod conditions managed by Kubelet a pod",), is_nodes=True),
     Feature("KEP-2535", Version(1, 35), ("Ensure Credential Pulled Images",), is_nodes=True),
 )
