@@ -482,7 +482,6 @@ class ContainerStateRunning(ApiStruct):
 
 class ContainerStateTerminated(ApiStruct, frozen=True, kw_only=True, omit_defaults=False):
     exit_code: int = 0
-    signal: int | msgspec.UnsetType = msgspec.UNSET
     reason: str = ""
     message: str | msgspec.UnsetType = msgspec.UNSET
     started_at: str | None = None

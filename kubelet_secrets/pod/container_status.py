@@ -167,7 +167,6 @@ def _terminated(instance: Instance, message_bytes: int) -> ContainerStateTermina
     message = instance.message.encode()[:message_bytes].decode(errors="ignore")
     return ContainerStateTerminated(
         exit_code=instance.exit_code,
-        signal=instance.signal or msgspec.UNSET,
         reason=instance.reason or ("Completed" if instance.exit_code == 0 else "Error"),
         message=message or msgspec.UNSET,
         started_at=rfc3339(instance.started_at) if instance.started_at else None,

@@ -229,18 +229,24 @@ class ContainerStarter:
         report: Report,
     ) -> Started | StartFailure:
         container, container_id = action.container, settings.container_id
+        is_created = False
         try:
             async with self._turns.turn(is_begun=True):
                 handle = await self._runtime.create(settings, image, log_path=self._log_path(pod, action))  # (4)
                 assert handle.pid is not None, "a created container waits in its first process"
                 self._registry.learn_mount_namespace(container_id, mount_namespace(handle.pid))
                 report(NORMAL, "Created", "Container created")
+                is_created = True
                 handle = await self._runtime.start(container_id)  # (5)
         except BaseException as error:
             self._registry.unregister(container_id)
             with trio.CancelScope(shield=True):
                 await self._runtime.delete(container_id)
             if isinstance(error, StartFailed):
+                if (
+                    not is_created
+                ):  # to a CRI runtime creating is no more than taking note; what runc refuses is the start
+                    report(NORMAL, "Created", "Container created")
                 failure = self._refuse("RunContainerError", str(error), report, retry_at=None)
                 return Started(instance=self._never_ran(action, settings, str(error)), failure=failure)
             if isinstance(error, ContainerRunError | CallerUnknown | OSError):

@@ -163,7 +163,6 @@ class Instances:
             instance,
             finished_at=ended.finished_at,
             exit_code=ended.code,
-            signal=ended.signal,
             reason=ended.reason,
             message=await self._termination_message(handle),
         )

@@ -43,7 +43,6 @@ class Instance:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int = 0
-    signal: int = 0  # 0: not ended by a signal
     reason: str = ""  # "Completed", "Error", "OOMKilled", …; empty while running
     message: str = ""  # from the termination message file
     spec_hash: str = ""  # of the container's spec at creation, see spec_hash()
