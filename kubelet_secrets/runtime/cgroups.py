@@ -18,8 +18,9 @@ import re
 import signal
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from kubelet_secrets.errors import HostError
@@ -183,11 +184,14 @@ class CgroupTree:
                 self._adopt(pid, _below(hierarchy, path), "memory.swappiness")
 
     def _adopt(self, pid: int, directory: Path, swap_setting: str) -> None:
-        try:
+        def adopt() -> None:
             directory.mkdir(parents=True, exist_ok=True)
             if (directory / swap_setting).exists():
                 (directory / swap_setting).write_text("0")
             directory.joinpath("cgroup.procs").write_text(str(pid))
+
+        try:
+            _while_others_remove(adopt)
         except OSError as error:
             logger.debug("conmon %d stays in the agent's cgroup: %s", pid, error.strerror)
 
@@ -211,9 +215,13 @@ class CgroupTree:
         failures: list[OSError] = []
         for hierarchy in self.layout.hierarchies:
             directory = _below(hierarchy, path)
-            try:
+
+            def enter(directory: Path = directory) -> None:
                 directory.mkdir(parents=True, exist_ok=True)
                 directory.joinpath("cgroup.procs").write_text(str(pid))
+
+            try:
+                _while_others_remove(enter)
             except OSError as error:  # a v1 cpuset without cpus takes nobody
                 failures.append(error)
         if len(failures) == len(self.layout.hierarchies):
@@ -238,7 +246,7 @@ class CgroupTree:
         """
         path = self.pod_path(pod_uid)
         for hierarchy in self.layout.hierarchies:
-            _below(hierarchy, path).mkdir(parents=True, exist_ok=True)
+            _while_others_remove(partial(_below(hierarchy, path).mkdir, parents=True, exist_ok=True))
         if resources is not None:
             self.limit(path, resources)
 
@@ -266,6 +274,24 @@ class CgroupTree:
         for hierarchy in self.layout.hierarchies:
             for path in (f"{self.instance_path}/monitor", self.instance_path, ROOT):
                 _rmdir(_below(hierarchy, path))
+
+
+def _while_others_remove(make: Callable[[], None]) -> None:
+    """Make a cgroup though its parents, or it itself while nobody is in it, may be removed as idle: for another pod, or by
+    another node.
+
+    Raises:
+        OSError: it is not for that.
+    """
+    for _ in range(_RETRIES):
+        try:
+            return make()
+        except (
+            FileNotFoundError,
+            FileExistsError,
+        ):  # the second: it was there, and is not when pathlib looks what it is
+            continue
+    make()
 
 
 def _below(hierarchy: Path, path: str) -> Path:

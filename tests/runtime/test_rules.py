@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -358,6 +359,33 @@ def test_conmon_is_put_where_nothing_is_swapped(tmp_path: Path) -> None:
     assert (hybrid / "memory" / monitor / "memory.swappiness").read_text() == "0"
     assert [(hybrid / name / monitor / "cgroup.procs").read_text() for name in ("memory", "systemd")] == ["18", "18"]
     assert not (hybrid / "cpu").exists()
+
+
+@pytest.mark.parametrize("make", ["make_pod", "adopt_monitor", "place"])
+def test_cgroup_is_made_though_its_parents_go_as_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str
+) -> None:
+    """Another pod of this node ends just now, or another node, and takes away what nobody is in."""
+    tree = CgroupTree("node1", CgroupLayout(controllers={"name=systemd": tmp_path}))
+    mkdir, removed = os.mkdir, 0
+
+    def overtaken(path: Path, mode: int = 0o777) -> None:
+        nonlocal removed
+        mkdir(path, mode)
+        if Path(path).name == "node1" and removed < 3:
+            removed += 1
+            tree.remove_idle()
+
+    monkeypatch.setattr(os, "mkdir", overtaken)
+    {
+        "make_pod": lambda: tree.make_pod("uid"),
+        "adopt_monitor": lambda: tree.adopt_monitor(17),
+        "place": lambda: tree.place(17, tree.pod_path("uid")),
+    }[make]()
+    assert removed == 3
+    made = tmp_path / "kubelet-secrets/node1" / ("monitor" if make == "adopt_monitor" else "poduid")
+    assert made.is_dir()
+    assert make == "make_pod" or (made / "cgroup.procs").read_text() == "17"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b"])
