@@ -9,7 +9,7 @@ import trio
 from kubelet_secrets.apiserver.process import ServerHandle, ServerOptions, serve_apiserver
 from kubelet_secrets.memoryfile import memory_file
 
-_TIMEOUT_S = 600
+_TIMEOUT_S = 240
 _FEWEST = 30
 
 
