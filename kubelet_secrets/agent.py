@@ -62,6 +62,7 @@ from kubelet_secrets.kubeletapi import server as kubelet_server
 from kubelet_secrets.kubeletapi.authn import Authenticator
 from kubelet_secrets.kubeletapi.authz import Authorizer
 from kubelet_secrets.kubeletapi.configz import configz
+from kubelet_secrets.kubeletapi.diskuse import DiskUse
 from kubelet_secrets.kubeletapi.healthz import run_healthz
 from kubelet_secrets.kubeletapi.metrics import (
     Metric,
@@ -373,9 +374,11 @@ async def run_agent(options: AgentOptions, handover: Handover, hardening: Harden
                     root_dir=options.root_dir,
                     image_dir=options.image_dir,
                     scratch_dir=run_dir / "scratch",
+                    logs_dir=run_dir / "logs",
                     images_bytes=lambda: sum(each.size_bytes for each in images.list()),
                     clock=wall_clock,
                 ),
+                disk_use=DiskUse(views=pods.views, places=pods.places),
                 configuration=configz(
                     options, port=facts.kubelet_port, rotates_certificates=identity.files is not None
                 ),

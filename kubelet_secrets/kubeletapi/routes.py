@@ -19,6 +19,7 @@ from kubelet_secrets.kubeletapi import healthz, metrics
 from kubelet_secrets.kubeletapi.authn import Authenticator, UserInfo
 from kubelet_secrets.kubeletapi.authz import Authorizer, NotAuthorizable, attributes_of, error_text, forbidden_text
 from kubelet_secrets.kubeletapi.containerlogs import LogRefused, choose_run, parse_query
+from kubelet_secrets.kubeletapi.diskuse import DiskUse
 from kubelet_secrets.kubeletapi.http1 import Exchange
 from kubelet_secrets.kubeletapi.podmetrics import is_running, pod_metrics
 from kubelet_secrets.kubeletapi.portforward import answer_port_forward
@@ -39,7 +40,7 @@ class KubeletRoutes:
 
     Args:
         gather: asked for the node's numbers at each scrape.
-        sampler: what containers use.
+        sampler: what containers use; *disk_use*: what they have written.
         configuration: the answer to ``/configz``.
         record: told of each command in a container, also of a refused one; must not wait.
     """
@@ -53,6 +54,7 @@ class KubeletRoutes:
         authorizer: Authorizer,
         gather: Callable[[], Iterable[metrics.Metric]],
         sampler: Sampler,
+        disk_use: DiskUse,
         configuration: Mapping[str, Any],
         record: Callable[[AuditRecord], object],
     ) -> None:
@@ -62,6 +64,7 @@ class KubeletRoutes:
         self._authorizer = authorizer
         self._gather = gather
         self._sampler = sampler
+        self._disk_use = disk_use
         self._configuration = configuration
         self._record = record
 
@@ -116,7 +119,8 @@ class KubeletRoutes:
                 await exchange.respond(HTTPStatus.OK, text, content_type=metrics.CONTENT_TYPE)
             case "GET", ["stats", "summary"]:
                 only = request.first("only_cpu_and_memory") in ("true", "1", "t", "T", "TRUE", "True")
-                await exchange.respond_json(summary(await self._sampler.look(), only_cpu_and_memory=only))
+                disk = None if only else await self._disk_use.look()
+                await exchange.respond_json(summary(await self._sampler.look(), disk))
             case "GET", ["configz"]:
                 await exchange.respond_json(self._configuration)
             case "GET", ["containerLogs", namespace, pod, container]:

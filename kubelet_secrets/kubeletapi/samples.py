@@ -93,6 +93,7 @@ class NodeSample:
     imagefs: Filesystem
     images_bytes: int
     containerfs: Filesystem  # what containers write to their root filesystems
+    logsfs: Filesystem
     max_pids: int
     tasks: int
     agent: Sample  # this process
@@ -126,7 +127,7 @@ class Sampler:
 
     Args:
         views: the pods.
-        scratch_dir: on the filesystem that containers write to.
+        scratch_dir: on the filesystem that containers write to; *logs_dir* likewise, of their output.
         images_bytes: the size of all images; asked in a thread.
     """
 
@@ -136,6 +137,7 @@ class Sampler:
     root_dir: Path
     image_dir: Path
     scratch_dir: Path
+    logs_dir: Path
     images_bytes: Callable[[], int]
     clock: Callable[[], datetime]
     _rates: dict[str, _Rate] = field(default_factory=dict)
@@ -189,6 +191,7 @@ class Sampler:
             imagefs=filesystem_of(self.image_dir),
             images_bytes=images_bytes,
             containerfs=filesystem_of(self.scratch_dir),
+            logsfs=filesystem_of(self.logs_dir),
             max_pids=min(limits),
             tasks=int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2]),
             agent=self._sample("self", agent, former),

@@ -1,16 +1,16 @@
 """``/stats/summary`` out of a :class:`NodeSample`. Pure. What is not measured is left out, as every field may be.
 
-Source: k8s.io/kubelet pkg/apis/stats/v1alpha1/types.go; pkg/kubelet/server/stats (summary.go, handler.go). Differs: no PSI, no
-volumes, and of a container's filesystems only how full they are for all.
+Source: k8s.io/kubelet pkg/apis/stats/v1alpha1/types.go; pkg/kubelet/server/stats (summary.go, handler.go). Differs: no PSI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from kubelet_secrets.api.times import rfc3339
+from kubelet_secrets.kubeletapi.diskuse import PodDiskUse, VolumeUse
 from kubelet_secrets.kubeletapi.samples import ContainerSample, Filesystem, NodeSample, PodSample, Sample
 from kubelet_secrets.runtime.usage import Interface
 
@@ -19,9 +19,13 @@ Obj = dict[str, Any]
 _DEFAULT_INTERFACE = "eth0"
 
 
-def summary(node: NodeSample, *, only_cpu_and_memory: bool) -> Obj:
-    """The body of the answer."""
-    at = node.sample.at
+def summary(node: NodeSample, disk: Mapping[str, PodDiskUse] | None) -> Obj:
+    """The body of the answer.
+
+    Args:
+        disk: by pod uid; None: only cpu and memory are asked for.
+    """
+    at, only_cpu_and_memory = node.sample.at, disk is None
     told: Obj = {
         "nodeName": node.name,
         "systemContainers": _system_containers(node),
@@ -40,7 +44,10 @@ def summary(node: NodeSample, *, only_cpu_and_memory: bool) -> Obj:
         }
         if told["network"] is None:
             del told["network"]
-    return {"node": told, "pods": [_pod(each, node.containerfs, only_cpu_and_memory) for each in node.pods]}
+    return {
+        "node": told,
+        "pods": [_pod(each, node, (disk or {}).get(each.uid), only_cpu_and_memory) for each in node.pods],
+    }
 
 
 def _system_containers(node: NodeSample) -> list[Obj]:
@@ -52,11 +59,11 @@ def _system_containers(node: NodeSample) -> list[Obj]:
     ]
 
 
-def _pod(pod: PodSample, containerfs: Filesystem, only_cpu_and_memory: bool) -> Obj:
+def _pod(pod: PodSample, node: NodeSample, disk: PodDiskUse | None, only_cpu_and_memory: bool) -> Obj:
     told: Obj = {
         "podRef": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         "startTime": rfc3339(pod.started_at),
-        "containers": [_container(each, containerfs, only_cpu_and_memory) for each in pod.containers],
+        "containers": [_container(each, node, disk, only_cpu_and_memory) for each in pod.containers],
     }
     if pod.sample is not None:
         told |= {
@@ -68,10 +75,26 @@ def _pod(pod: PodSample, containerfs: Filesystem, only_cpu_and_memory: bool) -> 
             told["network"] = network
     if not only_cpu_and_memory:
         told["process_stats"] = {"process_count": pod.processes}
+    if disk is not None:
+        at = node.sample.at
+        told["volume"] = [_volume(at, name, use) for name, use in sorted(disk.volumes.items())]
+        told["ephemeral-storage"] = {**_shared(at, node.nodefs), "usedBytes": disk.ephemeral_bytes}
     return told
 
 
-def _container(container: ContainerSample, containerfs: Filesystem, only_cpu_and_memory: bool) -> Obj:
+def _volume(at: datetime, name: str, use: VolumeUse) -> Obj:
+    counted = {} if use.files is None else {"inodesUsed": use.files}
+    return {"time": rfc3339(at), "usedBytes": use.used_bytes, **counted, "name": name}
+
+
+def _shared(at: datetime, found: Filesystem) -> Obj:
+    """Of a filesystem that others use too: how much of it is whose is told elsewhere."""
+    whole = _filesystem(at, found)
+    del whole["usedBytes"], whole["inodesUsed"]
+    return whole
+
+
+def _container(container: ContainerSample, node: NodeSample, disk: PodDiskUse | None, only_cpu_and_memory: bool) -> Obj:
     sample = container.sample
     told: Obj = {
         "name": container.name,
@@ -81,9 +104,9 @@ def _container(container: ContainerSample, containerfs: Filesystem, only_cpu_and
         "swap": _swap(sample.at, sample.usage.swap_bytes, sample.usage.swap_limit_bytes),
     }
     if not only_cpu_and_memory:
-        shared = _filesystem(sample.at, containerfs)
-        del shared["usedBytes"]  # of all containers together
-        told["rootfs"] = shared
+        for field, used in (("rootfs", disk.layers if disk else {}), ("logs", disk.logs if disk else {})):
+            own = {"usedBytes": used[container.name]} if container.name in used else {}
+            told[field] = {**_shared(sample.at, node.containerfs if field == "rootfs" else node.logsfs), **own}
     return told
 
 

@@ -419,8 +419,13 @@ async def test_what_containers_use(cluster: Cluster) -> None:
     """What metrics-server and dashboards read, of a container that works and holds memory."""
     name = unique("busy")
     script = "head -c 20000000 /dev/zero | tail -c 20000000 | (sleep 1; cat >/dev/null) & while :; do :; done"
-    limits = {"limits": {"cpu": "200m", "memory": "64Mi"}}
-    await cluster.run_pod(name, container(script=script, resources=limits))
+    script = "head -c 1000000 /dev/urandom | tee /e/file > /tmp/file; echo done; " + script
+    await cluster.put_secret(name, {"key": "value"})
+    fields = {"limits": {"cpu": "200m", "memory": "64Mi"}}
+    mounts = [{"name": "e", "mountPath": "/e"}, mount("s", "/s")]
+    volumes = [{"name": "e", "emptyDir": {}}, secret_volume("s", name)]
+    await cluster.run_pod(name, container(script=script, resources=fields, volumeMounts=mounts), volumes=volumes)
+    await cluster.logs(name, until="done\n")
     labels = f'{{container="app",namespace="default",pod="{name}"}}'
     read: dict[str, float] = {}
     with trio.fail_after(60):
@@ -437,7 +442,11 @@ async def test_what_containers_use(cluster: Cluster) -> None:
     assert told["node"]["nodeName"] == cluster.stack.node_name
     (pod,) = [each for each in told["pods"] if each["podRef"]["name"] == name]
     assert pod["cpu"]["usageCoreNanoSeconds"] >= pod["containers"][0]["cpu"]["usageCoreNanoSeconds"] > 200_000_000
-    assert pod["containers"][0]["memory"]["availableBytes"] < 64 << 20
+    only = pod["containers"][0]
+    assert only["memory"]["availableBytes"] < 64 << 20
+    used = {each["name"]: each["usedBytes"] for each in pod["volume"]}
+    assert (used["e"] >= 1_000_000, used["s"], only["logs"]["usedBytes"] > 0) == (True, 4096, True)
+    assert 1_000_000 <= only["rootfs"]["usedBytes"] < 2_000_000 <= pod["ephemeral-storage"]["usedBytes"]
     code, body = await _ask(cluster, "/stats/summary?only_cpu_and_memory=true")
     assert "fs" not in json.loads(body)["node"]
     code, body = await _ask(cluster, "/metrics/cadvisor")

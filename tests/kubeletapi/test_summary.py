@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from kubelet_secrets.kubeletapi.diskuse import PodDiskUse, VolumeUse
 from kubelet_secrets.kubeletapi.metrics import render
 from kubelet_secrets.kubeletapi.resourcemetrics import cadvisor_metrics, resource_metrics
 from kubelet_secrets.kubeletapi.samples import ContainerSample, Filesystem, NodeSample, PodSample, Sample, _Rate
@@ -54,6 +55,7 @@ NODE = NodeSample(
     imagefs=DISK,
     images_bytes=25,
     containerfs=DISK,
+    logsfs=DISK,
     max_pids=1000,
     tasks=100,
     agent=sample(1, 1),
@@ -94,7 +96,13 @@ def test_cadvisor_metrics() -> None:
 
 
 def test_summary() -> None:
-    told = summary(NODE, only_cpu_and_memory=False)
+    written = PodDiskUse(
+        volumes={"e": VolumeUse(4096), "s": VolumeUse(8192, 2), "m": VolumeUse(512)},
+        scratch=frozenset({"e"}),
+        layers={"app": 100},
+        logs={"app": 10},
+    )
+    told = summary(NODE, {"u1": written})
     at = "2026-11-23T12:00:00Z"
     assert told["node"]["memory"] == {
         "time": at,
@@ -121,7 +129,22 @@ def test_summary() -> None:
     (container,) = pod["containers"]
     assert container["cpu"] == {"time": at, "usageNanoCores": 250_000_000, "usageCoreNanoSeconds": 1_500_000_000}
     assert container["memory"]["availableBytes"] == 800
-    short = summary(replace(NODE, all_pods=NODE.sample), only_cpu_and_memory=True)
+    assert (container["rootfs"]["usedBytes"], container["logs"]["usedBytes"]) == (100, 10)
+    assert container["logs"]["capacityBytes"] == 100
+    assert pod["ephemeral-storage"] == {
+        "time": at,
+        "availableBytes": 60,
+        "capacityBytes": 100,
+        "usedBytes": 4096 + 110,
+        "inodesFree": 4,
+        "inodes": 10,
+    }
+    assert pod["volume"] == [
+        {"time": at, "usedBytes": 4096, "name": "e"},
+        {"time": at, "usedBytes": 512, "name": "m"},
+        {"time": at, "usedBytes": 8192, "inodesUsed": 2, "name": "s"},
+    ]
+    short = summary(replace(NODE, all_pods=NODE.sample), None)
     assert [each["name"] for each in short["node"]["systemContainers"]] == ["kubelet", "pods"]
     assert set(short["node"]) == {"nodeName", "systemContainers", "startTime", "cpu", "memory", "swap"}
     assert set(short["pods"][0]) == {"podRef", "startTime", "containers", "cpu", "memory", "swap"}
