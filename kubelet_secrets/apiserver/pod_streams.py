@@ -8,8 +8,8 @@ Source: pkg/registry/core/pod/rest; semantics §12.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 import h11
 import msgspec
@@ -115,7 +115,8 @@ class PodStreams:
             try:
                 accepted = await _shake_hands(stream, machine, handshake)
             except _Refused as refused:
-                if (protocol := _with_status(handshake.subprotocols)) is None:
+                # Without a word: a kubelet older than 1.30, which knows none of the protocols. kubectl tries SPDY then.
+                if (protocol := _with_status(handshake.subprotocols)) is None or not refused.text:
                     raise kubelet_error(refused.code, refused.text, info) from None
                 await receive()  # websocket.connect
                 await _tell_refusal(send, protocol, refused.text)
@@ -215,11 +216,12 @@ async def _tell_refusal(send: Send, protocol: str, text: str) -> None:
 async def _shake_hands(stream: trio.abc.Stream, machine: WSConnection, handshake: Handshake) -> AcceptConnection:
     try:
         await stream.send_all(machine.send(handshake))
-        async for event in _events(stream, machine):
-            if isinstance(event, AcceptConnection):
-                return event
-            if isinstance(event, RejectConnection):
-                raise _Refused(event.status_code, await _rejection(stream, machine))
+        async with aclosing(_events(stream, machine)) as events:
+            async for event in events:
+                if isinstance(event, AcceptConnection):
+                    return event
+                if isinstance(event, RejectConnection):
+                    raise _Refused(event.status_code, await _rejection(stream, machine))
     except (trio.BrokenResourceError, ProtocolError):
         pass
     raise statuses.internal("the kubelet broke the connection")
@@ -227,14 +229,15 @@ async def _shake_hands(stream: trio.abc.Stream, machine: WSConnection, handshake
 
 async def _rejection(stream: trio.abc.Stream, machine: WSConnection) -> str:
     text = b""
-    async for event in _events(stream, machine):
-        text += getattr(event, "data", b"")
-        if getattr(event, "body_finished", True) or len(text) > _LARGEST_ERROR_BYTES:
-            break
+    async with aclosing(_events(stream, machine)) as events:
+        async for event in events:
+            text += getattr(event, "data", b"")
+            if getattr(event, "body_finished", True) or len(text) > _LARGEST_ERROR_BYTES:
+                break
     return text[:_LARGEST_ERROR_BYTES].decode(errors="replace").strip()
 
 
-async def _events(stream: trio.abc.Stream, machine: WSConnection) -> AsyncIterator[Event]:
+async def _events(stream: trio.abc.Stream, machine: WSConnection) -> AsyncGenerator[Event, None]:
     while True:
         for event in machine.events():
             yield event
@@ -266,20 +269,21 @@ async def _pump_to_client(stream: trio.abc.Stream, machine: WSConnection, send: 
     message = bytearray()
     code = 1011
     try:
-        async for event in _events(stream, machine):
-            if isinstance(event, Ping):
-                await stream.send_all(machine.send(event.response()))
-            elif isinstance(event, Message):
-                message += event.data if isinstance(event.data, bytes | bytearray) else str(event.data).encode()
-                if event.message_finished:
-                    if isinstance(event, TextMessage):  # of the protocols in base64
-                        await send({"type": "websocket.send", "text": message.decode()})
-                    else:
-                        await send({"type": "websocket.send", "bytes": bytes(message)})
-                    message.clear()
-            elif isinstance(event, CloseConnection):
-                code = event.code
-                break
+        async with aclosing(_events(stream, machine)) as events:
+            async for event in events:
+                if isinstance(event, Ping):
+                    await stream.send_all(machine.send(event.response()))
+                elif isinstance(event, Message):
+                    message += event.data if isinstance(event.data, bytes | bytearray) else str(event.data).encode()
+                    if event.message_finished:
+                        if isinstance(event, TextMessage):  # of the protocols in base64
+                            await send({"type": "websocket.send", "text": message.decode()})
+                        else:
+                            await send({"type": "websocket.send", "bytes": bytes(message)})
+                        message.clear()
+                elif isinstance(event, CloseConnection):
+                    code = event.code
+                    break
     except (trio.BrokenResourceError, ProtocolError):
         pass
     await send({"type": "websocket.close", "code": code})
