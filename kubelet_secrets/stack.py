@@ -40,6 +40,7 @@ from kubelet_secrets.runtime.cgroups import CgroupTree, instance_name, parse_mou
 from kubelet_secrets.runtime.tools import find_tools
 
 RUN_DIR = Path("/run/kubelet-secrets")
+_MAKE_TRIES = 40
 CREDENTIALS_SIZE_BYTES = 4 * 1024 * 1024
 START_TIMEOUT_S = (
     300  # a process that hangs is what this is for: where the processor is emulated, imports take a minute
@@ -312,7 +313,7 @@ async def wait_node_ready(client: ApiClient, name: str, *, progress: Callable[[s
 
 def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:
     """A small tmpfs for kubeconfigs: client keys stay off the disk, and one umount removes them all."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(path)
     if os.path.ismount(path):  # left by a run that was killed, or in use
         os.close(_lock_directory(path))
         mounts.umount_lazy(path)
@@ -328,6 +329,14 @@ def _attach_credentials(path: Path, undo: AsyncExitStack) -> None:
 
     undo.callback(detach)
     undo.callback(os.close, _lock_directory(path))
+
+
+def _make_directory(path: Path) -> None:
+    """Also when another node of this machine stops just now, and takes the empty parent away."""
+    for _ in range(_MAKE_TRIES):
+        with suppress(FileNotFoundError, FileExistsError):
+            return path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _lock_directory(path: Path) -> int:

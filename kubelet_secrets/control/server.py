@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 64 * 1024
 SEND_TIMEOUT_S = 30
 _REFUSED_S = 1.0
+_BIND_TRIES = 40
 
 _SO_PEERPIDFD = 77
 """Since Linux 6.5. Source: include/uapi/asm-generic/socket.h."""
@@ -59,14 +61,9 @@ async def serve_control(
         raise HostError(f"another agent listens on {path}: give this one another --socket")
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        previous = os.umask(0o177)  # the socket is born 0600: there is no instant in which others could connect
-        try:
-            await listener.bind(os.fspath(path))
-        finally:
-            os.umask(previous)
+        await _bind(listener, path)
         listener.listen(16)
+        ours = _identity(path)
     except OSError as error:
         listener.close()
         raise HostError(f"cannot listen on {path}: {error.strerror or error}") from error
@@ -75,7 +72,30 @@ async def serve_control(
         serve = partial(_serve_connection, handlers=handlers, may_ask=may_ask)
         await trio.serve_listeners(serve, [trio.SocketListener(listener)])  # waits when descriptors are short
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _identity(path) == ours:  # else the agent after this one listens there already
+                path.unlink()
+
+
+async def _bind(listener: trio.socket.SocketType, path: Path) -> None:
+    """Raises: OSError: it cannot be, and not because another node stops just now and takes the empty directory away."""
+    for attempt in range(_BIND_TRIES):
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            previous = os.umask(0o177)  # the socket is born 0600: there is no instant in which others could connect
+            try:
+                return await listener.bind(os.fspath(path))
+            finally:
+                os.umask(previous)
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _BIND_TRIES - 1:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_listening(path: Path) -> bool:

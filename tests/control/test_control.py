@@ -167,5 +167,38 @@ async def test_socket_file_goes_with_the_server(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_socket_of_the_next_agent_is_left_where_it_is(tmp_path: Path) -> None:
+    """An agent that takes over listens before the one before it is gone."""
+    path = tmp_path / "agent.sock"
+    async with trio.open_nursery() as second:
+        async with trio.open_nursery() as first:
+            await first.start(serve_control, path, HANDLERS)
+            await second.start(partial(serve_control, path, HANDLERS, takes_over=True))
+            first.cancel_scope.cancel()
+        assert await in_thread(ask_one, str(path), "one", EnvRow) == ROW
+        second.cancel_scope.cancel()
+    assert not path.exists()
+
+
+async def test_directory_that_another_node_takes_away_is_made_again(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/run/kubelet-secrets goes with the last node that has something in it, which may stop just now."""
+    path = tmp_path / "kubelet-secrets" / "agent.sock"
+    mkdir, removed = os.mkdir, 0
+
+    def overtaken(made: Path, mode: int = 0o777) -> None:
+        nonlocal removed
+        mkdir(made, mode)
+        if removed < 3:
+            removed += 1
+            os.rmdir(made)
+
+    monkeypatch.setattr(os, "mkdir", overtaken)
+    await nursery.start(serve_control, path, HANDLERS)
+    assert await in_thread(ask_one, str(path), "one", EnvRow) == ROW
+    assert removed == 3
+
+
 def test_row_does_not_show_its_value() -> None:
     assert "abc" not in repr(ROW)
