@@ -110,23 +110,32 @@ def check_namespace(obj: Object, namespace: str) -> None:
         )
 
 
-def check_fields(row: ServedResource, obj: Object, mode: str, repeated: Sequence[str]) -> list[str]:
+def check_fields(
+    row: ServedResource, obj: Object, mode: str, repeated: Sequence[str], *, is_patched: bool = False
+) -> list[str]:
     """Wrong types are an error; unknown and repeated fields an error, a warning or nothing, by *mode*, and they go.
 
     Args:
         mode: one of :data:`MODES`.
         repeated: what :func:`repeated_fields` found in the body.
+        is_patched: *obj* is what a patch has made of an object: upstream blames the patch then.
 
     Returns:
         The warnings.
 
     Raises:
-        Invalid: 400.
+        Invalid: 400, of a patch 422.
     """
     api_version, kind = row.resource.api_version, row.kind
-    check_types(obj, api_version, kind)
-    problems = [*repeated, *strictness.unknown_fields(obj, api_version, kind)] if mode != "Ignore" else []
-    if problems and mode == "Strict":
-        raise statuses.bad_request(strictness.strict_error(kind, api_version, problems))
+    problems: list[str] = []
+    cause = strictness.mismatch(obj, api_version, kind)
+    if cause is None and mode != "Ignore":
+        problems = [*repeated, *strictness.unknown_fields(obj, api_version, kind)]
+        if problems and mode == "Strict":
+            cause = strictness.strict_cause(problems)
+    if cause is not None:
+        if is_patched:
+            raise statuses.invalid_patch(cause)
+        raise statuses.bad_request(strictness.cannot_be_handled(kind, api_version, cause))
     conform(obj, api_version, kind)
     return problems

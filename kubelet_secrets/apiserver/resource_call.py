@@ -202,7 +202,7 @@ class ResourceCall:
                 new = patch.apply_merge_patch(live, changes)
             else:
                 new = patch.apply_strategic_merge_patch(live, changes, row.resource.api_version, row.kind)
-            self._check_fields(new)
+            self._check_fields(new, is_patched=True)
             return new
 
         return self._respond_object(
@@ -323,8 +323,10 @@ class ResourceCall:
         """Only for a body that has been decoded, which is to say, is well-formed."""
         self._repeated = request_body.repeated_fields(self._content_type, body, self._field_validation)
 
-    def _check_fields(self, obj: Object) -> None:
-        self._warnings = request_body.check_fields(self._row, obj, self._field_validation, self._repeated)
+    def _check_fields(self, obj: Object, *, is_patched: bool = False) -> None:
+        self._warnings = request_body.check_fields(
+            self._row, obj, self._field_validation, self._repeated, is_patched=is_patched
+        )
 
     def _table_include(self) -> str:
         return self._query.get("includeObject") or "Metadata"

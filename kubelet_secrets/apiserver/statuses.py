@@ -93,6 +93,17 @@ def invalid_options(kind: str, field: str, reason: str, detail: str) -> errors.I
     return errors.Invalid(message, code=422, reason="Invalid", details=details)
 
 
+def invalid_patch(cause: str) -> errors.Invalid:
+    """What a patch makes of an object cannot be one of its kind.
+
+    Source: apiserver pkg/endpoints/handlers/patch.go, applyPatchToCurrentObject: of no kind and no name. Differs: upstream
+    shows the whole object, which may be a Secret.
+    """
+    causes = [{"reason": "FieldValueInvalid", "message": f'Invalid value: "": {cause}', "field": "patch"}]
+    message = f' "" is invalid: patch: Invalid value: "": {cause}'
+    return errors.Invalid(message, code=422, reason="Invalid", details={"causes": causes})
+
+
 def bad_request(message: str) -> errors.Invalid:
     return errors.Invalid(message, code=400, reason="BadRequest")
 

@@ -36,14 +36,20 @@ def decode_error(obj: Any, api_version: str, kind: str) -> str | None:
     The text is ``Secret in version "v1" cannot be handled as a Secret: json: cannot unmarshal number into Go struct field
     Secret.data of type string``. Differs: upstream adds the Go type's full name for structs.
     """
+    cause = mismatch(obj, api_version, kind)
+    return None if cause is None else cannot_be_handled(kind, api_version, cause)
+
+
+def mismatch(obj: Any, api_version: str, kind: str) -> str | None:
+    """The first field of a type that it cannot have, in the decoder's own words, or None."""
     for path, problem in _mismatches(obj, schema_of(api_version, kind), ""):
-        return cannot_be_handled(kind, api_version, problem.format(field=f"{kind}.{path}" if path else kind))
+        return problem.format(field=f"{kind}.{path}" if path else kind)
     return None
 
 
-def strict_error(kind: str, api_version: str, problems: list[str]) -> str:
-    """The 400 of ``fieldValidation=Strict``; *problems* are what :func:`unknown_fields` gave."""
-    return cannot_be_handled(kind, api_version, "strict decoding error: " + ", ".join(problems))
+def strict_cause(problems: list[str]) -> str:
+    """What is wrong by ``fieldValidation=Strict``; *problems* are what :func:`unknown_fields` gave."""
+    return "strict decoding error: " + ", ".join(problems)
 
 
 def cannot_be_handled(kind: str, api_version: str, cause: str) -> str:

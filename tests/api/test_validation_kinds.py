@@ -18,6 +18,14 @@ LABEL_VALUE = (
     "with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
+NEW_EVENT: Obj = {
+    "involvedObject": {"kind": "Pod", "namespace": "default"},
+    "eventTime": "2026-01-01T00:00:00.000000Z",
+    "reportingComponent": "kubernetes.io/kubelet",
+    "reportingInstance": "n1",
+    "action": "Starting",
+    "reason": "Started",
+}
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -43,6 +51,26 @@ def _texts(kind: str, obj: Obj, old: Obj | None = None, *, namespaced: bool = Tr
             "Event",
             {"involvedObject": {"kind": "Pod", "namespace": "other"}},
             ['involvedObject.namespace: Invalid value: "other": does not match event.namespace'],
+        ),
+        # One with a time is of the newer kind. These, word for word but for the first field's name, from kube-apiserver 1.20.2.
+        (
+            "Event",
+            {**NEW_EVENT, "reportingComponent": "", "reportingInstance": "", "action": ""},
+            [
+                "reportingComponent: Required value",
+                'reportingComponent: Invalid value: "": name part must be non-empty',
+                f'reportingComponent: Invalid value: "": {NAME_PART}',
+                "reportingInstance: Required value",
+                "action: Required value",
+            ],
+        ),
+        ("Event", NEW_EVENT, []),
+        ("Event", {**NEW_EVENT, "metadata": {"namespace": "kube-system"}, "involvedObject": {"kind": "Node"}}, []),
+        ("Event", {**NEW_EVENT, "reason": "R" * 129}, ['reason: Invalid value: "": can have at most 128 characters']),
+        (
+            "Event",
+            {**NEW_EVENT, "message": "m" * 1025},
+            ['message: Invalid value: "": can have at most 1024 characters'],
         ),
         (
             "Service",
@@ -93,6 +121,13 @@ def test_namespaced_kinds(kind: str, obj: Obj, errors: list[str]) -> None:
     assert _texts(kind, obj) == errors
 
 
+def test_address_of_a_node_comes_once() -> None:
+    address = {"type": "InternalIP", "address": "10.0.0.1"}
+    node = {"status": {"addresses": [address, address]}}
+    (text,) = _texts("Node", node, {}, namespaced=False)
+    assert text.startswith("status.addresses[1]: Duplicate value: ")
+
+
 @pytest.mark.parametrize(
     ("kind", "obj", "errors"),
     [
@@ -100,6 +135,12 @@ def test_namespaced_kinds(kind: str, obj: Obj, errors: list[str]) -> None:
         ("Namespace", {"metadata": {"name": "a.b"}}, ['metadata.name: Invalid value: "a.b": must not contain dots']),
         ("Node", {"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}, []),
         ("Node", {"spec": {"taints": [{"key": "a"}]}}, ["spec.taints[0].effect: Required value"]),
+        ("Node", {"status": {"capacity": {"cpu": "2", "memory": "1Gi"}, "allocatable": {"cpu": "0"}}}, []),
+        (
+            "Node",
+            {"status": {"capacity": {"cpu": "-1"}}},
+            ['status.capacity.cpu: Invalid value: "-1": must be greater than or equal to 0'],
+        ),
         (
             "ClusterRole",
             {"metadata": {"name": "system:node"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubelet_secrets.api.defaults import default_pod
+from kubelet_secrets.api.validation.names import dns1123_subdomain_errors
 from kubelet_secrets.api.validation.pods import validate_pod
 
 Obj = dict[str, Any]
@@ -653,6 +654,37 @@ def test_an_ended_container_stays_ended(restart: str, code: int, is_error: bool)
     old, new = _status(ended=True, code=code, restart=restart), _status(ended=False, restart=restart)
     text = "status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"
     assert _texts(new, old, "status") == ([text] if is_error else [])
+
+
+ONE_EACH = "may specify no more than one IP for each IP family"
+NO_IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+
+
+@pytest.mark.parametrize(
+    ("status", "errors"),
+    [
+        (
+            {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "hostIP": "10.1.0.1", "hostIPs": [{"ip": "10.1.0.1"}]},
+            [],
+        ),
+        ({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "x"}]}, [f'status.podIPs[1]: Invalid value: "x": {NO_IP}']),
+        (
+            {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]},
+            [f'status.podIPs: Invalid value: [{{"ip":"10.0.0.1"}},{{"ip":"10.0.0.2"}}]: {ONE_EACH}'],
+        ),
+        (
+            {"hostIP": "10.1.0.1", "hostIPs": [{"ip": "10.1.0.2"}]},
+            ['status.hostIPs[0].ip: Invalid value: "10.1.0.2": must be equal to `hostIP`'],
+        ),
+        (
+            {"nominatedNodeName": "n_1"},
+            [f'status.nominatedNodeName: Invalid value: "n_1": {dns1123_subdomain_errors("n_1")[0]}'],
+        ),
+    ],
+)
+def test_status_has_addresses_that_are_some(status: Obj, errors: list[str]) -> None:
+    """As a kube-apiserver 1.20.2 answers a node, hostIPs aside."""
+    assert _texts({**_pod({}), "status": status}, _pod({}), "status") == errors
 
 
 def test_status_does_not_move_a_pod_nor_change_its_class() -> None:

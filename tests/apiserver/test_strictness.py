@@ -30,7 +30,7 @@ def test_unknown_fields(obj: dict[str, Any], kind: str, messages: list[str] | No
 
 def test_the_text_of_a_strict_error_is_what_kubectl_prints() -> None:
     problems = strictness.unknown_fields(_pod(name="a", imagee="b"), "v1", "Pod")
-    assert strictness.strict_error("Pod", "v1", problems) == (
+    assert strictness.cannot_be_handled("Pod", "v1", strictness.strict_cause(problems)) == (
         'Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.containers[0].imagee"'
     )
 

@@ -28,6 +28,7 @@ from kubelet_secrets.api.validation.names import (
     port_number_errors,
     qualified_name_errors,
 )
+from kubelet_secrets.api.validation.reports import event_errors, node_status_errors
 
 Obj = dict[str, Any]
 
@@ -72,7 +73,7 @@ def validate_node(node: Obj, old: Obj | None = None) -> list[FieldError]:
         if (key, effect) in seen:
             errors.append(fields.duplicate(here, taint))
         seen.add((key, effect))
-    return errors
+    return errors + node_status_errors(node, old)
 
 
 def validate_lease(lease: Obj, old: Obj | None = None) -> list[FieldError]:
@@ -88,14 +89,7 @@ def validate_lease(lease: Obj, old: Obj | None = None) -> list[FieldError]:
 
 
 def validate_event(event: Obj, old: Obj | None = None) -> list[FieldError]:
-    """An event lives in the namespace of what it is about; one about a cluster-wide object, in ``default``."""
-    errors = _metadata(event, old, dns1123_subdomain_errors)
-    namespace = (event.get("metadata") or {}).get("namespace", "")
-    about = (event.get("involvedObject") or {}).get("namespace", "")
-    if namespace != (about or "default") and namespace:
-        text = "does not match event.namespace"
-        errors.append(fields.invalid(Path("involvedObject.namespace"), about, text))
-    return errors
+    return _metadata(event, old, dns1123_subdomain_errors) + event_errors(event)
 
 
 def validate_service(service: Obj, old: Obj | None = None) -> list[FieldError]:

@@ -9,6 +9,7 @@ Source: k8s.io/apimachinery/pkg/util/validation/validation.go; pkg/api/validatio
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 DNS1123_LABEL_MAX = 63
 DNS1123_SUBDOMAIN_MAX = 253
@@ -160,6 +161,14 @@ def port_name_errors(value: str) -> list[str]:
     if value and (value[0] == "-" or value[-1] == "-"):
         errors.append("must not begin or end with a hyphen")
     return errors
+
+
+def ip_errors(value: str) -> list[str]:
+    try:
+        ip_address(value)
+    except ValueError:
+        return ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
+    return []
 
 
 def port_number_errors(value: int) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Any
 
 from kubelet_secrets.api.quoting import go_quote
@@ -29,11 +28,13 @@ from kubelet_secrets.api.validation.metadata import validate_labels, validate_me
 from kubelet_secrets.api.validation.names import (
     dns1123_label_errors,
     dns1123_subdomain_errors,
+    ip_errors,
     label_value_errors,
     qualified_name_errors,
 )
 from kubelet_secrets.api.validation.podresize import validate_resize, validate_resize_policy
 from kubelet_secrets.api.validation.podsecurity import validate_pod_security
+from kubelet_secrets.api.validation.reports import pod_address_errors
 from kubelet_secrets.api.validation.volumes import validate_volumes
 
 Obj = dict[str, Any]
@@ -157,7 +158,7 @@ def _named_field_errors(spec: Obj) -> list[FieldError]:
     errors += _toleration_errors(spec.get("tolerations") or [], SPEC.child("tolerations"))
     for index, alias in enumerate(spec.get("hostAliases") or ()):
         path = SPEC.child("hostAliases").index(index)
-        errors += _ip_errors(alias.get("ip", ""), path.child("ip"))
+        errors += fields.each_invalid(path.child("ip"), alias.get("ip", ""), ip_errors(alias.get("ip", "")))
         for position, name in enumerate(alias.get("hostnames") or ()):
             errors += fields.each_invalid(path.child("hostnames").index(position), name, dns1123_subdomain_errors(name))
     for field in ("priorityClassName", "runtimeClassName"):
@@ -193,16 +194,8 @@ def _dns_errors(spec: Obj) -> list[FieldError]:
     if len(servers) > 3:
         errors.append(fields.invalid(path.child("nameservers"), servers, "must not have more than 3 nameservers"))
     for index, server in enumerate(servers):
-        errors += _ip_errors(server, path.child("nameservers").index(index))
+        errors += fields.each_invalid(path.child("nameservers").index(index), server, ip_errors(server))
     return errors
-
-
-def _ip_errors(text: str, path: Path) -> list[FieldError]:
-    try:
-        ip_address(text)
-    except ValueError:
-        return [fields.invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")]
-    return []
 
 
 def _toleration_errors(tolerations: list[Obj], path: Path) -> list[FieldError]:
@@ -318,7 +311,8 @@ def _validate_status_update(pod: Obj, old: Obj) -> list[FieldError]:
     }
     errors += _transition_errors(status, before, "containerStatuses", policy, set())
     errors += _transition_errors(status, before, "initContainerStatuses", policy, sidecars)
-    return errors + _transition_errors(status, before, "ephemeralContainerStatuses", "Never", set())
+    errors += _transition_errors(status, before, "ephemeralContainerStatuses", "Never", set())
+    return errors + pod_address_errors(status)
 
 
 def _transition_errors(new: Obj, old: Obj, field: str, policy: Any, restartable: set[Any]) -> list[FieldError]:
