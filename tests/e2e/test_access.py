@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -153,7 +154,11 @@ async def test_descriptor_handed_to_a_debugger_is_no_way_in(scene: Scene) -> Non
         assert holder.stdout is not None
         await holder.stdout.receive_some()
         children = Path(f"/proc/{pid}/root/proc").glob("[0-9]*")  # the container's view of its processes
-        inner = [each.name for each in children if b"exec 3" in (each / "cmdline").read_bytes()]
+        inner = []
+        for each in children:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of the command before, which is ending
+                if b"exec 3" in (each / "cmdline").read_bytes():
+                    inner.append(each.name)
         assert inner
         done = await trio.to_thread.run_sync(run, "cat", f"/proc/{pid}/root/proc/{inner[0]}/fd/3")
         assert refused(done)

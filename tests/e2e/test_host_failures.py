@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -192,11 +193,11 @@ def test_second_run_of_the_same_node_disturbs_nothing(stack: Stack) -> None:
 def test_run_that_was_killed_is_cleaned_up_after(stack: Stack) -> None:
     """SIGKILL of ``up``: its children notice and go; the next run takes away what they could not."""
     stack.start()
-    children = [
-        pid
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-        if is_running(pid) and stack.node_name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    children = []
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # somebody else's, which ended while we looked
+            if is_running(pid) and stack.node_name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                children.append(pid)
     assert len(children) >= 3
     stack.command.process.kill()
     stack.command.process.wait()
