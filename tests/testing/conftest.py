@@ -21,7 +21,7 @@ from tests.testing import auditlog
 from tests.testing.programs import write_programs
 
 # What has a meaning against real programs only; scripts/real-cluster-test names them, and so may anybody.
-collect_ignore = [] if find_assets() else ["test_real_storage.py"]
+collect_ignore = [] if find_assets() else ["test_real_answers.py", "test_real_storage.py"]
 
 
 @dataclass
