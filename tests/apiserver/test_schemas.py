@@ -23,7 +23,12 @@ def test_the_committed_file_is_what_the_generator_makes() -> None:
     assert json.loads(gzip.decompress(generator.generate())) == json.loads(gzip.decompress(committed))
 
 
-CONNECTION_OPTIONS = {"PodAttachOptions", "PodExecOptions", "PodPortForwardOptions"}  # in the query, never in a body
+CONNECTION_OPTIONS = {
+    "PodAttachOptions",
+    "PodExecOptions",
+    "PodPortForwardOptions",
+    "NodeProxyOptions",
+}  # in the query, never in a body
 
 
 def test_every_served_kind_has_a_schema() -> None:
