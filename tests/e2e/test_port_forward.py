@@ -33,8 +33,9 @@ HEAD = "Host: n\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol
 async def echo(cluster: Cluster) -> str:
     """A pod that echoes at port 7777."""
     name = unique("echo")
-    probe = {"exec": {"command": ["sh", "-c", "netstat -ltn | grep :7777"]}, "periodSeconds": 1}
-    await cluster.run_pod(name, container(script=ECHO, readinessProbe=probe))
+    # At the start alone: the pod stays, and so would a command each second.
+    probe = {"exec": {"command": ["sh", "-c", "netstat -ltn | grep :7777"]}, "periodSeconds": 1, "failureThreshold": 60}
+    await cluster.run_pod(name, container(script=ECHO, startupProbe=probe))
     return name
 
 

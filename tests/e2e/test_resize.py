@@ -91,9 +91,9 @@ async def test_resize_that_cannot_be(cluster: Cluster) -> None:
     """Below what is in use: the container keeps its limit, and says so. Beyond the node: it is never given."""
     name = unique("resize")
     fill = "head -c 30000000 /dev/zero > /tmp/fill; touch /tmp/full; "
-    probe = {"exec": {"command": ["test", "-e", "/tmp/full"]}, "periodSeconds": 1}
+    probe = {"exec": {"command": ["test", "-e", "/tmp/full"]}, "periodSeconds": 1, "failureThreshold": 60}
     script = fill + "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
-    pod = await cluster.run_pod(name, container(script=script, resources=SMALL, readinessProbe=probe))
+    pod = await cluster.run_pod(name, container(script=script, resources=SMALL, startupProbe=probe))
     await resize(cluster, name, {"requests": {"memory": "1Mi"}, "limits": {"memory": "8Mi"}})
     stuck = await cluster.wait(name, lambda pod: conditions(pod).get("PodResizeInProgress", ("", ""))[0] == "Error")
     assert "cannot decrease memory limits: " in conditions(stuck)["PodResizeInProgress"][1]
