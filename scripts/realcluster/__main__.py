@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.debian import BuildError, run
@@ -16,8 +17,34 @@ from scripts.realcluster.programs import PROGRAMS, get_programs
 from scripts.realcluster.verdict import Verdict, read_verdict
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-GROUPS = {"cluster": "tests/testing", "conformance": "tests/conformance"}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tests that run together.
+
+    Attributes:
+        variable: what names the programs to them.
+        needs: one of these programs, without which there is nothing to test against.
+    """
+
+    paths: tuple[str, ...]
+    variable: str = "KUBEBUILDER_ASSETS"
+    needs: str = "kube-apiserver"
+
+
+GROUPS = {
+    "cluster": Group(("tests/testing",)),
+    "conformance": Group(("tests/conformance",)),
+    "kubelet": Group(("tests/conformance", "tests/faithful/test_same_answer.py"), "KUBELET_ASSETS", "kubelet"),
+}
+"""The agent in a real control plane; and a real kubelet in the agent's place, with the embedded API server."""
 _LINES_OF_A_FAILURE = 40
+_VARIABLES = ("KUBECONFIG", "KUBEBUILDER_ASSETS", "KUBELET_ASSETS")
+
+
+def _list_paths(group: Group) -> str:
+    return " ".join(group.paths)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -25,7 +52,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/real-cluster-test",
         description="Build Kubernetes' own programs from Debian 12's packages, run the tests of a node against them, print "
-        f"what held. The groups: {', '.join(f'{name} ({path})' for name, path in GROUPS.items())}.",
+        f"what held. The groups: {', '.join(f'{name} ({_list_paths(group)})' for name, group in GROUPS.items())}.",
     )
     parser.add_argument(
         "--only",
@@ -37,7 +64,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--assets",
         type=Path,
-        help="a directory with etcd, kube-apiserver, kube-controller-manager and kube-scheduler: nothing is built",
+        help="a directory with etcd, kube-apiserver, kube-controller-manager and kube-scheduler, or with kubelet, containerd, "
+        "containerd-shim-runc-v2 and ctr, or both: nothing is built",
     )
     parser.add_argument(
         "--build-dir",
@@ -58,12 +86,12 @@ def _run_tests(name: str, assets: Path, logs: Path) -> Verdict:
     report, log = logs / f"{name.replace('/', '-')}.xml", logs / f"{name.replace('/', '-')}.log"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    environ = {**os.environ, "KUBEBUILDER_ASSETS": str(assets)}
-    environ.pop("KUBECONFIG", None)  # it would name another cluster to test with
+    group = GROUPS.get(name, Group((name,)))
+    # Either would name another cluster, or another node, to test with.
+    environ = {key: value for key, value in os.environ.items() if key not in _VARIABLES}
+    environ[group.variable] = str(assets)
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, GROUPS.get(name, name)], cwd=CHECKOUT, env=environ, stdout=output, stderr=output
-        )
+        process = subprocess.Popen([*command, *group.paths], cwd=CHECKOUT, env=environ, stdout=output, stderr=output)
         try:
             process.wait()
         except BaseException:
@@ -91,24 +119,29 @@ def main(arguments: Sequence[str]) -> int:
     given.build_dir.mkdir(parents=True, exist_ok=True)
     try:
         assets = given.assets.absolute() if given.assets else get_programs(given.build_dir.absolute())
-        versions = [run([assets / name, "--version"]).splitlines()[0] for name in ("etcd", *PROGRAMS[:3])]
+        there = [name for name in ("etcd", "containerd", *PROGRAMS) if os.access(assets / name, os.X_OK)]
+        versions = [run([assets / name, "--version"]).splitlines()[0] for name in there if name != "kubectl"]
     except (BuildError, OSError) as error:
         print(f"real-cluster-test: {error}", file=sys.stderr)
         return 2
-    for name, version in zip(("etcd", *PROGRAMS[:3]), versions, strict=True):
+    for name, version in zip((name for name in there if name != "kubectl"), versions, strict=True):
         print(f"{name:<24} {version}", flush=True)
     if given.build_only:
-        print(f"export KUBEBUILDER_ASSETS={assets}")
+        print(f"export KUBEBUILDER_ASSETS={assets}    # or, for a kubelet in the agent's place: KUBELET_ASSETS")
         return 0
     logs = given.build_dir / "logs"
     logs.mkdir(exist_ok=True)
     print(f"\nwhat the tests print comes to {logs}", flush=True)
     verdicts = []
     for name in given.only:
+        needed = GROUPS[name].needs if name in GROUPS else "kube-apiserver"
+        if needed not in there:
+            print(f"  - {name:<12} there is no {needed} in {assets}", flush=True)
+            continue
         began = time.monotonic()
         verdicts.append(_run_tests(name, assets, logs))
         _conclude(name, verdicts[-1], time.monotonic() - began)
-    return 0 if all(each.held for each in verdicts) else 1
+    return 0 if verdicts and all(each.held for each in verdicts) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The programs of a control plane: etcd from Debian's package, Kubernetes built from Debian's source package with Debian's Go.
+"""The programs of a cluster: etcd and containerd from Debian's packages, Kubernetes from Debian's source package and Go.
 
 Debian 12 is the last release whose source package has all of Kubernetes (1.20.2); later ones are cut down to kubectl. All of it
 happens in one directory: nothing is installed. Called by ``__main__``.
@@ -19,31 +19,33 @@ from scripts.debian import BuildError, open_apt, run
 _SUITE = "bookworm"
 _GO = "1.19"
 _PACKAGE = "k8s.io/kubernetes"
-PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
+_PACKED = ("etcd", "containerd", "containerd-shim-runc-v2", "ctr")  # as Debian has built them
 _OPENAPI = "pkg/generated/openapi"
 _SPARE_BYTES = 4 << 30
 
 
 def get_programs(build_dir: Path) -> Path:
-    """The directory for ``KUBEBUILDER_ASSETS`` below *build_dir*, with what is missing there made first.
+    """The directory for ``KUBEBUILDER_ASSETS`` and ``KUBELET_ASSETS`` below *build_dir*, with what is missing there made first.
 
     Raises:
         BuildError: a package cannot be had, the compiler fails, or there is no room.
     """
     assets, work = build_dir / "bin", build_dir / "work"
-    missing = [name for name in ("etcd", *PROGRAMS) if not os.access(assets / name, os.X_OK)]
+    missing = [name for name in (*_PACKED, *PROGRAMS) if not os.access(assets / name, os.X_OK)]
     if not missing:
         return assets
     assets.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(work).free < _SPARE_BYTES:
         raise BuildError(f"{work} has less than {_SPARE_BYTES >> 30} GiB free, which the build needs for a while")
-    print("making the programs of a control plane: some ten minutes, once", flush=True)
+    print("making the programs of a cluster: some ten minutes, once", flush=True)
     root, source = work / "root", work / "gopath/src" / _PACKAGE
     if not (source / "complete").exists():
         _fetch(work, root, source)
-    if "etcd" in missing:
-        _install(root / "usr/bin/etcd", assets / "etcd")
+    for name in _PACKED:
+        if name in missing:
+            _install(root / "usr/bin" / name, assets / name)
     _generate_openapi(work, source)
     for name in PROGRAMS:
         if name in missing:
@@ -54,10 +56,10 @@ def get_programs(build_dir: Path) -> Path:
 
 def _fetch(work: Path, root: Path, source: Path) -> None:
     with (
-        _step("fetching etcd, Go and the source of Kubernetes"),
+        _step("fetching etcd, containerd, Go and the source of Kubernetes"),
         open_apt(work, [_SUITE, f"{_SUITE}-security"], kinds=("deb", "deb-src")) as apt,
     ):
-        apt.unpack(["etcd-server", f"golang-{_GO}-go", f"golang-{_GO}-src"], root)
+        apt.unpack(["etcd-server", "containerd", f"golang-{_GO}-go", f"golang-{_GO}-src"], root)
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
         packed = work / "packed"

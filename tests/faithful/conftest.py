@@ -13,8 +13,9 @@ from kubelet_secrets.testing.kubelet import find_kubelet
 from tests.e2e.conftest import cluster, image_dir, make_stack, running_nodes
 from tests.e2e.reference import ReferenceNode
 from tests.e2e.stacks import IMAGE, Node
+from tests.faithful.reference import possible
 
-__all__ = ["cluster", "image_dir", "make_stack", "stack"]
+__all__ = ["cluster", "image_dir", "make_stack", "possible", "stack"]
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,9 @@ async def test_runtime_refuses_where_that_was_foretold(cluster: Cluster, case: s
     assert told == ["mount-impossible"]
     await make_namespace(cluster, namespace)
     await apply(cluster, text, namespace)
-    assert (await wait_refusal(cluster, namespace, "web")).startswith("Error: failed to start container: OCI runtime")
+    said = await wait_refusal(cluster, namespace, "web")
+    assert said.startswith("Error: failed to ")
+    assert "OCI runtime create failed" in said
 
 
 @pytest.mark.parametrize("case", cases.REFUSED_BY_THE_API)
