@@ -96,11 +96,14 @@ def server_side_apply(
     after = fieldset.merge(before, config, schema)
     # (2)
     held = named.union(*(owned.fields for owned in managers.values()))
+    emptied: set[Path] = set()
     for path in sorted(last.fields - held, key=len):  # an element goes as a whole, before its fields are looked at
-        if not any(other[: len(path)] == path for other in held):
-            fieldset.remove(after, path, schema)
+        # An element of a list that nobody owns as such goes with all there is in it; another field stays for what is below.
+        if path[-1].startswith(("k:", "v:")) or not any(other[: len(path)] == path for other in held):
+            emptied |= fieldset.remove(after, path, schema)
     # (3)
     difference = fieldset.compare(before, after, schema)
+    difference.removed -= emptied  # upstream's are still there, with nothing in them: who owns one as such goes on to
     conflicts = {
         other: owned.fields & (difference.modified | difference.added)
         for other, owned in managers.items()

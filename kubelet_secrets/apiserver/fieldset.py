@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kubelet_secrets.apiserver.listorder import in_order
 from kubelet_secrets.apiserver.schemas import Schema
 
 Path = tuple[str, ...]
@@ -192,23 +192,62 @@ def merge(live: Any, applied: Any, schema: Schema) -> Any:
 
 
 def _merge_lists(live: list[Any], applied: list[Any], schema: Schema) -> list[Any]:
-    def identity(entry: Any) -> str:
-        return element_of(entry, schema)
+    """Both in one: what is in both has the order of *applied*, what is in *live* alone stays before what followed it.
 
-    standing, wanted = [identity(entry) for entry in live], [identity(entry) for entry in applied]
-    merged = [copy.deepcopy(entry) for entry in live]
-    for entry, element in zip(applied, wanted, strict=True):
-        if element in standing:
-            at = standing.index(element)
-            merged[at] = merge(live[at], entry, schema.item)
-        else:
-            merged.append(copy.deepcopy(entry))
-    return in_order(merged, wanted, standing, identity)
+    Source: structured-merge-diff typed/merge.go, visitListItems.
+    """
+    left, right = [element_of(entry, schema) for entry in live], [element_of(entry, schema) for entry in applied]
+    # Of entries with the same key none is the one to merge with.
+    count = Counter(left)
+    standing = {element: entry if count[element] == 1 else None for element, entry in zip(left, live, strict=True)}
+    wanted = dict(zip(right, applied, strict=True))
+    shared = deque(element for element in right if element in standing)
+    merged: list[Any] = []
+    done: set[str] = set()
+
+    def take_applied(element: str) -> None:
+        done.add(element)
+        merged.append(merge(standing.get(element), wanted[element], schema.item))
+        if shared and shared[0] == element:
+            shared.popleft()
+
+    at, then = 0, 0
+    while at < len(left) or then < len(right):
+        if at < len(left) and then < len(right):
+            if left[at] == right[then]:
+                take_applied(left[at])
+                at, then = at + 1, then + 1
+                continue
+            if left[at] in wanted and shared and shared[0] != left[at]:
+                at += 1  # it comes when it is its turn among those in both
+                continue
+        if at < len(left):
+            if left[at] not in wanted:
+                merged.append(copy.deepcopy(live[at]))
+                at += 1
+                continue
+            if left[at] in done:
+                at += 1
+        if then < len(right):
+            take_applied(right[then])
+            then += 1
+    return merged
 
 
-def remove(obj: Any, path: Path, schema: Schema) -> None:
-    """Take the value at *path* out of *obj*, in place, and with it every map or list that this empties below the root."""
+def remove(obj: Any, path: Path, schema: Schema) -> set[Path]:
+    """Take the value at *path* out of *obj*, in place, and with it every map or list that this empties below the root.
+
+    Returns:
+        The paths of those.
+    """
+    emptied: set[Path] = set()
+    _remove(obj, (), path, schema, emptied)
+    return emptied
+
+
+def _remove(obj: Any, above: Path, path: Path, schema: Schema, emptied: set[Path]) -> None:
     element, rest = path[0], path[1:]
+    here = (*above, element)
     if isinstance(obj, dict):
         key = element[2:]
         if key not in obj:
@@ -216,18 +255,18 @@ def remove(obj: Any, path: Path, schema: Schema) -> None:
         if not rest:
             del obj[key]
             return
-        remove(obj[key], rest, schema.field(key))
+        _remove(obj[key], here, rest, schema.field(key), emptied)
         if obj[key] in ({}, []):
             del obj[key]
+            emptied.add(here)
     elif isinstance(obj, list):
-        is_key = (
-            len(rest) == 1 and rest[0][2:] in schema.map_keys
-        )  # others own the rest of the element: it keeps its name
+        name = rest[0][2:] if len(rest) == 1 else ""
+        is_key = name in schema.map_keys and name not in _KEY_DEFAULTS  # without its key it would be another element
         for entry in [entry for entry in obj if element_of(entry, schema) == element]:
             if not rest:
                 obj.remove(entry)
             elif not is_key:
-                remove(entry, rest, schema.item)
+                _remove(entry, here, rest, schema.item, emptied)
 
 
 def _compact(value: Any) -> str:

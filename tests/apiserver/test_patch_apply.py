@@ -155,11 +155,36 @@ def test_lists_by_key_merge_and_lose_elements_by_owner() -> None:
     assert after["spec"]["containers"] == [{"name": "a", "image": "2"}, {"name": "sidecar", "image": "s"}]
 
 
-def test_an_element_partly_owned_by_another_keeps_its_key() -> None:
+def test_an_element_that_nobody_owns_as_such_goes_with_what_others_own_in_it() -> None:
+    """As upstream's own code does it: what an update changed in an element does not hold the element."""
     live = _apply(None, _pod({"name": "a", "image": "1", "tty": True}))
     live = _update(live, _pod({"name": "a", "image": "2", "tty": True}) | {"metadata": live["metadata"]}, "ctl")
     after = _apply(live, _pod({"name": "b"}), now="T2")
-    assert after["spec"]["containers"] == [{"name": "b"}, {"name": "a", "image": "2"}]
+    assert after["spec"]["containers"] == [{"name": "b"}]
+    assert [entry["manager"] for entry in after["metadata"]["managedFields"]] == ["alice"]
+
+
+@pytest.mark.parametrize(
+    ("live", "applied", "merged"),
+    [
+        pytest.param("ab", "c", "abc", id="what-is-there-comes-first"),
+        pytest.param("abc", "ca", "bca", id="the-order-of-what-is-applied"),
+        pytest.param("abcd", "db", "acdb", id="those-between-stay-before-what-followed-them"),
+        pytest.param("ab", "xay", "xaby", id="around-a-shared-one"),
+        pytest.param("abc", "cxb", "acxb", id="a-new-one-among-shared"),
+    ],
+)
+def test_order_of_merged_lists(live: str, applied: str, merged: str) -> None:
+    """Expected: what k8s.io/apimachinery's field manager (structured-merge-diff v6) made of each."""
+    before = _update(None, _pod(*({"name": name} for name in live)))
+    after = _apply(before, _pod(*({"name": name} for name in applied)))
+    assert "".join(each["name"] for each in after["spec"]["containers"]) == merged
+
+
+def test_a_key_with_a_default_can_be_left_out_again() -> None:
+    live = _apply(None, _pod({"name": "a", "ports": [{"containerPort": 80, "protocol": "TCP"}]}))
+    after = _apply(live, _pod({"name": "a", "ports": [{"containerPort": 80}]}), now="T2")
+    assert after["spec"]["containers"] == [{"name": "a", "ports": [{"containerPort": 80}]}]
 
 
 def _with_sidecar(pod: Obj) -> Obj:

@@ -14,15 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kubelet_secrets.apiserver.negotiation import JSON
 from kubelet_secrets.apiserver.protobuf_form import MEDIA_TYPE
 from kubelet_secrets.apiserver.resources import SERVED
+from tests.peers.lives import Lives, outcome_of
 
 VECTORS = Path(__file__).resolve().parents[1] / "apiserver" / "vectors"
 KEY, KMS_KEY = bytes(range(32)), bytes(range(32, 64))
+_LIVES = 150
 PROVIDERS = ("aescbc", "aesgcm", "secretbox", "kms")
 OBJECTS: dict[str, dict[str, Any]] = {
     "/registry/secrets/default/db": {
@@ -83,6 +86,13 @@ def record_stored(program: Path) -> list[dict[str, str]]:
     return found
 
 
+def record_lives(program: Path, lives: Sequence[Any]) -> list[Any]:
+    """What the real field manager makes of each life, step by step."""
+    lines = "".join(json.dumps(steps) + "\n" for steps in lives)
+    done = subprocess.run([program], input=lines.encode(), capture_output=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def record_upstream(source: Path) -> dict[str, Any]:
     """Kubernetes' own objects for round trips, of every kind that is served."""
     found = {}
@@ -101,10 +111,19 @@ def main(peers: str, source: str) -> None:
     VECTORS.mkdir(exist_ok=True)
     stored = record_stored(Path(peers) / "atrest")
     (VECTORS / "stored.json").write_text("[\n" + ",\n".join(map(json.dumps, stored)) + "\n]\n")
-    upstream = json.dumps(
-        record_upstream(Path(source) / "k8s.io/api/testdata/HEAD"), sort_keys=True, separators=(",", ":")
-    )
-    (VECTORS / "upstream.json.gz").write_bytes(gzip.compress(upstream.encode(), 9, mtime=0))
+    supply = Lives(0)
+    lives = [supply.next() for _ in range(_LIVES)]
+    recorded = [
+        {"steps": steps, "outcomes": [outcome_of(outcome) for outcome in outcomes]}
+        for steps, outcomes in zip(lives, record_lives(Path(peers) / "fields", lives), strict=True)
+    ]
+    _write("lives.json.gz", recorded)
+    _write("upstream.json.gz", record_upstream(Path(source) / "k8s.io/api/testdata/HEAD"))
+
+
+def _write(name: str, found: Any) -> None:
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    (VECTORS / name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 if __name__ == "__main__":
