@@ -82,7 +82,7 @@ class CertificateRotation:
         failures = 0
         while True:
             await self._wait_due()
-            if await self._rotate():
+            if await self._rotate() and not self._is_due_again():
                 failures = 0
                 continue
             await trio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
@@ -112,6 +112,19 @@ class CertificateRotation:
             ):
                 return
             await trio.sleep(_LOOK_S if template is not None else _UNKNOWN_S)
+
+    def _is_due_again(self) -> bool:
+        """Whether the new certificate has no time left: asking at once would bring another such, and then another.
+
+        Differs: upstream asks at once. Until 1.21 controllers signed for five minutes less than they were told to.
+        """
+        if self._facts is None or self._clock() < self._facts.rotation_deadline(0.0):
+            return False
+        until = self._facts.not_after.isoformat(timespec="seconds")
+        logger.warning(
+            "the %s is new and due again: it lasts until %s, by this machine's clock no time", self._what, until
+        )
+        return True
 
     async def _rotate(self) -> bool:
         """One attempt; False when there is no new certificate."""

@@ -20,6 +20,7 @@ from kubelet_secrets.node.certfiles import SERVER, CertificateFiles
 from kubelet_secrets.node.certificates import KeyPair, client_template, read_certificate, serving_template
 from kubelet_secrets.node.rotation import CertificateRotation
 from kubelet_secrets.node.serving import open_serving
+from tests.client.h2server import eventually
 from tests.node.joining import JoinableCluster, open_joinable, wall_clock
 
 
@@ -100,7 +101,10 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotating, "_BACKOFF_S", (0.02,))
 
 
-async def test_expired_certificate_is_asked_for_with_the_token(cluster: JoinableCluster) -> None:
+async def test_expired_certificate_is_asked_for_with_the_token_and_with_pauses(
+    cluster: JoinableCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By this clock every certificate that the server signs has expired before it comes, as one did from a real signer."""
     identity = await cluster.join(await cluster.make_token())
     assert identity.files is not None
     facts = await read_certificate(identity.config.client_cert_pem)
@@ -112,12 +116,13 @@ async def test_expired_certificate_is_asked_for_with_the_token(cluster: Joinable
             lambda: client_template("n1"),
             identity.files,
             pairs.use,
-            clock=lambda: facts.not_after + timedelta(seconds=1),
+            clock=lambda: facts.not_after + timedelta(days=1),
             bootstrap=identity.bootstrap,
         )
         changed = pairs.changed
         nursery.start_soon(rotation.run)
         await changed.wait()
+        await eventually(lambda: "the client certificate is new and due again" in caplog.text)
         nursery.cancel_scope.cancel()
     askers = {each["spec"]["username"] for each in await cluster.requests()}
     assert all(name.startswith("system:bootstrap:") for name in askers)
