@@ -13,6 +13,8 @@
     ├── secrets, config maps, services, pods    reflectors
     ├── pod manager      one worker (a nursery) per pod
     │   └── worker … volumes, environments, containers, status
+    ├── the kubelet's API, and healthz on loopback
+    ├── evictor          where thresholds are set
     └── control socket
 
 Stopped inside out: on SIGTERM the pods' containers are stopped first, while the filesystem still answers their last reads.
