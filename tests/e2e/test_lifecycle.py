@@ -135,7 +135,10 @@ async def test_graceful_deletion_handshake(cluster: Cluster) -> None:
     await cluster.put_secret("bye", {"k": "v"})
     script = "trap 'cat /v/k; echo; exit 7' TERM; echo up; while :; do sleep 1000 & wait $!; done"
     await cluster.run_pod(
-        "bye", container(script=script, volumeMounts=[mount("v", "/v")]), volumes=[secret_volume("v", "bye")]
+        "bye",
+        container(script=script, volumeMounts=[mount("v", "/v")]),
+        volumes=[secret_volume("v", "bye")],
+        terminationGracePeriodSeconds=60,
     )
     await cluster.logs("bye", until="up")
     seen: list[tuple[str, bool, str, int | None]] = []

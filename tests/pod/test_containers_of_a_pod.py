@@ -85,7 +85,7 @@ async def test_sidecars_start_in_order_and_end_in_reverse(lab: Cluster, tmp_path
                 teller("three", restartPolicy="Always"),
             ],
             volumes=[volume],
-            terminationGracePeriodSeconds=20,
+            terminationGracePeriodSeconds=60,
         )
         pod = await lab.wait("web", lambda pod: bool(pod.status.init_container_statuses) and _runs(pod, "one"))
         assert pod.status.phase == "Pending"
@@ -122,6 +122,7 @@ async def test_sidecar_ends_with_the_work_and_the_pod_has_not_ended_before(lab: 
             {**container(), "command": ["sh", "-c", "exit 0"]},
             initContainers=[container(name="side", restartPolicy="Always")],
             restartPolicy="Never",
+            terminationGracePeriodSeconds=30,
         )
         pod = await lab.wait_phase("job", "Succeeded")  # the first status that says so
         ended = status_of(pod, "side").state.terminated
@@ -159,7 +160,7 @@ async def test_hooks(lab: Cluster, tmp_path: Path) -> None:
             },
             os={"name": "linux"},
             volumes=[volume],
-            terminationGracePeriodSeconds=3,
+            terminationGracePeriodSeconds=30,
         )
         pod = await lab.wait("web", lambda pod: bool(pod.status.container_statuses) and _waits(pod, "tcp"))
         waiting = status_of(pod, "tcp").state.waiting

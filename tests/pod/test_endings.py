@@ -79,7 +79,9 @@ async def test_reasons_codes_and_messages(lab: Cluster) -> None:
 async def test_gates_generation_and_a_deadline_that_comes_later(lab: Cluster) -> None:
     """Ready waits for what others say; each status says which generation it is about; a deadline may be set at any time."""
     async with lab.agent():
-        await lab.create("web", container(), readinessGates=[{"conditionType": "example.com/in"}])
+        await lab.create(
+            "web", container(), readinessGates=[{"conditionType": "example.com/in"}], terminationGracePeriodSeconds=30
+        )
         pod = await lab.wait("web", lambda pod: _condition(pod, "ContainersReady") == ("True", "", 1))
         assert _condition(pod, "Ready") == ("False", "ReadinessGatesNotReady", 1)
         gate = {"type": "example.com/in", "status": "True", "lastTransitionTime": "2026-11-30T12:00:00Z"}

@@ -252,7 +252,7 @@ async def test_deletion_stops_cleans_and_lets_go(lab: Cluster) -> None:
     async with lab.agent() as agent:
         hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /proc/1/fd/1"]}}}
         spec = container("echo up; sleep 1000", lifecycle=hook, **READS_SECRET)
-        pod = await lab.create("web", spec, volumes=[secret_volume("db")])
+        pod = await lab.create("web", spec, volumes=[secret_volume("db")], terminationGracePeriodSeconds=30)
         await lab.wait_log(await lab.wait("web", is_ready), "up")
         last = await lab.delete("web")
         assert last.status.phase == "Failed"
