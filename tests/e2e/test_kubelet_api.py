@@ -453,6 +453,7 @@ async def test_what_containers_use(cluster: Cluster) -> None:
     assert re.search(rf'\ncontainer_cpu_cfs_periods_total{{container="app",id="\S+",.*pod="{name}"}} ', body)
     code, body = await _ask(cluster, "/configz")
     assert json.loads(body)["kubeletconfig"]["configMapAndSecretChangeDetectionStrategy"] == "Watch"
+    await cluster.delete_pod(name, grace_s=0)  # it would take the processor from the tests after it
 
 
 async def test_through_the_api_server(cluster: Cluster) -> None:
