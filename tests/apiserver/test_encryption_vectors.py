@@ -34,7 +34,7 @@ async def test_what_kube_apiserver_stored_opens(tmp_path: Path, provider: str) -
     config.write_text(configuration(provider, plugin.path))
     vectors = [entry for entry in RECORDED if entry["provider"] == provider]
     assert len(vectors) == 2 * len(OBJECTS)
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with AsyncExitStack() as stack:
             if provider == "kms":
                 await stack.enter_async_context(plugin.running())

@@ -102,7 +102,7 @@ async def test_orphans_of_another_kind_than_their_owner_stay(admin: Http) -> Non
         admin, "child", {"apiVersion": "v1", "kind": "Secret", "name": "owner", "uid": made["metadata"]["uid"]}
     )
     await admin.delete(f"{SECRETS}/owner", {"propagationPolicy": "Orphan"})
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while (await admin.get(f"{SECRETS}/owner")).status != 404:  # noqa: ASYNC110 - the server's own pace
             await trio.sleep(0.02)
     await settle(admin)

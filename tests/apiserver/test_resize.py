@@ -112,7 +112,7 @@ async def test_quota_counts_what_a_resize_adds(admin: Http) -> None:
     quota = {"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "120m"}}}
     quotas = "/api/v1/namespaces/default/resourcequotas"
     await admin.post(quotas, quota)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while "hard" not in (await admin.get(f"{quotas}/q")).json.get("status", {}):  # noqa: ASYNC110  # read over HTTP
             await trio.sleep(0.01)
     name = (await make(admin))["spec"]["containers"][0]["name"]

@@ -189,7 +189,7 @@ async def apply(cluster: Cluster, text: str, namespace: str) -> None:
 async def wait_pod(cluster: Cluster, namespace: str, name: str) -> Pod:
     """Wait until a pod's containers are ready."""
     last: Any = None
-    with trio.move_on_after(30):
+    with trio.move_on_after(90):
         selector = f"metadata.name={name}"
         async with cluster.client.watch(
             PODS, namespace, Pod, field_selector=selector, send_initial_events=True

@@ -35,7 +35,7 @@ async def test_certificate_is_a_name_and_groups() -> None:
     left, right = trio.testing.memory_stream_pair()
     answering = trio.SSLStream(right, server, server_side=True)
     asking = trio.SSLStream(left, client, server_hostname="kubelet")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answering.do_handshake)
             await asking.do_handshake()

@@ -22,7 +22,7 @@ async def serving(handler: Callable[[Exchange], Awaitable[None]]) -> AsyncIterat
         await serve_connection(server, handler, certificate=CERTIFICATE)
         await server.aclose()
 
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             yield client
