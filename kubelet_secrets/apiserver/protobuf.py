@@ -5,7 +5,7 @@ way back, for the store, is ``protobuf_form.py``.
 Pure but for reading its own package file once. Made by ``scripts/generate-protobuf``: message → field → number and type.
 
 Source: k8s.io/apimachinery/pkg/runtime/serializer/protobuf (the ``k8s\\0`` envelope), k8s.io/api/*/generated.proto.
-Differs: Go knows which zero values were pointers; here the pointers are named in ``_POINTERS``, all other zeros are dropped.
+Which zeros say something, as pointers do in Go, the table has for every field (:class:`Presence`).
 """
 
 from __future__ import annotations
