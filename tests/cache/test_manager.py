@@ -19,6 +19,8 @@ from kubelet_secrets.errors import CacheNotSynced, MissingObject, SetUpError
 from kubelet_secrets.sensitive import SensitiveBytes
 from tests.cache.objects import FORBIDDEN, INTERNAL, UNREACHABLE, FakeServer, pod, secret
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")  # the cache's second is none of the machine's
+
 DB = ObjectRef("shop", "db")
 
 

@@ -14,6 +14,8 @@ from kubelet_secrets.errors import MissingObject, SetUpError
 from tests.cache.objects import UNREACHABLE, FakeServer, pod
 from tests.cache.test_manager import running, settled, value
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")  # the cache's second is none of the machine's
+
 TTL_S = 15.0
 
 
