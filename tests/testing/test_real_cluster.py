@@ -17,7 +17,7 @@ import trio
 
 from kubelet_secrets.api.meta import NAMESPACES, NODES, PODS
 from kubelet_secrets.errors import ApiError, NotFound, TooManyRequests
-from kubelet_secrets.testing.controlplane import VARIABLE, find_assets
+from kubelet_secrets.testing.controlplane import VARIABLE
 from tests.e2e.stacks import WAIT, Cluster, container, mount, secret_env, secret_volume
 from tests.testing.conftest import PlaneNode
 
@@ -28,13 +28,6 @@ GRACE_S = 40  # after which the controller manager gives a silent node up, by de
 MERGE = "application/merge-patch+json"
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def whole() -> None:
-    found = find_assets()
-    if found is None or found.controller_manager is None or found.scheduler is None:
-        pytest.skip(f"needs kube-controller-manager and kube-scheduler too in the directory {VARIABLE} names")
 
 
 async def eventually(holds: Callable[[], Awaitable[object]], *, within_s: float = 90) -> None:

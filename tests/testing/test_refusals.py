@@ -1,7 +1,4 @@
-"""What the API server refused the node of these tests, by its own record: nothing that a kubelet would not be refused.
-
-Its name makes it the last module: everything that the node has been through is in the record.
-"""
+"""Which refusals in an API server's record a kubelet would have met as well."""
 
 from __future__ import annotations
 
@@ -11,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubelet_secrets.testing.controlplane import VARIABLE, find_assets
 from tests.testing.auditlog import Refusal, refusals, unexcused
-from tests.testing.conftest import PlaneNode
 
 NODE = "system:node:n1"
 LAG = "no relationship found between node 'n1' and this object"
@@ -53,11 +48,3 @@ def test_refusal_of_a_kubelet_is_told_from_a_fault(tmp_path: Path, line: str, is
     found: list[Refusal] = list(refusals(log, NODE))
     assert len(found) == 1
     assert (unexcused(found) == []) is is_excused
-
-
-def test_node_asked_for_nothing_that_it_may_not(node: PlaneNode) -> None:
-    if find_assets() is None:
-        pytest.skip(f"needs kube-apiserver in the directory {VARIABLE} names: what stands in for it keeps no record")
-    found = list(refusals(node.audit_log, f"system:node:{node.node_name}"))
-    assert unexcused(found) == []
-    assert found  # there was no lease yet, at least: the record is this node's
