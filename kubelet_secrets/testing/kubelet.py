@@ -127,6 +127,11 @@ def kubelet_config(directory: Path, version: Version, *, port: int, healthz_port
         "clusterDNS": ["10.96.0.10"],
         "clusterDomain": "cluster.local",
         "evictionHard": {"memory.available": "1Mi"},
+        # What 1.27 and later have by default: before, a kubelet asked five times a second.
+        "kubeAPIQPS": 50,
+        "kubeAPIBurst": 100,
+        "eventRecordQPS": 50,
+        "eventBurst": 100,
     }
     if version >= _RUNTIME_IN_CONFIG:
         config["containerRuntimeEndpoint"] = _endpoint(directory)

@@ -1,8 +1,8 @@
 """A kubelet where one is at hand: the hundred pods of ``density`` and a change of Secrets, on the same machine.
 
 ``KUBELET_ASSETS`` names its programs (``kubelet_secrets/testing/kubelet.py``). The API server is the embedded one, so that the
-node makes the difference: a kubelet with containerd here, the agent there. It has upstream's defaults, the limit of its
-requests to the API server among them.
+node makes the difference: a kubelet with containerd here, the agent there. It has the defaults of 1.36 for its requests to the
+API server, whatever its version.
 """
 
 from __future__ import annotations
