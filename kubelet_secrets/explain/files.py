@@ -6,6 +6,7 @@ Pure. Made from the payloads of the pod's volumes (``volumes``) and the mounts o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,8 +113,10 @@ def explain_files(
 
 def _is_filled(pod: Pod, container: Container, volume: str) -> bool:
     """Whether another container can have written to the volume before this one starts, be it at a later attempt."""
-    others = (each for each in (*pod.spec.init_containers, *pod.spec.containers) if each.name != container.name)
-    return any(mount.name == volume and not mount.read_only for each in others for mount in each.volume_mounts)
+    before = list(itertools.takewhile(lambda each: each.name != container.name, pod.spec.init_containers))
+    if len(before) == len(pod.spec.init_containers):  # it is none of them: they are over, and its equals may come first
+        before += [each for each in pod.spec.containers if each.name != container.name]
+    return any(mount.name == volume and not mount.read_only for each in before for mount in each.volume_mounts)
 
 
 def _mount_view(path: str, mount: VolumeMount, volume: Volume, sub_path: str) -> MountView:

@@ -81,6 +81,15 @@ def test_an_empty_volume_that_is_mounted_read_only_has_no_place() -> None:
     assert problems(explanation, "mount-impossible") == []
 
 
+def test_nothing_is_in_it_for_an_init_container_that_runs_before_the_one_who_writes() -> None:
+    early = "volumeMounts: [{name: w, mountPath: /m/x}, {name: v, mountPath: /m, readOnly: true}]"
+    first = f"initContainers: [{{name: i, image: x, {early}}}]"
+    volumes = f"[{{name: v, emptyDir: {{}}}}, {INNER}]"
+    text = secret("db", k="1") + pod("volumeMounts: [{name: v, mountPath: /out}]", volumes=volumes, spec=first)
+    (found,) = problems(explain_yaml(text), "mount-impossible")
+    assert "initContainers[0]" in found.where
+
+
 @pytest.mark.parametrize(
     ("first", "second", "obstacle"),
     [
