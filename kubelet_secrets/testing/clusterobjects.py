@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import copy
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import trio
+
 from kubelet_secrets.api import bootstraptoken
 from kubelet_secrets.api.bootstraptoken import BootstrapToken
-from kubelet_secrets.api.meta import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
+from kubelet_secrets.api.core import Node
+from kubelet_secrets.api.meta import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
+    NODES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
 from kubelet_secrets.apiserver import kubeadm_objects, pki
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.kubeconfigfile import make_bootstrap_kubeconfig
@@ -55,6 +66,20 @@ async def has_furnished(client: ApiClient) -> bool:
     except NotFound:
         return False
     return True
+
+
+async def wait_node_ready(client: ApiClient, name: str) -> None:
+    """Wait until the node is there and Ready. It asks, as one does of a cluster of somebody else's; bound it in time.
+
+    Raises:
+        ApiError, ApiUnavailable: as :func:`prepare_cluster`.
+    """
+    while True:
+        with suppress(NotFound):
+            node = await client.get(NODES, "", name, Node)
+            if any(each.type == "Ready" and each.status == "True" for each in node.status.conditions):
+                return
+        await trio.sleep(0.5)
 
 
 async def make_bootstrap_token(kubeconfig: Path, path: Path) -> None:

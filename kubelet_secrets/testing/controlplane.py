@@ -41,7 +41,7 @@ VARIABLE = "KUBEBUILDER_ASSETS"
 SERVICE_RANGE = "10.96.0.0/16"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 30.0
 # Where the command lines differ by version; kube-apiserver's and etcd's do not.
 _INSECURE_PORT_REMOVED = Version(1, 24)
 _CONTROLLERS_RENAMED = Version(1, 28)
@@ -337,17 +337,8 @@ class ControlPlane:
 
     def _stop(self, name: str, *, at_once: bool = False) -> None:
         process = self._processes.pop(name, None)
-        if process is None:
-            return
-        if at_once:
-            process.kill()
-        else:
-            process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            stop_process(process, at_once=at_once)
 
     def _log_end(self, name: str) -> str:
         text = (self._directory / f"{name}.log").read_text(errors="replace")
@@ -381,6 +372,19 @@ def run_control_plane(
 
 async def _is_ready(client: ApiClient) -> bool:
     return await client.request_text("/readyz") == "ok"
+
+
+def stop_process(process: subprocess.Popen[bytes], *, at_once: bool = False) -> None:
+    """SIGTERM, and SIGKILL if that does not do it; *at_once*, SIGKILL. Returns when it has ended."""
+    if at_once:
+        process.kill()
+    else:
+        process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_ports(count: int) -> list[int]:

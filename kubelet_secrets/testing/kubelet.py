@@ -25,7 +25,7 @@ from typing import Any
 from kubelet_secrets.client.version import Version
 from kubelet_secrets.errors import HostError, UsageError
 from kubelet_secrets.fusefs import mounts
-from kubelet_secrets.testing.controlplane import STOP_TIMEOUT_S, free_ports, program_version
+from kubelet_secrets.testing.controlplane import free_ports, program_version, stop_process
 
 VARIABLE = "KUBELET_ASSETS"
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
@@ -303,11 +303,5 @@ class Kubelet:
 
     def _stop(self, name: str) -> None:
         process = self._processes.pop(name, None)
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            stop_process(process)

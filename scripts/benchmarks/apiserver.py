@@ -24,6 +24,7 @@ from kubelet_secrets.api.core import Secret
 from kubelet_secrets.api.meta import SECRETS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
+from kubelet_secrets.errors import ApiError, ApiUnavailable, UsageError
 from kubelet_secrets.testing.controlplane import Assets, ControlPlane, find_assets
 
 MANY = 10_000
@@ -218,6 +219,10 @@ async def wait_ready(server: Running) -> None:
                 async with open_client(load_kubeconfig(server.kubeconfig)) as client:
                     if await client.request_text("/readyz") == "ok":
                         return
-            except Exception:  # not listening yet, or not ready: which of the two does not matter here
+            except (
+                ApiError,
+                ApiUnavailable,
+                UsageError,
+            ):  # not listening yet, or not ready: which of the two does not matter here
                 pass
             await trio.sleep(0.1)

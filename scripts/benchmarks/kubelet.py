@@ -17,12 +17,12 @@ from apiserver import ours
 from density import MANY, SECRETS_PER_POD
 from harness import IMAGE, Place, pod, rss_mb, secret
 
-from kubelet_secrets.api.core import Node, Pod
-from kubelet_secrets.api.meta import NODES, PODS, SECRETS
+from kubelet_secrets.api.core import Pod
+from kubelet_secrets.api.meta import PODS, SECRETS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import ApiClient, open_client
 from kubelet_secrets.errors import NotFound
-from kubelet_secrets.testing.clusterobjects import make_bootstrap_token
+from kubelet_secrets.testing.clusterobjects import make_bootstrap_token, wait_node_ready
 from kubelet_secrets.testing.controlplane import program_version
 from kubelet_secrets.testing.images import build_busybox_image
 from kubelet_secrets.testing.kubelet import PAUSE_IMAGE, Kubelet, KubeletAssets, find_kubelet
@@ -61,7 +61,7 @@ async def measure(assets: KubeletAssets, place: Place, kubeconfig: Path) -> None
     async with open_client(config) as client:
         try:
             await trio.to_thread.run_sync(kubelet.start, images)
-            await wait_ready(client, place.options.node_name)
+            await wait_node_ready(client, place.options.node_name)
             await density(kubelet, client, place.probe_dir)
         finally:
             with trio.CancelScope(shield=True):
@@ -73,15 +73,6 @@ async def measure(assets: KubeletAssets, place: Place, kubeconfig: Path) -> None
 def build_image(directory: Path, *, pause: bool = False) -> str:
     directory.mkdir()
     return build_busybox_image(directory, cmd=["sleep", "1000000"] if pause else ["sh"])
-
-
-async def wait_ready(client: ApiClient, name: str) -> None:
-    while True:
-        with suppress(NotFound):
-            node = await client.get(NODES, "", name, Node)
-            if any(each.type == "Ready" and each.status == "True" for each in node.status.conditions):
-                return
-        await trio.sleep(0.5)
 
 
 async def density(kubelet: Kubelet, client: ApiClient, probe_dir: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import trio
 
@@ -14,6 +12,7 @@ from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.errors import NotFound
 from kubelet_secrets.notify import NotifySocket
+from kubelet_secrets.testing.clusterobjects import wait_node_ready
 from tests.cli.command import run_cli
 from tests.e2e.stacks import START_TIMEOUT_S, Command, Node, find_leftovers
 
@@ -55,21 +54,11 @@ class JoinedNode(Node):
     async def _wait_ready(self) -> None:
         async with open_client(load_kubeconfig(self.kubeconfig)) as client:
             with trio.fail_after(READY_TIMEOUT_S):
-                while not await self._is_ready(client):  # noqa: ASYNC110  # a look at a cluster of somebody else's
-                    await trio.sleep(0.5)
+                await wait_node_ready(client, self.node_name)
         # Where requests for serving certificates are approved, the API server may insist on one. By default it does not.
         with trio.move_on_after(SERVING_TIMEOUT_S):
             while not (self.root_dir / "pki" / "kubelet-server-current.pem").exists():  # noqa: ASYNC110
                 await trio.sleep(0.2)
-
-    async def _is_ready(self, client: Any) -> bool:
-        try:
-            node: Mapping[str, Any] = await client.get(NODES, "", self.node_name, dict)
-        except NotFound:
-            return False
-        return any(
-            each["type"] == "Ready" and each["status"] == "True" for each in node["status"].get("conditions", ())
-        )
 
     def stop(self) -> None:
         """The Node object goes as well: nobody else would take it away."""

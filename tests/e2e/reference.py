@@ -11,13 +11,12 @@ from pathlib import Path
 
 import trio
 
-from kubelet_secrets.api.core import Node as ApiNode
 from kubelet_secrets.api.core import Pod
-from kubelet_secrets.api.meta import NODES, PODS
+from kubelet_secrets.api.meta import PODS
 from kubelet_secrets.client.kubeconfig import load_kubeconfig
 from kubelet_secrets.client.rest import open_client
 from kubelet_secrets.errors import NotFound
-from kubelet_secrets.testing.clusterobjects import make_bootstrap_token
+from kubelet_secrets.testing.clusterobjects import make_bootstrap_token, wait_node_ready
 from kubelet_secrets.testing.images import build_busybox_image
 from kubelet_secrets.testing.kubelet import PAUSE_IMAGE, Kubelet, KubeletAssets
 from tests.e2e.stacks import Pair
@@ -64,14 +63,7 @@ class ReferenceNode(Pair):
     async def _wait_ready(self) -> None:
         async with open_client(load_kubeconfig(self.kubeconfig)) as client:
             with trio.fail_after(READY_TIMEOUT_S):
-                while True:
-                    try:
-                        node = await client.get(NODES, "", self.node_name, ApiNode)
-                        if any(each.type == "Ready" and each.status == "True" for each in node.status.conditions):
-                            return
-                    except NotFound:
-                        pass
-                    await trio.sleep(0.5)
+                await wait_node_ready(client, self.node_name)
 
     def stop(self) -> None:
         try:
