@@ -186,13 +186,13 @@ class Registry:
             if strategy.is_deletion_complete(row, new) and not write.is_dry_run:
                 # It took the last finalizer of an object being deleted: that goes, and what was written is its last state.
                 try:
-                    new["metadata"]["resourceVersion"] = str(
-                        (await self._write(record, None, codec.encode(new))).revision
-                    )
+                    written = await self._write(record, None, codec.encode(new))
                 except RevisionMismatch:
                     if self.storage.get(key) is not None:
                         continue
-                return new  # also when the deletion itself came first: nobody can tell
+                    return new  # the deletion itself came first: nobody can tell
+                new["metadata"]["resourceVersion"] = str(written.revision)
+                return new
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
             if codec.is_same(new, old) and not stored.is_stale:
                 return old

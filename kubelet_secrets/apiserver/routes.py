@@ -95,9 +95,8 @@ class ApiApplication:
         try:
             await response(scope, receive, send)
         except ApiError as error:
-            await error_response(error)(
-                scope, receive, send
-            )  # of a log, whose node is asked only here; nothing was sent
+            # Of a log, whose node is asked only here; nothing was sent.
+            await error_response(error)(scope, receive, send)
         except Exception as error:
             # The same, in the middle of an answer: the client is told that it has ended, or it would wait for ever.
             _log_bug(error)

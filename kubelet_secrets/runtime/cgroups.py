@@ -286,11 +286,8 @@ def _while_others_remove(make: Callable[[], None]) -> None:
     for _ in range(_RETRIES):
         try:
             return make()
-        except (
-            FileNotFoundError,
-            FileExistsError,
-        ):  # the second: it was there, and is not when pathlib looks what it is
-            continue
+        except (FileNotFoundError, FileExistsError):
+            continue  # the second: it was there, and is not when pathlib looks what it is
     make()
 
 
